@@ -1,0 +1,54 @@
+package dayfly
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
+)
+
+// MaxDuration is the longest Duration a request may name: about 68 years, so that sums of a few cannot overflow.
+const MaxDuration = Duration(math.MaxInt64 / 4)
+
+// String returns d in the form of time.Duration: "1m30s".
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalJSON writes d as a string such as "1m30s".
+func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(d.String()) }
+
+// UnmarshalJSON reads a string such as "90s", or a number of seconds. A negative duration, or one above MaxDuration,
+// is fault.Invalid.
+func (d *Duration) UnmarshalJSON(data []byte) error {
+	var text string
+	if bytes.HasPrefix(bytes.TrimSpace(data), []byte{'"'}) {
+		if err := json.Unmarshal(data, &text); err != nil {
+			return err
+		}
+		return d.UnmarshalText([]byte(text))
+	}
+	var seconds float64
+	if err := json.Unmarshal(data, &seconds); err != nil {
+		return fmt.Errorf("%w: a duration is a string such as \"90s\" or a number of seconds", fault.Invalid)
+	}
+	if seconds < 0 || seconds > time.Duration(MaxDuration).Seconds() {
+		return fmt.Errorf("%w: a duration must be between 0 and %v", fault.Invalid, MaxDuration)
+	}
+	*d = Duration(seconds * float64(time.Second))
+	return nil
+}
+
+// UnmarshalText reads a duration in the form "90s". Errors are fault.Invalid.
+func (d *Duration) UnmarshalText(text []byte) error {
+	parsed, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%w: %q is not a duration such as \"90s\" or \"1h30m\"", fault.Invalid, text)
+	}
+	if parsed < 0 || parsed > time.Duration(MaxDuration) {
+		return fmt.Errorf("%w: a duration must be between 0 and %v", fault.Invalid, MaxDuration)
+	}
+	*d = Duration(parsed)
+	return nil
+}

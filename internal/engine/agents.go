@@ -1,0 +1,407 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/ticket"
+	"github.com/dayfly-run/dayfly/internal/wire"
+)
+
+// The calls of agents, as package wire describes them. token is the bearer token as it came.
+
+// stale refuses an attempt that is over. Whoever hears it kills its command and discards its result.
+func stale() error {
+	return fault.Say(fault.StaleAttempt, "this attempt is over or another one has taken its place; stop the command and discard its result")
+}
+
+// Claim gives the attempt to the claimant. fault.Unauthenticated; fault.AlreadyClaimed or fault.StaleAttempt: run
+// nothing.
+func (e *Engine) Claim(ctx context.Context, token string, c *wire.ClaimRequest) (*wire.Assignment, error) {
+	if err := e.await(ctx); err != nil {
+		return nil, err
+	}
+	switch {
+	case !e.key.CheckBootstrap(token, c.Attempt):
+		return nil, fault.Say(fault.Unauthenticated, "this is not the bootstrap token of attempt %s", c.Attempt)
+	case c.Protocol != wire.Version:
+		return nil, fault.Field("protocol", "is %d; this server speaks %d: run the agent that came with it", c.Protocol, wire.Version)
+	case c.Instance == "" || len(c.Instance) > 128:
+		return nil, fault.Field("instance", "must be 1 to 128 bytes")
+	case c.Nonce == "" || len(c.Nonce) > 64:
+		return nil, fault.Field("nonce", "must be 1 to 64 bytes")
+	}
+	now := e.clock.now()
+	job, attempt, err := e.store.Claim(ctx, &store.Claim{Attempt: c.Attempt, By: c.Instance + "/" + c.Nonce, Time: now})
+	if err != nil {
+		return nil, err
+	}
+	attempt.Job = job
+	f := e.flightOf(attempt.ID)
+	if f == nil {
+		// The launch was committed although its answer was lost; the machine is the first to tell.
+		e.addFlight(newFlight(attempt, now))
+		f = e.flightOf(attempt.ID)
+	}
+	e.mu.Lock()
+	f.state, f.fence, f.heard = dayfly.AttemptRunning, attempt.Fence, now
+	if job.Version > f.job.Version {
+		f.job = job
+	}
+	e.mu.Unlock()
+	e.changes.notify(job.ID)
+	return e.assignment(job, attempt, now), nil
+}
+
+func (e *Engine) assignment(job *store.Job, a *store.Attempt, now time.Time) *wire.Assignment {
+	spec := &job.Spec
+	or := func(d, otherwise time.Duration) int64 {
+		if d <= 0 {
+			d = otherwise
+		}
+		return d.Milliseconds()
+	}
+	w := &wire.Assignment{
+		Job: job.ID, Attempt: a.ID, Number: a.Number, Fence: a.Fence,
+		Token: e.key.Session(a.ID, a.Fence), JobToken: e.key.Job(a.ID, a.Fence),
+		Name: spec.Name, Command: spec.Command, Env: spec.Env, Payload: spec.Payload, Outputs: spec.Outputs,
+		RunTimeoutMS: time.Duration(spec.Timeouts.Run).Milliseconds(), KillGraceMS: time.Duration(spec.Timeouts.Grace).Milliseconds(),
+		HeartbeatMS:   or(e.options.Heartbeat, wire.DefaultHeartbeat*time.Millisecond),
+		OrphanAfterMS: or(e.options.OrphanAfter, DefaultOrphanAfter),
+		LogLimit:      e.logLimit(),
+	}
+	if !job.TotalDeadline.IsZero() {
+		left := max(1, job.TotalDeadline.Sub(now).Milliseconds())
+		if left < w.RunTimeoutMS {
+			w.RunTimeoutMS, w.RunIsTotal = left, true
+		}
+	}
+	for _, in := range job.Inputs {
+		w.Inputs = append(w.Inputs, wire.Input{Name: in.Name, Size: in.Size, SHA256: in.SHA256,
+			URL: e.key.URL(e.url(), ticket.File{Method: "GET", Key: ticket.InputKey(job.ID, in.Name), Expires: now.Add(fileTTL)})})
+	}
+	return w
+}
+
+// fileTTL is how long an agent's signed URL is good for: enough to move a large file slowly, and the agent asks for
+// the claim's answer again when it runs out.
+const fileTTL = time.Hour
+
+func (e *Engine) logLimit() int64 {
+	if e.options.LogLimit > 0 {
+		return e.options.LogLimit
+	}
+	return wire.DefaultLogLimit
+}
+
+// airborne returns the flight a session token speaks for, having noted a sign of life.
+func (e *Engine) airborne(token string) (*flight, error) {
+	attempt, fence, err := e.key.CheckSession(token)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f := e.flights[attempt]
+	if f == nil || f.fence != fence || f.state != dayfly.AttemptRunning {
+		return nil, stale()
+	}
+	f.heard = e.clock.now()
+	return f, nil
+}
+
+// AttemptOf returns the attempt that a session token speaks for. fault.Unauthenticated; fault.StaleAttempt if it is
+// over.
+func (e *Engine) AttemptOf(token string) (attempt string, err error) {
+	if err := e.await(e.lifetime); err != nil {
+		return "", err
+	}
+	f, err := e.airborne(token)
+	if err != nil {
+		return "", err
+	}
+	return f.id, nil
+}
+
+// maxHold is the longest that heartbeats are held open.
+const maxHold = 30 * time.Second
+
+// Beats takes heartbeats of any number of attempts and waits up to WaitMS for an order to any of them.
+func (e *Engine) Beats(ctx context.Context, b *wire.Beats) (*wire.BeatsAnswer, error) {
+	if err := e.await(ctx); err != nil {
+		return nil, err
+	}
+	if len(b.Beats) > wire.MaxBatchCalls {
+		return nil, fault.Field("beats", "there are %d; at most %d are allowed", len(b.Beats), wire.MaxBatchCalls)
+	}
+	wake := make(chan struct{}, 1)
+	var flights []*flight
+	defer func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		for _, f := range flights {
+			delete(f.listeners, wake)
+		}
+	}()
+	answer := &wire.BeatsAnswer{}
+	for _, beat := range b.Beats {
+		f, err := e.airborne(beat.Token)
+		if err != nil {
+			answer.Orders = append(answer.Orders, wire.BeatOrder{Attempt: beat.Attempt, Error: problemOf(err)})
+			continue
+		}
+		flights = append(flights, f)
+		e.beat(ctx, f, beat, wake)
+	}
+	timer := time.NewTimer(min(time.Duration(max(0, b.WaitMS))*time.Millisecond, maxHold))
+	defer timer.Stop()
+	for {
+		if answer.Orders = append(answer.Orders, e.orders(flights)...); len(answer.Orders) > 0 {
+			return answer, nil
+		}
+		select {
+		case <-wake:
+		case <-timer.C:
+			return answer, nil
+		case <-ctx.Done():
+			return answer, nil
+		case <-e.lifetime.Done():
+			return answer, nil
+		}
+	}
+}
+
+// beat takes one heartbeat.
+func (e *Engine) beat(ctx context.Context, f *flight, beat wire.Beat, wake chan struct{}) {
+	now := e.clock.now()
+	e.mu.Lock()
+	if f.listeners == nil {
+		f.listeners = map[chan struct{}]struct{}{}
+	}
+	f.listeners[wake] = struct{}{}
+	if beat.Phase != wire.Fetching && f.commandAt.IsZero() {
+		f.commandAt = now
+	}
+	e.mu.Unlock()
+	if p := beat.Progress; p != nil {
+		e.progress(ctx, f, p)
+	}
+}
+
+// progress records what a job says of itself, within bounds.
+func (e *Engine) progress(ctx context.Context, f *flight, p *wire.Progress) {
+	text := p.Text
+	if len(text) > wire.MaxProgressText {
+		text = text[:wire.MaxProgressText]
+	}
+	e.notes.add(ctx, &store.Note{Attempt: f.id, Time: e.clock.now(),
+		Progress: &dayfly.Progress{Fraction: min(1, max(0, p.Fraction)), Text: strings.ToValidUTF8(text, "�")}})
+}
+
+// orders returns what the agents of the flights have to do.
+func (e *Engine) orders(flights []*flight) []wire.BeatOrder {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var orders []wire.BeatOrder
+	for _, f := range flights {
+		switch {
+		case e.flights[f.id] != f:
+			orders = append(orders, wire.BeatOrder{Attempt: f.id, Error: problemOf(stale())})
+		case f.order != "":
+			orders = append(orders, wire.BeatOrder{Attempt: f.id, Order: wire.OrderStop, Reason: f.order})
+		}
+	}
+	return orders
+}
+
+func problemOf(err error) *wire.Problem {
+	kind := fault.Of(err)
+	return &wire.Problem{Code: string(kind), Title: string(kind), Detail: sentenceOf(err)}
+}
+
+// Log stores one chunk of output. fault.Conflict when the chunk begins beyond the end of the stream: the answer then
+// holds the offset that is wanted.
+func (e *Engine) Log(ctx context.Context, token string, c *wire.LogChunk) (*wire.LogAnswer, error) {
+	if err := e.await(ctx); err != nil {
+		return nil, err
+	}
+	f, err := e.airborne(token)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := e.logs.Append(f.id, c, e.logLimit())
+	return &wire.LogAnswer{Stored: stored}, err
+}
+
+// Artifacts says where to put outputs: at URLs that permit this attempt's own keys and nothing else.
+func (e *Engine) Artifacts(ctx context.Context, token string, r *wire.ArtifactRequest) (*wire.ArtifactAnswer, error) {
+	if err := e.await(ctx); err != nil {
+		return nil, err
+	}
+	f, err := e.airborne(token)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.Artifacts) > wire.MaxArtifacts {
+		return nil, fault.Field("artifacts", "there are %d; at most %d are allowed", len(r.Artifacts), wire.MaxArtifacts)
+	}
+	answer := &wire.ArtifactAnswer{}
+	for i, want := range r.Artifacts {
+		if err := checkArtifactName(fmt.Sprintf("artifacts[%d].name", i), want.Name); err != nil {
+			return nil, err
+		}
+		if want.Size < 0 {
+			return nil, fault.Field(fmt.Sprintf("artifacts[%d].size", i), "is negative")
+		}
+		answer.Uploads = append(answer.Uploads, wire.Upload{Method: "PUT", URL: e.key.URL(e.url(), ticket.File{
+			Method: "PUT", Key: ticket.ArtifactKey(f.jobID, f.id, want.Name), Expires: e.clock.now().Add(fileTTL), Limit: max(1, want.Size),
+		})})
+	}
+	return answer, nil
+}
+
+// checkArtifactName refuses names that could lead anywhere but below the attempt. Unlike the names of inputs, which
+// a person chose, they may hold any character a file can have in its name.
+func checkArtifactName(field, name string) error {
+	if err := checkText(field, name, wire.MaxArtifactName); err != nil {
+		return err
+	}
+	if !filepath.IsLocal(name) || filepath.Clean(name) != name || name == "." {
+		return fault.Field(field, "%q is not a path inside the working directory", name)
+	}
+	return nil
+}
+
+// Result accepts or refuses an attempt's result. It returns nil when the result is durable.
+func (e *Engine) Result(ctx context.Context, token string, r *wire.Result) error {
+	if err := e.await(ctx); err != nil {
+		return err
+	}
+	if err := checkResult(r); err != nil {
+		return err
+	}
+	attempt, fence, err := e.key.CheckSession(token)
+	if err != nil {
+		return err
+	}
+	f, err := e.airborne(token)
+	if errors.Is(err, fault.StaleAttempt) {
+		// Its result may have been accepted by an answer that was lost. The store knows.
+		return e.resultAgain(ctx, attempt, fence, r)
+	}
+	if err != nil {
+		return err
+	}
+	for i := range r.Logs {
+		if _, err := e.logs.Append(f.id, &r.Logs[i], e.logLimit()); err != nil {
+			return err
+		}
+	}
+	artifacts, err := e.verify(ctx, f, r.Artifacts)
+	if err != nil {
+		return err
+	}
+	return e.end(ctx, f, verdictOf(r, e.jobOf(f)), &ended{result: r, artifacts: artifacts})
+}
+
+// resultAgain answers a result for an attempt that is no longer in flight.
+func (e *Engine) resultAgain(ctx context.Context, attempt string, fence int64, r *wire.Result) error {
+	a, err := e.store.Attempt(ctx, attempt)
+	if err != nil {
+		return err
+	}
+	if a.Fence != fence || !a.State.Terminal() || a.State != verdictOf(r, a.Job).state {
+		return stale()
+	}
+	return nil
+}
+
+func checkResult(r *wire.Result) error {
+	switch r.Outcome {
+	case wire.Succeeded, wire.Failed, wire.TimedOut, wire.Canceled:
+	default:
+		return fault.Field("outcome", "must be succeeded, failed, timed_out or canceled")
+	}
+	switch {
+	case len(r.Value) > wire.MaxResultValue:
+		return &fault.FieldError{Field: "value", Kind: fault.TooLarge, Message: fmt.Sprintf("is %d bytes; at most %d are allowed", len(r.Value), wire.MaxResultValue)}
+	case len(r.Artifacts) > wire.MaxArtifacts:
+		return fault.Field("artifacts", "there are %d; at most %d are allowed", len(r.Artifacts), wire.MaxArtifacts)
+	case len(r.Message) > 4096 || len(r.Reason) > 64 || len(r.Warnings) > 100:
+		return fault.Field("message", "the message, reason or warnings are too long")
+	case r.Outcome == wire.Succeeded && r.Exit != nil && !r.Exit.OK():
+		return fault.Field("outcome", "is succeeded, but the exit is not a success")
+	}
+	return nil
+}
+
+// verify makes sure that every artifact an agent reports is stored whole, with the bytes the agent sent. Only then may
+// it be seen.
+func (e *Engine) verify(ctx context.Context, f *flight, artifacts []wire.Artifact) ([]dayfly.Artifact, error) {
+	var verified []dayfly.Artifact
+	for i, a := range artifacts {
+		field := fmt.Sprintf("artifacts[%d]", i)
+		if err := checkArtifactName(field+".name", a.Name); err != nil {
+			return nil, err
+		}
+		info, err := e.blobs.Stat(ctx, ticket.ArtifactKey(f.jobID, f.id, a.Name))
+		switch {
+		case errors.Is(err, fault.NotFound):
+			return nil, fault.Field(field, "%q has not been uploaded", a.Name)
+		case err != nil:
+			return nil, err
+		case info.Size != a.Size || info.SHA256 != a.SHA256:
+			return nil, fault.Field(field, "%q was stored as %d bytes with SHA-256 %s, but reported as %d bytes with %s; upload it again",
+				a.Name, info.Size, info.SHA256, a.Size, a.SHA256)
+		}
+		verified = append(verified, dayfly.Artifact{Name: a.Name, Size: info.Size, SHA256: info.SHA256, ContentType: info.ContentType})
+	}
+	return verified, nil
+}
+
+// Progress takes what a running command says of itself, authorised by its own token.
+func (e *Engine) Progress(ctx context.Context, jobToken string, p *wire.Progress) error {
+	f, err := e.ofJobToken(ctx, jobToken)
+	if err != nil {
+		return err
+	}
+	if p.Fraction < 0 || p.Fraction > 1 {
+		return fault.Field("fraction", "must be between 0 and 1")
+	}
+	e.progress(ctx, f, p)
+	return nil
+}
+
+// JobOf returns the job that a running command's own token may read. fault.Unauthenticated; fault.StaleAttempt once
+// the attempt is over.
+func (e *Engine) JobOf(ctx context.Context, jobToken string) (jobID string, err error) {
+	f, err := e.ofJobToken(ctx, jobToken)
+	if err != nil {
+		return "", err
+	}
+	return f.jobID, nil
+}
+
+func (e *Engine) ofJobToken(ctx context.Context, token string) (*flight, error) {
+	if err := e.await(ctx); err != nil {
+		return nil, err
+	}
+	attempt, fence, err := e.key.CheckJob(token)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f := e.flights[attempt]
+	if f == nil || f.fence != fence {
+		return nil, stale()
+	}
+	return f, nil
+}

@@ -1,0 +1,355 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/blob"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/ticket"
+)
+
+// Submission is a job as a client asks for it.
+type Submission struct {
+	Spec        dayfly.JobSpec
+	Key         string // the Idempotency-Key, or ""
+	BodyHash    []byte // SHA-256 of the request's body, when Key is set
+	RetriedFrom string // the job it repeats, or ""
+}
+
+// Submit checks the spec, fills in its defaults and adds the job. It returns when the job is durable. replayed is set
+// when the Idempotency-Key was used before with the same body: the job is the one it made then.
+// fault.Invalid (a fault.FieldError naming the field), fault.IdempotencyMismatch, or fault.Exhausted when there are too
+// many jobs.
+func (e *Engine) Submit(ctx context.Context, s *Submission) (job *store.Job, replayed bool, err error) {
+	if err := e.await(ctx); err != nil {
+		return nil, false, err
+	}
+	now := e.clock.now()
+	spec := s.Spec
+	if err := e.normalize(&spec, now); err != nil {
+		return nil, false, err
+	}
+	limit := e.options.MaxOpenJobs
+	if limit == 0 {
+		limit = DefaultMaxOpenJobs
+	}
+	if e.open.Load() >= int64(limit) {
+		return nil, false, fault.Say(fault.Exhausted, "there are %d unfinished jobs, which is the limit; try again when some have finished", limit)
+	}
+	job = &store.Job{
+		ID: newID("job_"), Spec: spec, State: dayfly.Created,
+		Provider: spec.Provider, Queue: spec.Queue, Key: spec.ConcurrencyKey, Priority: spec.Priority,
+		CreatedAt: now, RetriedFrom: s.RetriedFrom,
+	}
+	sub := &store.Submission{Job: job, Key: s.Key, BodyHash: s.BodyHash}
+	for _, in := range spec.Inputs {
+		sub.Inputs = append(sub.Inputs, store.Input{Name: in.Name, ContentType: in.ContentType})
+	}
+	// With inputs the job waits for them. "start": true then means: as soon as the last one is here.
+	if len(spec.Inputs) == 0 && (spec.Start == nil || *spec.Start) {
+		start := startOf(job, now)
+		job.State, job.StartedAt, job.RunAt, job.QueuedAt = start.To, start.StartedAt, start.RunAt, start.QueuedAt
+		job.QueueDeadline, job.TotalDeadline = start.QueueDeadline, start.TotalDeadline
+	}
+	stored, replayed, err := e.store.Submit(ctx, sub)
+	if err != nil {
+		return nil, false, err
+	}
+	if !replayed {
+		e.open.Add(1)
+		e.moved(stored)
+	}
+	return stored, replayed, nil
+}
+
+// startOf returns the move that starts a job now.
+func startOf(job *store.Job, now time.Time) *store.Move {
+	m := &store.Move{
+		JobID: job.ID, Version: job.Version, From: dayfly.Created, To: dayfly.Queued, Event: "queued",
+		Time: now, StartedAt: now, QueuedAt: now,
+	}
+	if at := job.Spec.RunAt; at != nil && at.After(now) {
+		m.To, m.Event, m.RunAt, m.QueuedAt = dayfly.Scheduled, "scheduled", at.UTC(), time.Time{}
+	}
+	begin := now
+	if !m.RunAt.IsZero() {
+		begin = m.RunAt
+	}
+	t := job.Spec.Timeouts
+	if t.Total > 0 {
+		m.TotalDeadline = begin.Add(time.Duration(t.Total))
+		m.QueueDeadline = m.TotalDeadline
+	}
+	if t.Queue > 0 && (t.Total == 0 || t.Queue < t.Total) {
+		m.QueueDeadline = begin.Add(time.Duration(t.Queue))
+	}
+	return m
+}
+
+// moved wakes the loops that a job's new state concerns, and those who watch it.
+func (e *Engine) moved(job *store.Job) {
+	switch job.State {
+	case dayfly.Queued:
+		e.wakeQueue.set()
+		if !job.QueueDeadline.IsZero() {
+			e.wakeClock.set()
+		}
+	case dayfly.Scheduled:
+		e.wakeClock.set()
+	}
+	e.changes.notify(job.ID)
+}
+
+// change reads a job and carries out the transition that decide returns, again and again while others change the job
+// in between. A nil move means that there is nothing to do.
+func (e *Engine) change(ctx context.Context, id string, decide func(*store.Job) (*store.Move, error)) (*store.Job, error) {
+	for range 16 {
+		job, err := e.store.Job(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		move, err := decide(job)
+		if err != nil || move == nil {
+			return job, err
+		}
+		changed, err := e.store.Move(ctx, move)
+		if err == nil {
+			if !job.State.Terminal() && changed.State.Terminal() {
+				e.open.Add(-1)
+			}
+			e.moved(changed)
+			return changed, nil
+		}
+		if fault.Of(err) != fault.Conflict {
+			return nil, err
+		}
+	}
+	return nil, fault.Say(fault.Unavailable, "job %s kept changing; try again", id)
+}
+
+// Start moves a created job on to its queue. Starting a job that has been started is no error and changes nothing.
+// fault.NotFound; fault.Conflict, with a sentence, while inputs are missing; fault.AlreadyFinished.
+func (e *Engine) Start(ctx context.Context, id string) (*store.Job, error) {
+	if err := e.await(ctx); err != nil {
+		return nil, err
+	}
+	return e.change(ctx, id, func(job *store.Job) (*store.Move, error) {
+		if job.State.Terminal() {
+			return nil, fault.Say(fault.AlreadyFinished, "job %s is %s and cannot be started", id, job.State)
+		}
+		if job.State != dayfly.Created {
+			return nil, nil
+		}
+		if missing := missingInputs(job); len(missing) > 0 {
+			return nil, fault.Say(fault.Conflict, "job %s cannot start: %s not been uploaded", id, plural(missing, "has", "have"))
+		}
+		return startOf(job, e.clock.now()), nil
+	})
+}
+
+func missingInputs(job *store.Job) []string {
+	var missing []string
+	for _, in := range job.Inputs {
+		if in.StoredAt.IsZero() {
+			missing = append(missing, in.Name)
+		}
+	}
+	return missing
+}
+
+// plural lists names with the verb that fits their number.
+func plural(names []string, one, many string) string {
+	if len(names) == 1 {
+		return names[0] + " " + one
+	}
+	if len(names) > 5 {
+		return fmt.Sprintf("%s and %d more %s", strings.Join(names[:5], ", "), len(names)-5, many)
+	}
+	return strings.Join(names, ", ") + " " + many
+}
+
+// Cancel asks for the job's end. It returns when the wish is durable; a job that has no machine is canceled by then.
+// Canceling again is no error. fault.NotFound; fault.AlreadyFinished once a result has been accepted.
+func (e *Engine) Cancel(ctx context.Context, id string) (*store.Job, error) {
+	if err := e.await(ctx); err != nil {
+		return nil, err
+	}
+	job, err := e.change(ctx, id, func(job *store.Job) (*store.Move, error) {
+		now := e.clock.now()
+		m := &store.Move{JobID: id, Version: job.Version, From: job.State, To: job.State, Time: now, CancelRequestedAt: now, Event: "canceling"}
+		switch {
+		case job.State == dayfly.Canceled:
+			return nil, nil
+		case job.State.Terminal():
+			return nil, fault.Say(fault.AlreadyFinished, "job %s has already finished: it is %s", id, job.State)
+		case job.State == dayfly.Starting || job.State == dayfly.Running:
+			if !job.CancelRequestedAt.IsZero() {
+				return nil, nil
+			}
+			return m, nil
+		}
+		m.To, m.Event, m.FinishedAt = dayfly.Canceled, "canceled", now
+		m.Reason, m.Message = dayfly.ReasonCanceled, "The job was canceled before it started."
+		if job.Number > 0 {
+			m.Message = "The job was canceled while it waited for another attempt."
+		}
+		return m, nil
+	})
+	if err != nil || job.State.Terminal() {
+		return job, err
+	}
+	if f := e.flightOf(job.Attempt); f != nil {
+		e.mu.Lock()
+		if job.Version > f.job.Version {
+			f.job = job
+		}
+		e.mu.Unlock()
+		e.consider(f)
+	}
+	return job, nil
+}
+
+// Retry adds a new job with the spec and inputs of a terminal one. key is an Idempotency-Key, or "". fault.NotFound;
+// fault.Conflict while the job is not terminal.
+func (e *Engine) Retry(ctx context.Context, id, key string) (*store.Job, error) {
+	if err := e.await(ctx); err != nil {
+		return nil, err
+	}
+	old, err := e.store.Job(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if !old.State.Terminal() {
+		return nil, fault.Say(fault.Conflict, "job %s is %s; only a finished job can be retried", id, old.State)
+	}
+	if missing := missingInputs(old); len(missing) > 0 {
+		return nil, fault.Say(fault.Conflict, "job %s cannot be retried: %s never been uploaded", id, plural(missing, "has", "have"))
+	}
+	spec := old.Spec
+	spec.RunAt = nil
+	job, replayed, err := e.Submit(ctx, &Submission{Spec: spec, Key: key, BodyHash: []byte("retry of " + id), RetriedFrom: id})
+	if err != nil || replayed {
+		return job, err
+	}
+	for _, in := range old.Inputs {
+		stored, err := e.copyInput(ctx, id, job.ID, in)
+		if err != nil {
+			_, cancelErr := e.Cancel(ctx, job.ID)
+			return nil, errors.Join(fmt.Errorf("engine: copying input %s of %s: %w", in.Name, id, err), cancelErr)
+		}
+		if err := e.store.StoreInput(ctx, job.ID, stored); err != nil {
+			return nil, err
+		}
+	}
+	if job.State == dayfly.Created {
+		return e.Start(ctx, job.ID)
+	}
+	return job, nil
+}
+
+func (e *Engine) copyInput(ctx context.Context, from, to string, in store.Input) (store.Input, error) {
+	r, err := e.blobs.Get(ctx, ticket.InputKey(from, in.Name), 0, -1)
+	if err != nil {
+		return in, err
+	}
+	defer r.Close()
+	info, err := e.blobs.Put(ctx, ticket.InputKey(to, in.Name), r, &blob.PutOptions{ContentType: in.ContentType, Size: in.Size})
+	if err != nil {
+		return in, err
+	}
+	in.Size, in.SHA256, in.StoredAt = info.Size, info.SHA256, e.clock.now()
+	return in, nil
+}
+
+// Delete removes a terminal job with its logs, inputs and artifacts. fault.NotFound; fault.Conflict otherwise.
+func (e *Engine) Delete(ctx context.Context, id string) error {
+	if err := e.await(ctx); err != nil {
+		return err
+	}
+	job, err := e.store.Job(ctx, id)
+	if err != nil {
+		return err
+	}
+	if !job.State.Terminal() {
+		return fault.Say(fault.Conflict, "job %s is %s; cancel it before you delete it", id, job.State)
+	}
+	return e.remove(ctx, job)
+}
+
+// remove removes first what the rows lead to, and then the rows: whatever is interrupted is found again.
+func (e *Engine) remove(ctx context.Context, job *store.Job) error {
+	for _, a := range job.AttemptLog {
+		if a.Machine != nil && a.Machine.State != store.MachineGone {
+			return fault.Say(fault.Conflict, "machine %s of job %s is not yet confirmed gone; try again in a moment", a.Machine.Name, job.ID)
+		}
+	}
+	for _, prefix := range []string{ticket.InputKey(job.ID, ""), ticket.ArtifactKey(job.ID, "", "")} {
+		prefix = strings.TrimRight(prefix, "/") + "/"
+		for info, err := range e.blobs.List(ctx, prefix) {
+			if err != nil {
+				return err
+			}
+			if err := e.blobs.Delete(ctx, info.Key); err != nil {
+				return err
+			}
+		}
+	}
+	for _, a := range job.AttemptLog {
+		if err := e.logs.Remove(a.ID); err != nil {
+			return err
+		}
+	}
+	return e.store.Delete(ctx, job.ID)
+}
+
+// Job returns a job with everything that belongs to it, or fault.NotFound.
+func (e *Engine) Job(ctx context.Context, id string) (*store.Job, error) { return e.store.Job(ctx, id) }
+
+// Jobs lists jobs, newest first.
+func (e *Engine) Jobs(ctx context.Context, q *store.Query) ([]*store.Job, error) {
+	return e.store.List(ctx, q)
+}
+
+// Events returns up to limit events of a job after the given Seq; fault.NotFound if there is no such job.
+func (e *Engine) Events(ctx context.Context, id string, after int64, limit int) ([]*dayfly.Event, error) {
+	return e.store.Events(ctx, id, after, limit)
+}
+
+// Changed returns a channel that is closed at the job's next event or progress. Take it before reading, so that no
+// change between the two is missed.
+func (e *Engine) Changed(id string) <-chan struct{} { return e.changes.changed(id) }
+
+// Machines lists machines of the ledger.
+func (e *Engine) Machines(ctx context.Context, q *store.MachineQuery) ([]*store.Machine, error) {
+	return e.store.Machines(ctx, q)
+}
+
+// Counts returns how many unfinished jobs there are, by lane and state.
+func (e *Engine) Counts(ctx context.Context) ([]store.Count, error) { return e.store.Counts(ctx) }
+
+// InputStored records an uploaded input, and starts the job if it asked to be started and this was the last one.
+// fault.NotFound; fault.Conflict once the job has been started.
+func (e *Engine) InputStored(ctx context.Context, jobID string, in store.Input) error {
+	if err := e.await(ctx); err != nil {
+		return err
+	}
+	in.StoredAt = e.clock.now()
+	if err := e.store.StoreInput(ctx, jobID, in); err != nil {
+		return err
+	}
+	job, err := e.store.Job(ctx, jobID)
+	if err != nil {
+		return err
+	}
+	e.changes.notify(jobID)
+	if job.Spec.Start != nil && *job.Spec.Start && job.State == dayfly.Created && len(missingInputs(job)) == 0 {
+		_, err = e.Start(ctx, jobID)
+	}
+	return err
+}

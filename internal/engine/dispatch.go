@@ -1,0 +1,318 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"math"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// launchGroup is how many jobs are launched in one transaction. Larger groups save flushes and make the first of the
+// group wait for the last.
+const launchGroup = 64
+
+// dispatchLoop launches what is ready whenever something has become ready or some room has become free. Nothing on a
+// job's path waits for a tick: the timer is for providers that recover by themselves.
+func (e *Engine) dispatchLoop(ctx context.Context) {
+	for ctx.Err() == nil {
+		launched, err := e.dispatch(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			e.logger.Error("jobs could not be launched", "error", err)
+			pause(ctx, time.Second)
+			continue
+		case launched > 0:
+			continue // there may be more
+		}
+		timer := time.NewTimer(5 * time.Second)
+		select {
+		case <-ctx.Done():
+		case <-e.wakeQueue:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// dispatch launches one group and returns how many jobs it moved.
+func (e *Engine) dispatch(ctx context.Context) (moved int, err error) {
+	w := world{now: e.clock.now(), timers: e.timers, room: e.room()}
+	total := 0
+	for _, n := range w.room {
+		total += n
+	}
+	if total <= 0 {
+		return 0, nil
+	}
+	lanes, err := e.store.Lanes(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, lane := range lanes {
+		if w.room[lane.Provider] <= 0 {
+			continue
+		}
+		view, err := e.laneView(ctx, lane, min(w.room[lane.Provider], launchGroup))
+		if err != nil {
+			return 0, err
+		}
+		w.lanes = append(w.lanes, view)
+	}
+	actions := plan(&w)
+	if len(actions) > launchGroup {
+		actions = actions[:launchGroup]
+	}
+	return e.launch(ctx, actions, w.now)
+}
+
+// laneView reads the head of a lane, and counts the room its queue and keys have left by the attempts this server knows
+// of. The store counts again in the transaction that launches, which is the only place where the count cannot be old;
+// counting here keeps a full queue from being tried for nothing each time.
+func (e *Engine) laneView(ctx context.Context, lane store.Lane, limit int) (laneView, error) {
+	limits := e.options.Queues[lane.Queue]
+	view := laneView{queueRoom: math.MaxInt}
+	e.mu.Lock()
+	if limits.Concurrency > 0 {
+		view.queueRoom = limits.Concurrency - e.active[place{queue: lane.Queue}]
+	}
+	e.mu.Unlock()
+	if view.queueRoom <= 0 {
+		return view, nil
+	}
+	var err error
+	if view.heads, err = e.store.Ready(ctx, lane, limit); err != nil || limits.KeyConcurrency == 0 {
+		return view, err
+	}
+	view.keyRoom = map[string]int{}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, job := range view.heads {
+		view.keyRoom[job.Key] = limits.KeyConcurrency - e.active[place{lane.Queue, job.Key}]
+	}
+	return view, nil
+}
+
+// room returns how many more machines each provider may be asked for now.
+func (e *Engine) room() map[string]int {
+	dying := e.doomed.count()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := e.clock.now()
+	room := make(map[string]int, len(e.providers))
+	for name := range e.providers {
+		limit := e.maxMachines(name)
+		// Machines on their way out still hold memory and disk. They may be as many again as those at work; beyond
+		// that nothing new is started until they are gone.
+		room[name] = min(limit-e.busy[name], 2*limit-e.busy[name]-dying[name])
+		if r, ok := e.degraded[name]; ok && now.Before(r.until) {
+			room[name] = 0
+		}
+	}
+	return room
+}
+
+func (e *Engine) maxMachines(provider string) int {
+	if n := e.options.MaxMachines[provider]; n > 0 {
+		return n
+	}
+	return DefaultMaxMachines
+}
+
+// launch commits the intents of a group and then asks the providers.
+func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (moved int, err error) {
+	var launches []*store.Launch
+	var jobs []*store.Job
+	for _, a := range actions {
+		if a.kind == failJob {
+			if err := e.failWaiting(ctx, a.job, now); err != nil {
+				return moved, err
+			}
+			moved++
+			continue
+		}
+		attempt := newID("att_")
+		limits := e.options.Queues[a.job.Queue]
+		launches = append(launches, &store.Launch{
+			JobID: a.job.ID, Version: a.job.Version, AttemptID: attempt,
+			Machine: machineName(e.identity.Install, attempt), Provider: a.job.Provider, Lifetime: lifetimeOf(&a.job.Spec), Time: now,
+			QueueLimit: limits.Concurrency, KeyLimit: limits.KeyConcurrency,
+		})
+		jobs = append(jobs, a.job)
+	}
+	if len(launches) == 0 {
+		return moved, nil
+	}
+	results, err := e.store.Launch(ctx, launches)
+	if err != nil {
+		// The commit may have happened although its answer was lost. What was launched then is found by reading.
+		return moved, errors.Join(err, e.recover(ctx))
+	}
+	held := false
+	for i, result := range results {
+		switch {
+		case result == nil:
+			moved++
+			e.takeOff(launches[i], jobs[i])
+		case errors.Is(result, fault.Exhausted):
+			held = held || launches[i].KeyLimit > 0 && jobs[i].Key != ""
+		case errors.Is(result, fault.Conflict):
+			moved++ // somebody else moved it, so the head of the lane has changed
+		default:
+			e.logger.Error("a job could not be launched", "job", jobs[i].ID, "error", result)
+		}
+	}
+	if held && moved == 0 {
+		moved = 1 // the held jobs have left the head of the lane: look again
+	}
+	return moved, nil
+}
+
+// takeOff starts an attempt whose intent is committed.
+func (e *Engine) takeOff(l *store.Launch, job *store.Job) {
+	launched := *job
+	launched.State, launched.Version, launched.Attempt, launched.Number = dayfly.Starting, job.Version+1, l.AttemptID, job.Number+1
+	f := &flight{
+		id: l.AttemptID, jobID: job.ID, machine: l.Machine, provider: l.Provider, number: launched.Number,
+		state: dayfly.AttemptCreating, job: &launched, since: l.Time, heard: l.Time,
+	}
+	e.addFlight(f)
+	e.changes.notify(job.ID)
+	e.background.Go(func() { e.create(e.lifetime, f) })
+}
+
+// recover finds attempts whose launch was committed although its answer was lost.
+func (e *Engine) recover(ctx context.Context) error {
+	for after := int64(0); ; {
+		live, _, err := e.store.Live(ctx, after, 500)
+		if err != nil || len(live) == 0 {
+			return err
+		}
+		now := e.clock.now()
+		for _, a := range live {
+			after = max(after, a.Seq)
+			if e.flightOf(a.ID) == nil {
+				e.addFlight(newFlight(a, now))
+			}
+		}
+	}
+}
+
+// failWaiting ends a job whose total timeout passed while it waited for another attempt.
+func (e *Engine) failWaiting(ctx context.Context, job *store.Job, now time.Time) error {
+	m := &store.Move{
+		JobID: job.ID, Version: job.Version, From: job.State, To: dayfly.Failed, Time: now, FinishedAt: now,
+		Reason: dayfly.ReasonDeadline, Message: deadlineMessage(job, verdict{message: job.Message}), Event: "failed",
+	}
+	_, err := e.store.Move(ctx, m)
+	if fault.Of(err) == fault.Conflict {
+		return nil
+	}
+	if err == nil {
+		e.open.Add(-1)
+		e.changes.notify(job.ID)
+	}
+	return err
+}
+
+// lifetimeOf returns how long a job's machine may exist: everything its timeouts allow, and time to move files.
+func lifetimeOf(spec *dayfly.JobSpec) time.Duration {
+	const files = time.Hour
+	return min(time.Duration(spec.Timeouts.Boot+spec.Timeouts.Run+spec.Timeouts.Grace)+files, machine.MaxLifetime)
+}
+
+// machineSpec returns the machine to ask for, the same each time it is asked for.
+func (e *Engine) machineSpec(f *flight, job *store.Job) *machine.Spec {
+	size, err := sizeOf(&job.Spec)
+	if err != nil {
+		// The size was known when the job was submitted; a later version has dropped it. The numbers are what counts.
+		size = machine.Size{CPUs: job.Spec.CPUs, MemoryMB: job.Spec.MemoryMB, DiskMB: job.Spec.DiskMB}
+	}
+	return &machine.Spec{
+		Name: f.machine, Owner: ownerOf(e.identity.Install),
+		Labels:   map[string]string{"job": job.ID, "attempt": f.id, "epoch": formatEpoch(e.identity.Epoch)},
+		Lifetime: lifetimeOf(&job.Spec),
+		Agent:    &machine.Agent{URL: e.url(), Attempt: f.id, Token: e.key.Bootstrap(f.id)},
+		Image:    job.Spec.Image, Size: size,
+	}
+}
+
+// create asks the provider for a flight's machine and deals with the answer.
+func (e *Engine) create(ctx context.Context, f *flight) {
+	e.mu.Lock()
+	job := f.job
+	f.sends++
+	e.mu.Unlock()
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errProviderSlow)
+	defer cancel()
+	m, err := e.callCreate(ctx, f.provider, e.machineSpec(f, job))
+	switch fault.Of(err) {
+	case "":
+		e.created(f, m)
+	case fault.Invalid, fault.Unsupported:
+		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonRefused, final: true,
+			message: "The provider refused the machine: " + sentenceOf(err)}, nil)
+	case fault.Exhausted:
+		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted, patient: true, wait: time.Second,
+			message: "The provider has no room: " + sentenceOf(err)}, nil)
+	case fault.Denied, fault.Unauthenticated:
+		e.degrade(f.provider, sentenceOf(err))
+		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted, patient: true, wait: time.Second,
+			message: "The provider refused Dayfly's credentials: " + sentenceOf(err)}, nil)
+	case fault.Conflict:
+		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted,
+			message: "The machine's name is taken by something that is not Dayfly's: " + sentenceOf(err)}, nil)
+	default:
+		e.unanswered(f, err)
+	}
+}
+
+var errProviderSlow = errors.New("the provider did not answer in time")
+
+// created records that the machine exists.
+func (e *Engine) created(f *flight, m *machine.Machine) {
+	e.mu.Lock()
+	f.providerID = m.ID
+	if m.State.Rank() > f.sight.Rank() {
+		f.sight, f.exit = m.State, m.Exit
+	}
+	claimed := f.state == dayfly.AttemptRunning
+	if f.state == dayfly.AttemptCreating || f.state == dayfly.AttemptCreateUnknown {
+		f.state = dayfly.AttemptBooting
+	}
+	over := e.flights[f.id] != f
+	delete(e.degraded, f.provider)
+	e.mu.Unlock()
+	// Where the provider calls the machine by our name, a claim has recorded all there is to know.
+	if over || claimed && m.ID == m.Name {
+		return
+	}
+	e.notes.add(e.lifetime, &store.Note{Attempt: f.id, Time: e.clock.now(), Booted: m})
+	e.consider(f)
+}
+
+// unanswered records that nobody knows whether the machine exists.
+func (e *Engine) unanswered(f *flight, cause error) {
+	e.logger.Warn("the answer to a create is ambiguous", "attempt", f.id, "machine", f.machine, "provider", f.provider, "error", cause)
+	e.mu.Lock()
+	if f.state == dayfly.AttemptCreating {
+		f.state = dayfly.AttemptCreateUnknown
+	}
+	f.askedAt, f.absentAt, f.absent, f.looks = e.clock.now(), time.Time{}, 0, 0
+	unclaimed := f.state == dayfly.AttemptCreateUnknown
+	e.mu.Unlock()
+	if unclaimed {
+		e.notes.add(e.lifetime, &store.Note{Attempt: f.id, Time: e.clock.now(), Unknown: sentenceOf(cause)})
+	}
+}
+
+// degrade leaves a provider alone for a while: it refuses everybody, so asking for each job would only make it worse.
+func (e *Engine) degrade(provider, why string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.degraded[provider] = refusal{why: why, until: e.clock.now().Add(30 * time.Second)}
+}

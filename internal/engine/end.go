@@ -1,0 +1,158 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/wire"
+)
+
+// ended is what an agent reported, when it was the agent that found out.
+type ended struct {
+	result    *wire.Result
+	artifacts []dayfly.Artifact
+}
+
+// finish ends an attempt because of something other than its agent's report. Losing the race to another end is no
+// failure; a store that does not answer leaves the attempt in flight, and the next tick decides again.
+func (e *Engine) finish(f *flight, v verdict, report *ended) {
+	ctx, cancel := context.WithTimeout(e.lifetime, 30*time.Second)
+	defer cancel()
+	err := e.end(ctx, f, v, report)
+	switch {
+	case err == nil:
+		e.logger.Info("an attempt ended without its agent's report", "job", f.jobID, "attempt", f.number, "machine", f.machine,
+			"provider", f.provider, "state", v.state, "reason", v.reason, "message", v.message)
+	case errors.Is(err, fault.StaleAttempt) || errors.Is(err, fault.NotFound) || e.lifetime.Err() != nil:
+	default:
+		e.logger.Error("an attempt could not be ended; it will be tried again", "job", f.jobID, "attempt", f.number, "error", err)
+	}
+}
+
+// end commits the end of an attempt and what becomes of its job. When the job has changed since it was read, it is
+// read again and decided again. fault.StaleAttempt means that the attempt has ended differently.
+func (e *Engine) end(ctx context.Context, f *flight, v verdict, report *ended) error {
+	for range 8 {
+		e.mu.Lock()
+		job, fence := f.job, f.fence
+		e.mu.Unlock()
+		now := e.clock.now()
+		n := next(job, v, now, e.luck())
+		ending := &store.Ending{
+			Attempt: f.id, Fence: fence, JobVersion: job.Version, State: v.state, Time: now,
+			Reason: v.reason, Message: v.message, Exit: v.exit, Started: v.started, Job: n,
+		}
+		if report != nil {
+			ending.Result, ending.Artifacts = report.result, report.artifacts
+		}
+		_, err := e.store.End(ctx, ending)
+		switch {
+		case err == nil:
+			e.landed(f, n.State)
+			return nil
+		case errors.Is(err, fault.StaleAttempt) || errors.Is(err, fault.NotFound):
+			e.land(f)
+			return err
+		case !errors.Is(err, fault.Conflict):
+			return err
+		}
+		if err := e.reload(ctx, f); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("engine: attempt %s: %w: its job kept changing", f.id, fault.Unavailable)
+}
+
+// landed does what follows from a committed end: the machine is destroyed, waiters are told, the room is used again.
+func (e *Engine) landed(f *flight, state dayfly.State) {
+	e.mu.Lock()
+	id := f.providerID
+	if id == "" && f.sight != "" {
+		id = f.machine
+	}
+	gone := f.gone
+	e.mu.Unlock()
+	if !gone {
+		e.doomed.add(f.provider, f.machine, id)
+	}
+	if state.Terminal() {
+		e.open.Add(-1)
+	} else {
+		e.wakeClock.set()
+	}
+	e.land(f)
+	e.changes.notify(f.jobID)
+}
+
+// reload reads a flight's attempt and job again.
+func (e *Engine) reload(ctx context.Context, f *flight) error {
+	a, err := e.store.Attempt(ctx, f.id)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	f.job, f.fence = a.Job, a.Fence
+	if !f.state.Terminal() && a.State == dayfly.AttemptRunning {
+		f.state = a.State
+	}
+	e.mu.Unlock()
+	if a.State.Terminal() {
+		e.land(f)
+		return fmt.Errorf("engine: attempt %s has ended: %w", f.id, fault.StaleAttempt)
+	}
+	return nil
+}
+
+// verdictOf turns an agent's report into a verdict.
+func verdictOf(r *wire.Result, job *store.Job) verdict {
+	v := verdict{exit: r.Exit, value: r.Value, started: r.Started, reason: dayfly.Reason(r.Reason), message: r.Message}
+	for _, warning := range r.Warnings {
+		v.message += " " + warning
+	}
+	switch r.Outcome {
+	case wire.Succeeded:
+		v.state, v.reason = dayfly.AttemptSucceeded, ""
+		return v
+	case wire.Canceled:
+		v.state, v.reason = dayfly.AttemptCanceled, dayfly.ReasonCanceled
+		return v
+	case wire.TimedOut:
+		v.state = dayfly.AttemptTimedOut
+		if v.reason == "" {
+			v.reason = dayfly.ReasonTimeout
+		}
+		if v.message == "" {
+			v.message = fmt.Sprintf("It ran longer than its run timeout of %v; raise timeouts.run if it needs more.", job.Spec.Timeouts.Run)
+		}
+		return v
+	}
+	v.state = dayfly.AttemptFailed
+	if v.reason == "" {
+		v.reason = reasonOf(r)
+	}
+	if v.message == "" {
+		v.message = "The command ended" + describeExit(r.Exit) + "."
+	}
+	v.final = v.reason == dayfly.ReasonCommandNotFound
+	return v
+}
+
+func reasonOf(r *wire.Result) dayfly.Reason {
+	switch {
+	case r.Exit == nil:
+		return dayfly.ReasonInputFailed
+	case r.Exit.OOMKilled:
+		return dayfly.ReasonOOMKilled
+	case r.Exit.DiskFull:
+		return dayfly.ReasonDiskFull
+	case r.Exit.Signal != "":
+		return dayfly.ReasonSignaled
+	default:
+		return dayfly.ReasonExitNonzero
+	}
+}

@@ -1,0 +1,352 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/blob"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/joblog"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/ticket"
+	"github.com/dayfly-run/dayfly/internal/wire"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// Options are what an engine is made of. Store, Providers, DefaultProvider, Logs, Blobs, Key and URL are required.
+type Options struct {
+	Store           store.Store
+	Providers       map[string]machine.Provider // by name
+	DefaultProvider string                      // for jobs that name none
+	Logs            *joblog.Store               // where output is kept
+	Blobs           blob.Store                  // where inputs and artifacts are kept
+	Key             ticket.Key                  // signs what the engine hands out
+	URL             func() string               // the server's base URL as machines see it
+
+	Queues      map[string]QueueLimits // by name; a queue that is not named has no limits
+	MaxMachines map[string]int         // by provider; 0: DefaultMaxMachines
+	MaxOpenJobs int                    // jobs that are not terminal; 0: DefaultMaxOpenJobs
+
+	Retention        time.Duration // how long terminal jobs are kept; 0: for ever
+	LostAfter        time.Duration // of silence, until the provider is asked; 0: one minute
+	UnreachableAfter time.Duration // of silence, until the machine is killed; 0: five minutes
+	OrphanAfter      time.Duration // of silence, until an agent ends its work; 0: ten minutes
+	Heartbeat        time.Duration // between heartbeats; 0: five seconds
+	LogLimit         int64         // bytes of output kept of one attempt; 0: 64 MiB
+
+	Logger *slog.Logger // nil: discards
+}
+
+// QueueLimits are the limits of one queue. Zero means none.
+type QueueLimits struct {
+	Concurrency    int // jobs of the queue that are starting or running at once
+	KeyConcurrency int // of those, jobs with the same concurrency key
+}
+
+// The defaults of Options.
+const (
+	DefaultMaxMachines = 32
+	DefaultMaxOpenJobs = 1_000_000
+	DefaultOrphanAfter = 10 * time.Minute
+)
+
+// Engine runs jobs. Its methods are safe for concurrent use and wait until Run has read the store.
+type Engine struct {
+	store           store.Store
+	providers       map[string]machine.Provider
+	defaultProvider string
+	logs            *joblog.Store
+	blobs           blob.Store
+	key             ticket.Key
+	url             func() string
+	options         Options
+	timers          timers
+	logger          *slog.Logger
+	luck            func() float64
+
+	ready    chan struct{} // closed when the store has been read
+	identity *store.Identity
+	clock    clock
+	older    atomic.Bool  // the store was restored from a backup older than a machine
+	open     atomic.Int64 // jobs that are not terminal
+
+	mu        sync.Mutex
+	flights   map[string]*flight // attempts in flight, by attempt id
+	byMachine map[string]*flight // the same, by machine name
+	busy      map[string]int     // flights by provider
+	active    map[place]int      // flights by queue, and by queue and key
+	degraded  map[string]refusal // providers that refuse everybody, such as for want of credentials
+
+	changes     notifier
+	doomed      *destroyer
+	notes       *batcher[*store.Note]
+	moves       *batcher[*store.MachineMove]
+	wakeQueue   signal
+	wakeClock   signal
+	background  sync.WaitGroup // provider calls in flight
+	lifetime    context.Context
+	endLifetime context.CancelFunc
+}
+
+// place is what a concurrency limit counts: a queue, or a key within a queue.
+type place struct{ queue, key string }
+
+// refusal is why a provider takes no machines, and until when it is left alone.
+type refusal struct {
+	why   string
+	until time.Time
+}
+
+// New returns an engine that does nothing until Run is called.
+func New(o Options) (*Engine, error) {
+	switch {
+	case o.Store == nil || o.Logs == nil || o.Blobs == nil || o.URL == nil:
+		return nil, fmt.Errorf("engine: %w: Store, Logs, Blobs and URL are required", fault.Invalid)
+	case o.Providers[o.DefaultProvider] == nil:
+		return nil, fmt.Errorf("engine: %w: the default provider %q is not one of the providers", fault.Invalid, o.DefaultProvider)
+	}
+	e := &Engine{
+		store: o.Store, providers: o.Providers, defaultProvider: o.DefaultProvider,
+		logs: o.Logs, blobs: o.Blobs, key: o.Key, url: o.URL, options: o,
+		timers: defaultTimers(), logger: o.Logger, luck: rand.Float64,
+		ready: make(chan struct{}), clock: newClock(time.Time{}),
+		flights: map[string]*flight{}, byMachine: map[string]*flight{}, busy: map[string]int{}, active: map[place]int{}, degraded: map[string]refusal{},
+		wakeQueue: newSignal(), wakeClock: newSignal(),
+	}
+	if e.logger == nil {
+		e.logger = slog.New(slog.DiscardHandler)
+	}
+	if o.LostAfter > 0 {
+		e.timers.lostAfter = o.LostAfter
+	}
+	if o.UnreachableAfter > 0 {
+		e.timers.unreachableAfter = o.UnreachableAfter
+	}
+	e.notes = newBatcher(20*time.Millisecond, e.flushNotes)
+	e.moves = newBatcher(5*time.Millisecond, e.flushMoves)
+	e.doomed = newDestroyer(e)
+	e.lifetime, e.endLifetime = context.WithCancel(context.Background())
+	return e, nil
+}
+
+// Run runs jobs until ctx ends, and then returns once the calls in flight have ended. Machines go on without it. It
+// returns an error only when the store cannot be read at the start.
+func (e *Engine) Run(ctx context.Context) error {
+	defer e.background.Wait()
+	defer e.endLifetime()
+	if err := e.boot(ctx); err != nil {
+		return err
+	}
+	close(e.ready)
+	group, ctx := errgroup.WithContext(ctx)
+	loops := []func(context.Context){
+		e.dispatchLoop, e.clockLoop, e.tickLoop, e.retentionLoop,
+		e.notes.run, e.moves.run, e.doomed.run,
+	}
+	for name, provider := range e.providers {
+		loops = append(loops,
+			func(ctx context.Context) { e.watchLoop(ctx, name, provider) },
+			func(ctx context.Context) { e.sweepLoop(ctx, name, provider) })
+	}
+	for _, loop := range loops {
+		group.Go(func() error { loop(ctx); return nil })
+	}
+	return group.Wait()
+}
+
+// boot reads what the store knows of attempts in flight and machines to be destroyed. Their timers begin now: the time
+// during which no server listened is nobody's silence.
+func (e *Engine) boot(ctx context.Context) error {
+	identity, err := e.store.Boot(ctx)
+	if err != nil {
+		return fmt.Errorf("engine: booting the store: %w", err)
+	}
+	e.identity, e.clock = identity, newClock(identity.Clock)
+	now := e.clock.now()
+	const page = 500
+	for after := int64(0); ; {
+		live, bad, err := e.store.Live(ctx, after, page)
+		if err != nil {
+			return fmt.Errorf("engine: reading the attempts in flight: %w", err)
+		}
+		for _, problem := range bad {
+			e.logger.Error("an attempt in flight cannot be read and is left alone", "error", problem)
+		}
+		for _, a := range live {
+			e.addFlight(newFlight(a, now))
+			after = max(after, a.Seq)
+		}
+		if len(live)+len(bad) < page {
+			break
+		}
+	}
+	deleting, err := e.store.Machines(ctx, &store.MachineQuery{States: []store.MachineState{store.MachineDeleting}, Limit: 10_000})
+	if err != nil {
+		return fmt.Errorf("engine: reading the machines to be destroyed: %w", err)
+	}
+	for _, m := range deleting {
+		e.doomed.add(m.Provider, m.Name, m.ID)
+	}
+	counts, err := e.store.Counts(ctx)
+	if err != nil {
+		return fmt.Errorf("engine: counting jobs: %w", err)
+	}
+	for _, c := range counts {
+		e.open.Add(int64(c.Jobs))
+	}
+	for _, f := range e.flights {
+		if f.state == dayfly.AttemptCreateUnknown {
+			// Asking again under the same name is harmless if the machine exists, and the quickest way to it if not.
+			e.background.Go(func() { e.create(e.lifetime, f) })
+		}
+	}
+	e.wakeQueue.set()
+	e.logger.Info("engine started", "install", identity.Install, "epoch", identity.Epoch,
+		"attempts", len(e.flights), "deleting", len(deleting), "open_jobs", e.open.Load())
+	return nil
+}
+
+// await waits until Run has read the store.
+func (e *Engine) await(ctx context.Context) error {
+	select {
+	case <-e.ready:
+		return nil
+	default:
+	}
+	select {
+	case <-e.ready:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("engine: the server is starting: %w: %w", fault.Unavailable, ctx.Err())
+	}
+}
+
+// Ready reports whether jobs can be taken: nil, or why not.
+func (e *Engine) Ready(ctx context.Context) error {
+	select {
+	case <-e.ready:
+		return e.store.Check(ctx)
+	default:
+		return fault.Say(fault.Unavailable, "the server is still reading its store")
+	}
+}
+
+// flight is one attempt in flight. The engine's mu guards all fields but those that never change.
+type flight struct {
+	id, jobID, machine, provider string // never change
+	number                       int    // never changes
+
+	state dayfly.AttemptState
+	fence int64
+	job   *store.Job // as last read; replaced, never modified
+
+	since     time.Time // when it was launched, or this server started
+	heard     time.Time // when its agent was last heard of, or this server started
+	commandAt time.Time // when its command began to run, as far as this server knows; zero before
+
+	providerID string
+	sight      machine.State
+	exit       *machine.Exit
+	absentAt   time.Time     // when the provider first said that there is no such machine; zero if it did not
+	absent     time.Duration // from then to the last time it said so
+	asking     bool
+	askedAt    time.Time
+
+	order     wire.Outcome
+	orderedAt time.Time
+	killed    bool
+	gone      bool
+	sends     int
+	looks     int
+
+	listeners map[chan struct{}]struct{} // heartbeats that wait for an order
+}
+
+func newFlight(a *store.Attempt, now time.Time) *flight {
+	f := &flight{
+		id: a.ID, jobID: a.JobID, number: a.Number, provider: a.Provider, state: a.State, fence: a.Fence, job: a.Job,
+		since: now, heard: now,
+	}
+	if a.State == dayfly.AttemptRunning {
+		f.commandAt = now
+	}
+	if m := a.Machine; m != nil {
+		f.machine, f.providerID = m.Name, m.ID
+		f.killed = m.State == store.MachineDeleting
+		f.gone = m.State == store.MachineGone
+	}
+	// After a restart nobody knows whether a create was answered. Finding out is the same as after a lost answer.
+	if a.State == dayfly.AttemptCreating {
+		f.state = dayfly.AttemptCreateUnknown
+	}
+	return f
+}
+
+func (e *Engine) addFlight(f *flight) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.flights[f.id] != nil {
+		return
+	}
+	e.flights[f.id], e.byMachine[f.machine] = f, f
+	e.count(f, 1)
+}
+
+// count adds a flight to the counts, or takes it out. The caller holds mu.
+func (e *Engine) count(f *flight, change int) {
+	add := func(p place) {
+		if e.active[p] += change; e.active[p] == 0 {
+			delete(e.active, p)
+		}
+	}
+	e.busy[f.provider] += change
+	add(place{queue: f.job.Queue})
+	if f.job.Key != "" {
+		add(place{f.job.Queue, f.job.Key})
+	}
+}
+
+// land removes a flight and wakes what waited for it.
+func (e *Engine) land(f *flight) {
+	e.mu.Lock()
+	if e.flights[f.id] == f {
+		delete(e.flights, f.id)
+		delete(e.byMachine, f.machine)
+		e.count(f, -1)
+	}
+	f.wakeListeners()
+	e.mu.Unlock()
+	e.wakeQueue.set()
+}
+
+// wakeListeners tells heartbeats that wait that there is something for them. The caller holds mu.
+func (f *flight) wakeListeners() {
+	for c := range f.listeners {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// flightOf returns the flight of an attempt, or nil.
+func (e *Engine) flightOf(attempt string) *flight {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.flights[attempt]
+}
+
+// jobOf returns the flight's job as last read.
+func (e *Engine) jobOf(f *flight) *store.Job {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return f.job
+}

@@ -1,0 +1,272 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/blob/fileblob"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/engine"
+	"github.com/dayfly-run/dayfly/internal/joblog"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/store/sqlite"
+	"github.com/dayfly-run/dayfly/internal/ticket"
+	"github.com/dayfly-run/dayfly/internal/wire"
+	"github.com/dayfly-run/dayfly/machine"
+	"github.com/dayfly-run/dayfly/machine/memmachine"
+)
+
+// fleet is an engine on a real store with machines on which an agent is played. It lives in a synctest bubble, so that
+// an hour passes in a moment and nothing depends on how fast the computer is.
+type fleet struct {
+	t       *testing.T
+	store   store.Store
+	cloud   *memmachine.Cloud
+	options engine.Options
+	engine  atomic.Pointer[engine.Engine]
+	stop    func()
+
+	// work is what the command of a job does; it returns the command's result.
+	work func(ctx context.Context, a *wire.Assignment) wire.Result
+	// mute, when it returns true, keeps an agent from sending heartbeats.
+	mute func(a *wire.Assignment) bool
+
+	mu     sync.Mutex
+	starts map[string]int // by attempt: how often user code was started
+}
+
+// newFleet starts an engine. change may alter its options.
+func newFleet(t *testing.T, change func(*engine.Options)) *fleet {
+	t.Helper()
+	f := &fleet{t: t, starts: map[string]int{}, work: succeed}
+	dir := t.TempDir()
+	db, err := sqlite.Open(t.Context(), filepath.Join(dir, "test.db"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logs, err := joblog.Open(filepath.Join(dir, "logs"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := fileblob.Open(filepath.Join(dir, "blobs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	provider := memmachine.New(&memmachine.Options{Guest: f.agent})
+	f.store, f.cloud = db, provider.Cloud()
+	f.options = engine.Options{
+		Store: db, Logs: logs, Blobs: blobs, Key: ticket.NewKey(), URL: func() string { return "http://home" },
+		Providers: map[string]machine.Provider{"mem": provider}, DefaultProvider: "mem",
+	}
+	if os.Getenv("ENGINE_LOG") != "" {
+		f.options.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	if change != nil {
+		change(&f.options)
+	}
+	f.start()
+	t.Cleanup(func() {
+		f.stop()
+		f.cloud.Close()
+		db.Close()
+		logs.Close()
+	})
+	return f
+}
+
+// start runs an engine, as a server does when it starts.
+func (f *fleet) start() {
+	e, err := engine.New(f.options)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	f.engine.Store(e)
+	f.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			f.t.Errorf("engine.Run: got %v, want nil", err)
+		}
+	}
+}
+
+// restart ends the engine and starts another on the same store, as a new server would.
+func (f *fleet) restart() {
+	f.stop()
+	f.start()
+}
+
+// agent plays the agent in one machine, by the rules of package wire.
+func (f *fleet) agent(ctx context.Context, spec *machine.Spec) machine.Exit {
+	assignment, err := f.engine.Load().Claim(ctx, spec.Agent.Token, &wire.ClaimRequest{
+		Attempt: spec.Agent.Attempt, Instance: spec.Name, Nonce: fmt.Sprint(time.Now().UnixNano()), Protocol: wire.Version,
+	})
+	if err != nil {
+		return machine.Exit{Code: 75, Message: err.Error()}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	f.mu.Lock()
+	f.starts[assignment.Attempt]++
+	f.mu.Unlock()
+
+	go f.heartbeats(ctx, cancel, assignment)
+	result := f.work(ctx, assignment)
+	if cause := context.Cause(ctx); cause == errCanceled {
+		result = wire.Result{Outcome: wire.Canceled, Started: true, Exit: &machine.Exit{Code: -1, Signal: "SIGTERM"}}
+	} else if cause == errTimedOut {
+		result = wire.Result{Outcome: wire.TimedOut, Reason: string(dayfly.ReasonDeadline), Started: true, Exit: &machine.Exit{Code: -1, Signal: "SIGTERM"}}
+	} else if cause == errStale {
+		return machine.Exit{Code: 75}
+	}
+	for try := 0; try < 600; try++ {
+		err := f.engine.Load().Result(ctx, assignment.Token, &result)
+		if err == nil || fault.Of(err).General() == fault.Conflict {
+			break
+		}
+		wait(context.Background(), time.Second)
+	}
+	return machine.Exit{Code: 0}
+}
+
+var (
+	errCanceled = fmt.Errorf("ordered to stop: canceled")
+	errTimedOut = fmt.Errorf("ordered to stop: timed out")
+	errStale    = fmt.Errorf("stale attempt")
+)
+
+func (f *fleet) heartbeats(ctx context.Context, stop context.CancelCauseFunc, a *wire.Assignment) {
+	for ctx.Err() == nil {
+		if f.mute != nil && f.mute(a) {
+			wait(ctx, time.Second)
+			continue
+		}
+		answer, err := f.engine.Load().Beats(ctx, &wire.Beats{WaitMS: 5000, Beats: []wire.Beat{{Attempt: a.Attempt, Token: a.Token, Phase: wire.Running}}})
+		if err != nil {
+			wait(ctx, time.Second)
+			continue
+		}
+		for _, order := range answer.Orders {
+			switch {
+			case order.Error != nil:
+				stop(errStale)
+			case order.Reason == wire.Canceled:
+				stop(errCanceled)
+			default:
+				stop(errTimedOut)
+			}
+		}
+	}
+}
+
+// wait waits for the duration or the end of ctx, in the bubble's time.
+func wait(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	<-ctx.Done()
+}
+
+// succeed is a command that does nothing.
+func succeed(context.Context, *wire.Assignment) wire.Result {
+	return wire.Result{Outcome: wire.Succeeded, Started: true, Exit: &machine.Exit{}}
+}
+
+// fail is a command that exits with the code.
+func fail(code int) func(context.Context, *wire.Assignment) wire.Result {
+	return func(context.Context, *wire.Assignment) wire.Result {
+		return wire.Result{Outcome: wire.Failed, Started: true, Exit: &machine.Exit{Code: code}}
+	}
+}
+
+// workFor is a command that takes some time.
+func workFor(d time.Duration) func(context.Context, *wire.Assignment) wire.Result {
+	return func(ctx context.Context, a *wire.Assignment) wire.Result {
+		wait(ctx, d)
+		return succeed(ctx, a)
+	}
+}
+
+func (f *fleet) submit(change func(*dayfly.JobSpec)) *store.Job {
+	f.t.Helper()
+	spec := dayfly.JobSpec{Command: []string{"true"}}
+	if change != nil {
+		change(&spec)
+	}
+	job, _, err := f.engine.Load().Submit(f.t.Context(), &engine.Submission{Spec: spec})
+	if err != nil {
+		f.t.Fatalf("submit: %v", err)
+	}
+	return job
+}
+
+func (f *fleet) job(id string) *store.Job {
+	f.t.Helper()
+	job, err := f.engine.Load().Job(f.t.Context(), id)
+	if err != nil {
+		f.t.Fatalf("job %s: %v", id, err)
+	}
+	return job
+}
+
+// finished waits, in the bubble's time, until a job is terminal.
+func (f *fleet) finished(id string, within time.Duration) *store.Job {
+	f.t.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		job := f.job(id)
+		if job.State.Terminal() {
+			return job
+		}
+		if time.Now().After(deadline) {
+			f.t.Fatalf("job %s is %s (attempt %d) after %v, want it finished", id, job.State, job.Number, within)
+		}
+		wait(context.Background(), 100*time.Millisecond)
+	}
+}
+
+// settled waits until no machine is left at the provider.
+func (f *fleet) settled(within time.Duration) {
+	f.t.Helper()
+	deadline := time.Now().Add(within)
+	for len(f.cloud.Machines()) > 0 {
+		if time.Now().After(deadline) {
+			f.t.Fatalf("%d machines are left after %v, want none: %+v", len(f.cloud.Machines()), within, f.cloud.Machines()[0])
+		}
+		wait(context.Background(), 100*time.Millisecond)
+	}
+}
+
+// startsOf returns how often user code was started, in all and at most in one attempt.
+func (f *fleet) startsOf() (total, most int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, n := range f.starts {
+		total += n
+		most = max(most, n)
+	}
+	return total, most
+}
+
+func inBubble(t *testing.T, test func(t *testing.T)) {
+	t.Helper()
+	synctest.Test(t, test)
+}
+
+func check(t *testing.T, job *store.Job, state dayfly.State, reason dayfly.Reason, attempts int) {
+	t.Helper()
+	if job.State != state || job.Reason != reason || len(job.AttemptLog) != attempts {
+		t.Errorf("job: got %s (%s) after %d attempts, want %s (%s) after %d; message: %s",
+			job.State, job.Reason, len(job.AttemptLog), state, reason, attempts, job.Message)
+	}
+}

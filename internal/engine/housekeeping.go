@@ -1,0 +1,85 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+)
+
+// clockLoop moves jobs on whose time has come: from scheduled to queued, and from the queue to expired. It sleeps until
+// the earliest of them, or until a new one may be earlier.
+func (e *Engine) clockLoop(ctx context.Context) {
+	const most = 500
+	for ctx.Err() == nil {
+		now := e.clock.now()
+		moved, next, err := e.store.Promote(ctx, now, now, most)
+		if err != nil && ctx.Err() == nil {
+			e.logger.Warn("scheduled jobs could not be moved on; trying again", "error", err)
+			pause(ctx, time.Second)
+			continue
+		}
+		for _, job := range moved {
+			if job.State == dayfly.Expired {
+				e.open.Add(-1)
+			}
+			e.moved(job)
+		}
+		if len(moved) >= most {
+			continue
+		}
+		wait := time.Minute
+		if !next.IsZero() {
+			wait = min(wait, max(0, next.Sub(e.clock.now())))
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-e.wakeClock:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// retentionLoop removes finished jobs when their time is over.
+func (e *Engine) retentionLoop(ctx context.Context) {
+	if e.options.Retention <= 0 {
+		<-ctx.Done()
+		return
+	}
+	for ctx.Err() == nil {
+		n, err := e.expend(ctx)
+		if err != nil && ctx.Err() == nil {
+			e.logger.Warn("old jobs could not be removed; trying again", "error", err)
+		}
+		if n == 0 {
+			pause(ctx, min(time.Minute, e.options.Retention))
+		}
+	}
+}
+
+// expend removes some jobs whose retention is over and returns how many.
+func (e *Engine) expend(ctx context.Context) (int, error) {
+	ids, err := e.store.Expendable(ctx, e.clock.now().Add(-e.options.Retention), 100)
+	if err != nil {
+		return 0, err
+	}
+	removed := 0
+	var failures error
+	for _, id := range ids {
+		job, err := e.store.Job(ctx, id)
+		if err == nil {
+			err = e.remove(ctx, job)
+		}
+		switch {
+		case err == nil:
+			removed++
+		case fault.Of(err) != fault.NotFound:
+			failures = errors.Join(failures, err)
+		}
+	}
+	return removed, failures
+}

@@ -1,0 +1,107 @@
+package engine
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// verdict is how an attempt ended, whoever found out: its agent, its provider or the clock.
+type verdict struct {
+	state   dayfly.AttemptState
+	reason  dayfly.Reason
+	message string
+	exit    *machine.Exit
+	value   json.RawMessage
+	// started says that user code may have run: then the attempt counts against max_attempts. A lost attempt that
+	// was claimed counts, because nobody knows better.
+	started bool
+	// patient is set for a refusal that is nobody's fault and will pass, such as no capacity: it counts as nothing.
+	patient bool
+	// final is set when trying again is pointless.
+	final bool
+	// wait is the least time to wait before the next try.
+	wait time.Duration
+}
+
+// poisonAfter is how many machines in a row a job may take down before it is taken for the cause.
+const poisonAfter = 3
+
+// next decides what becomes of a job whose attempt has ended. It is pure: luck is a number in [0, 1) that spreads
+// retries out.
+func next(job *store.Job, v verdict, now time.Time, luck float64) store.Next {
+	n := store.Next{
+		Reason: v.reason, Message: v.message, Value: v.value,
+		Starts: job.Starts, Launches: job.Launches, Losses: 0,
+		ReleaseKey: job.Key != "",
+	}
+	if v.exit != nil && v.exit.Signal == "" && v.exit.Code >= 0 {
+		code := v.exit.Code
+		n.ExitCode = &code
+	}
+	switch {
+	case v.started:
+		n.Starts, n.Launches = job.Starts+1, 0
+	case !v.patient:
+		n.Launches = job.Launches + 1
+	}
+	if v.state == dayfly.AttemptLost {
+		n.Losses = job.Losses + 1
+	}
+
+	end := func(state dayfly.State, reason dayfly.Reason, message string) store.Next {
+		n.State, n.Reason, n.Message = state, reason, message
+		return n
+	}
+	retry := job.Spec.Retry
+	overdue := !job.TotalDeadline.IsZero() && !now.Before(job.TotalDeadline)
+	switch {
+	case !job.CancelRequestedAt.IsZero() || v.state == dayfly.AttemptCanceled:
+		return end(dayfly.Canceled, dayfly.ReasonCanceled, "The job was canceled.")
+	case v.state == dayfly.AttemptSucceeded:
+		return end(dayfly.Succeeded, "", v.message)
+	case overdue:
+		return end(dayfly.Failed, dayfly.ReasonDeadline, deadlineMessage(job, v))
+	case v.final:
+		return end(dayfly.Failed, v.reason, v.message)
+	case n.Losses >= poisonAfter:
+		return end(dayfly.Failed, dayfly.ReasonPoison, fmt.Sprintf(
+			"%d machines in a row were lost while they ran this job, so it is taken for the cause. The last one: %s", n.Losses, v.message))
+	case !v.started && n.Launches >= retry.MaxLaunches:
+		return end(dayfly.Failed, dayfly.ReasonNeverStarted, fmt.Sprintf(
+			"%d machines in a row failed before the command started. The last one: %s", n.Launches, v.message))
+	case v.started && n.Starts >= retry.MaxAttempts:
+		return end(dayfly.Failed, v.reason, v.message)
+	case v.exit != nil && slices.Contains(retry.NonRetryableExits, v.exit.Code):
+		return end(dayfly.Failed, v.reason, v.message+" This exit code is not retried.")
+	case v.reason == dayfly.ReasonOOMKilled && !retry.OOMKilled:
+		return end(dayfly.Failed, v.reason, v.message+" The same size would fail the same way, so it was not tried again; set retry.oom_killed to do so.")
+	}
+
+	n.State = dayfly.Scheduled
+	n.RunAt = now.Add(max(v.wait, backoff(retry, max(n.Starts, n.Launches), luck)))
+	return n
+}
+
+// backoff returns how long to wait after the n-th failure: anything from nothing to an exponentially growing bound.
+// Spreading over the whole range keeps jobs that failed together from coming back together.
+func backoff(r dayfly.Retry, n int, luck float64) time.Duration {
+	bound := time.Duration(r.BackoffMin)
+	for i := 1; i < n && bound < time.Duration(r.BackoffMax); i++ {
+		bound *= 2
+	}
+	return time.Duration(luck * float64(min(bound, time.Duration(r.BackoffMax))))
+}
+
+func deadlineMessage(job *store.Job, v verdict) string {
+	text := fmt.Sprintf("The job's total timeout of %v passed.", job.Spec.Timeouts.Total)
+	if v.message != "" && v.reason != dayfly.ReasonDeadline {
+		text += " The last attempt: " + v.message
+	}
+	return text
+}

@@ -1,0 +1,188 @@
+package engine
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// The sweep looks often at first, because a start is when strays are likely, and then now and then.
+const (
+	sweepSoon   = 10 * time.Second
+	sweepLater  = 30 * time.Second
+	soonSweeps  = 20
+	restoreHold = 15 * time.Minute // how long a store that may be a backup destroys nothing it does not know
+)
+
+// sweepLoop finds machines of ours that nobody remembers, and machines that are remembered and no longer exist.
+func (e *Engine) sweepLoop(ctx context.Context, name string, p machine.Provider) {
+	s := &sweep{engine: e, provider: name, firstSeen: map[string]time.Time{}}
+	for n := 0; ctx.Err() == nil; n++ {
+		if err := s.once(ctx, p); err != nil && ctx.Err() == nil {
+			e.logger.Warn("a provider's machines could not be swept; trying again", "provider", name, "error", err)
+		}
+		if n < soonSweeps {
+			pause(ctx, sweepSoon)
+		} else {
+			pause(ctx, sweepLater)
+		}
+	}
+}
+
+// sweep is what one provider's sweeps remember of each other.
+type sweep struct {
+	engine    *Engine
+	provider  string
+	firstSeen map[string]time.Time
+	braked    int // sweeps in a row that the brake has stopped
+}
+
+// once lists the provider first and reads the store second. A machine made in between is in the store and not in the
+// list; in the other order it would be in the list and not in the store, and would be killed.
+func (s *sweep) once(ctx context.Context, p machine.Provider) error {
+	e := s.engine
+	listCtx, cancel := context.WithTimeoutCause(ctx, time.Minute, errProviderSlow)
+	defer cancel()
+	list, err := p.List(listCtx, ownerOf(e.identity.Install))
+	if err != nil {
+		return err
+	}
+	now := e.clock.now()
+	view, err := s.view(ctx, list, now)
+	if err != nil {
+		return err
+	}
+	for _, m := range list {
+		e.saw(m)
+	}
+	w := world{now: now, timers: e.timers, listing: view}
+	stopped := false
+	for _, a := range plan(&w) {
+		if a.kind == brake {
+			stopped = true
+		}
+		if err := s.carryOut(ctx, a, now); err != nil {
+			return err
+		}
+	}
+	if stopped {
+		s.braked++
+	} else {
+		s.braked = 0
+	}
+	return nil
+}
+
+// view reads what the store says of the machines that were listed.
+func (s *sweep) view(ctx context.Context, list []*machine.Machine, now time.Time) (*listingView, error) {
+	e := s.engine
+	rows := map[string]*store.Machine{}
+	for start := 0; start < len(list); start += 1000 {
+		q := &store.MachineQuery{Provider: s.provider, Limit: 1000}
+		for _, m := range list[start:min(start+1000, len(list))] {
+			q.Names = append(q.Names, m.Name)
+		}
+		page, err := e.store.Machines(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range page {
+			rows[row.Name] = row
+		}
+	}
+	view := &listingView{provider: s.provider, agreed: s.braked}
+	seen := make(map[string]time.Time, len(list))
+	for _, m := range list {
+		if m.Owner != ownerOf(e.identity.Install) {
+			continue // a provider's mistake is not a reason to touch what is not ours
+		}
+		first, ok := s.firstSeen[m.Name]
+		if !ok {
+			first = now
+		}
+		seen[m.Name] = first
+		item := listedMachine{machine: m, age: now.Sub(first), row: rows[m.Name]}
+		known, live, err := s.attempt(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		item.known, item.live = known, live
+		view.machines = append(view.machines, item)
+		if epoch, err := strconv.ParseInt(m.Labels["epoch"], 10, 64); err == nil && epoch > e.identity.Epoch {
+			e.noticeOlder(m)
+		}
+	}
+	s.firstSeen = seen
+	view.older = e.older.Load() && e.clock.up() < restoreHold
+	return view, nil
+}
+
+// attempt reports whether the store knows the attempt a machine was made for, and whether it is in flight on it.
+func (s *sweep) attempt(ctx context.Context, m *machine.Machine) (known, live bool, err error) {
+	id := m.Labels["attempt"]
+	if s.engine.flightOf(id) != nil {
+		return true, true, nil
+	}
+	a, err := s.engine.store.Attempt(ctx, id)
+	switch {
+	case err == nil:
+		return true, !a.State.Terminal(), nil
+	case fault.Of(err) == fault.NotFound:
+		return false, false, nil
+	default:
+		return false, false, err
+	}
+}
+
+// noticeOlder raises the alarm: a machine was made by a later start of this installation than the store knows of. The
+// store was restored from a backup, so what it does not know may well be wanted.
+func (e *Engine) noticeOlder(m *machine.Machine) {
+	if e.older.Swap(true) {
+		return
+	}
+	e.logger.Error("the store is older than a machine that bears its name: it was restored from a backup, or is not the only one. "+
+		"Machines it does not know are left alone for a while; look at them with: dayfly machines audit",
+		"machine", m.Name, "its_epoch", m.Labels["epoch"], "store_epoch", e.identity.Epoch, "left_alone_for", restoreHold)
+}
+
+// carryOut does what plan decided about a listed machine.
+func (s *sweep) carryOut(ctx context.Context, a action, now time.Time) error {
+	e := s.engine
+	switch a.kind {
+	case brake:
+		e.logger.Error("the sweep has stopped itself: too many machines at once look like strays; it goes on if the next sweeps agree",
+			"provider", a.provider, "why", a.why, "agreeing", s.braked+1, "needed", agreeingSweeps)
+		return nil
+	case watchStray, adopt, removeStray:
+	default:
+		return nil
+	}
+	row := &store.Machine{
+		Name: a.machine, Provider: a.provider, ID: a.listed.ID, Attempt: a.listed.Labels["attempt"], JobID: a.listed.Labels["job"],
+		State: store.MachineQuarantined, Location: a.listed.Location, Message: a.why, CreatedAt: now,
+	}
+	if a.kind == adopt {
+		row.State = store.MachinePresent
+	}
+	if err := e.store.AdoptMachine(ctx, row); err != nil && fault.Of(err) != fault.Conflict {
+		return err
+	}
+	if a.kind != removeStray {
+		e.logger.Warn("a machine was found that is not in the ledger", "machine", a.machine, "provider", a.provider, "what", a.kind)
+		return nil
+	}
+	err := e.store.MoveMachine(ctx, []*store.MachineMove{{
+		Name: a.machine, To: store.MachineDeleting, Time: now, Message: a.why,
+		From: []store.MachineState{store.MachineCreating, store.MachinePresent, store.MachineQuarantined, store.MachineGone},
+	}})
+	if err != nil {
+		return err
+	}
+	e.logger.Warn("removing a machine that no attempt in flight owns", "machine", a.machine, "provider", a.provider)
+	e.doomed.add(a.provider, a.machine, a.listed.ID)
+	return nil
+}

@@ -1,0 +1,226 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/wire"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// watchLoop follows the machines of one provider, so that the end of a machine is known when it happens.
+func (e *Engine) watchLoop(ctx context.Context, name string, p machine.Provider) {
+	for ctx.Err() == nil {
+		for m, err := range machine.Watch(ctx, p, ownerOf(e.identity.Install), 10*time.Second) {
+			if err != nil {
+				if ctx.Err() == nil {
+					e.logger.Warn("a provider's machines cannot be watched for now", "provider", name, "error", err)
+				}
+				continue
+			}
+			e.saw(m)
+		}
+		pause(ctx, time.Second)
+	}
+}
+
+// saw takes what a provider says of one machine.
+func (e *Engine) saw(m *machine.Machine) {
+	e.mu.Lock()
+	f := e.byMachine[m.Name]
+	if f == nil {
+		e.mu.Unlock()
+		return
+	}
+	f.absentAt, f.absent = time.Time{}, 0
+	if m.ID != "" {
+		f.providerID = m.ID
+	}
+	news := m.State.Rank() > f.sight.Rank() || f.sight == ""
+	if news {
+		f.sight, f.exit = m.State, m.Exit
+	}
+	e.mu.Unlock()
+	if news && m.State.Rank() >= machine.Exited.Rank() {
+		e.consider(f)
+	}
+}
+
+// tickLoop looks at every attempt once a second. It is for what only time brings about: silence and timeouts. All
+// else is acted upon when it happens.
+func (e *Engine) tickLoop(ctx context.Context) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for touch := 0; ; touch++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		w := world{now: e.clock.now(), timers: e.timers}
+		e.mu.Lock()
+		for _, f := range e.flights {
+			w.attempts = append(w.attempts, e.view(f, w.now))
+		}
+		e.mu.Unlock()
+		for _, a := range plan(&w) {
+			e.carryOut(a)
+		}
+		if touch%10 == 0 {
+			if err := e.store.Touch(ctx, w.now); err != nil && ctx.Err() == nil {
+				e.logger.Warn("the clock could not be stored", "error", err)
+			}
+		}
+	}
+}
+
+// consider decides about one attempt now.
+func (e *Engine) consider(f *flight) {
+	w := world{now: e.clock.now(), timers: e.timers}
+	e.mu.Lock()
+	if e.flights[f.id] != f {
+		e.mu.Unlock()
+		return
+	}
+	w.attempts = []attemptView{e.view(f, w.now)}
+	e.mu.Unlock()
+	for _, a := range plan(&w) {
+		e.carryOut(a)
+	}
+}
+
+// view gathers what is known of an attempt. The caller holds mu.
+func (e *Engine) view(f *flight, now time.Time) attemptView {
+	job := f.job
+	v := attemptView{
+		id: f.id, machine: f.machine, provider: f.provider, state: f.state, fence: f.fence,
+		cancel:  !job.CancelRequestedAt.IsZero(),
+		overdue: !job.TotalDeadline.IsZero() && !now.Before(job.TotalDeadline),
+		age:     now.Sub(f.since), boot: time.Duration(job.Spec.Timeouts.Boot),
+		silence: now.Sub(f.heard),
+		limit:   time.Duration(job.Spec.Timeouts.Run), grace: time.Duration(job.Spec.Timeouts.Grace),
+		sight: f.sight, exit: f.exit, absent: f.absent, asking: f.asking || now.Sub(f.askedAt) < lookInterval(f.looks),
+		order: f.order, killed: f.killed, gone: f.gone, sends: f.sends,
+	}
+	if !f.commandAt.IsZero() {
+		v.running = now.Sub(f.commandAt)
+	}
+	if f.order != "" {
+		v.ordered = now.Sub(f.orderedAt)
+	}
+	v.lookDue = f.state == dayfly.AttemptCreateUnknown
+	v.resendOK = f.absent >= e.timers.absentFor
+	return v
+}
+
+// lookInterval is how long to wait before asking a provider about the same machine again: soon at first, as a lost
+// answer is usually found at once, then ever less often.
+func lookInterval(looks int) time.Duration {
+	return min(time.Second<<min(looks, 5), 30*time.Second)
+}
+
+// carryOut does what plan decided about an attempt.
+func (e *Engine) carryOut(a action) {
+	f := e.flightOf(a.attempt)
+	if f == nil {
+		return
+	}
+	switch a.kind {
+	case endAttempt:
+		e.background.Go(func() { e.finish(f, a.verdict, nil) })
+	case orderStop:
+		e.order(f, a.order)
+	case askProvider:
+		e.mu.Lock()
+		asked := f.asking
+		f.asking = true
+		e.mu.Unlock()
+		if !asked {
+			e.background.Go(func() { e.ask(e.lifetime, f) })
+		}
+	case resend:
+		e.mu.Lock()
+		f.absentAt, f.absent, f.askedAt = time.Time{}, 0, e.clock.now()
+		e.mu.Unlock()
+		e.logger.Info("asking for a machine again, unchanged", "attempt", f.id, "machine", f.machine, "provider", f.provider)
+		e.background.Go(func() { e.create(e.lifetime, f) })
+	case killMachine:
+		e.background.Go(func() { e.kill(e.lifetime, f, a.why) })
+	}
+}
+
+// order tells an attempt's agent to end its command. It hears of it at once, through the heartbeat it has open.
+func (e *Engine) order(f *flight, reason wire.Outcome) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if f.order != "" {
+		return
+	}
+	f.order, f.orderedAt = reason, e.clock.now()
+	f.wakeListeners()
+}
+
+// ask finds out from the provider whether a machine exists.
+func (e *Engine) ask(ctx context.Context, f *flight) {
+	m, err := e.look(ctx, f.provider, f.machine, f.providerIDLocked(e))
+	now := e.clock.now()
+	e.mu.Lock()
+	f.asking, f.askedAt = false, now
+	f.looks++
+	state := f.state
+	switch {
+	case err == nil:
+		f.absentAt, f.absent = time.Time{}, 0
+	case errors.Is(err, fault.NotFound):
+		if f.absentAt.IsZero() {
+			f.absentAt = now
+		}
+		f.absent = now.Sub(f.absentAt)
+	}
+	e.mu.Unlock()
+	switch {
+	case err == nil && (state == dayfly.AttemptCreateUnknown || state == dayfly.AttemptCreating):
+		e.created(f, m)
+	case err == nil:
+		e.saw(m)
+	case errors.Is(err, fault.NotFound):
+		e.consider(f)
+	case ctx.Err() == nil:
+		e.logger.Warn("a provider cannot say how a machine is", "machine", f.machine, "provider", f.provider, "error", err)
+	}
+}
+
+func (f *flight) providerIDLocked(e *Engine) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return f.providerID
+}
+
+// kill destroys the machine of an attempt that can be ended in no other way. The ledger says so first.
+func (e *Engine) kill(ctx context.Context, f *flight, why string) {
+	e.mu.Lock()
+	again := f.killed
+	f.killed = true
+	id := f.providerID
+	e.mu.Unlock()
+	if again {
+		return
+	}
+	e.logger.Warn("destroying a machine whose attempt is in flight", "job", f.jobID, "attempt", f.number, "machine", f.machine, "why", why)
+	err := e.store.MoveMachine(ctx, []*store.MachineMove{{
+		Name: f.machine, From: []store.MachineState{store.MachineCreating, store.MachinePresent},
+		To: store.MachineDeleting, Time: e.clock.now(), Message: why,
+	}})
+	if err != nil {
+		e.logger.Error("the ledger of machines could not be written; trying again", "machine", f.machine, "error", err)
+		e.mu.Lock()
+		f.killed = false
+		e.mu.Unlock()
+		return
+	}
+	e.doomed.add(f.provider, f.machine, id)
+}

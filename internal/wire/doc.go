@@ -1,0 +1,59 @@
+// Package wire is the protocol between an agent and the server: its messages, its limits and its rules.
+//
+// The agent always calls; the server never does. Requests and answers are JSON over HTTP, small enough for curl, so
+// that an image without our agent can be its own agent with a shell script. Errors are problem details (RFC 9457)
+// whose "code" is a kind of package fault.
+//
+//	agent                                             server
+//	  | POST /agent/v1/claim                            |
+//	  |   bootstrap token, instance, boot nonce         |
+//	  |------------------------------------------------>|  compare-and-set: attempt unclaimed?
+//	  |<------------------------------------------------|  200 Assignment, with a session token
+//	  |                                                 |  409 already_claimed: exit, run nothing
+//	  |  inputs in, by URL                              |  409 stale_attempt:   exit, run nothing
+//	  |  the command runs                               |
+//	  |                                                 |
+//	  | POST /agent/v1/attempts/ID/heartbeat            |  held open up to wait_ms; answered at once when
+//	  |<----------------------------------------------->|  there is an order: stop because of cancel or deadline
+//	  | POST /agent/v1/attempts/ID/logs?stream=&offset= |  body: raw bytes
+//	  |<----------------------------------------------->|  the offset up to which bytes are stored
+//	  |                                                 |
+//	  |  the command ended                              |
+//	  | POST /agent/v1/attempts/ID/artifacts            |  where to PUT each output
+//	  | PUT  signed URL                                 |
+//	  | POST /agent/v1/attempts/ID/result               |  compare-and-set: still this attempt?
+//	  |------------------------------------------------>|  200: accepted, durable   409 stale_attempt: discard
+//
+// # Who decides
+//
+// The store decides, by compare-and-set. A machine may run user code only after its claim was answered with 200;
+// that one rule makes late, duplicate and repeated creates harmless. A claim by the same instance and boot nonce is
+// answered again with the same Assignment, because its first answer may have been lost.
+//
+// # Tokens
+//
+// A bootstrap token opens the claim of one attempt and nothing else. The session token in the Assignment is bound to
+// the attempt and to its fence: the fence of a job rises with each claim, so a token of an attempt that was
+// superseded opens nothing. The job's own token (DAYFLY_TOKEN) may read its job and report progress.
+// All are sent as "Authorization: Bearer …" and are never accepted in a URL.
+//
+// # Silence
+//
+// The agent repeats a call that failed with 429, 5xx or no answer at all, with full-jitter backoff, for as long as
+// [Assignment.OrphanAfterMS] since the last answer; meanwhile the command runs on and output is spooled to disk.
+// After that the agent ends the command, and itself. 409 stale_attempt, 401 and 404 end it at once: the command is
+// killed, nothing more is sent.
+// Times on the agent's side are read from a clock that counts suspend (CLOCK_BOOTTIME).
+//
+// # Offsets
+//
+// Each stream is a sequence of bytes from 0. A chunk names the offset of its first byte. The server stores a chunk
+// that begins where the stream ends, skips what it has already, and refuses a chunk beyond the end with 409
+// conflict and the offset it wants; an agent that no longer has those bytes sends a [LogChunk] with Gap set, which
+// records how much is missing and why. So a byte is stored once, in order, or its absence is on record.
+//
+// # Many machines, one connection
+//
+// A supervisor of many machines on one host speaks for all of them: POST /agent/v1/batch carries calls of several
+// attempts, each with its own token and its own answer. It means exactly what the calls would mean one by one.
+package wire

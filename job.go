@@ -1,0 +1,246 @@
+package dayfly
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// State is where a job is in its life. The transitions are drawn in docs/state-machine.md.
+type State string
+
+// The states of a job. The last four are terminal: they never change.
+const (
+	Created   State = "created"   // waits for its inputs and for start
+	Scheduled State = "scheduled" // waits for a time: its run_at, or the backoff before a retry
+	Queued    State = "queued"    // ready; waits for its turn, a limit or capacity
+	Starting  State = "starting"  // a machine is being made for it
+	Running   State = "running"   // an agent has claimed it
+	Succeeded State = "succeeded" // its command exited with 0 and its artifacts are stored
+	Failed    State = "failed"    // it will not be tried again; Reason says why
+	Canceled  State = "canceled"  // somebody canceled it and nothing of it runs
+	Expired   State = "expired"   // its queue timeout passed before it first started
+)
+
+// Terminal reports whether s is one of the four states that never change.
+func (s State) Terminal() bool {
+	return s == Succeeded || s == Failed || s == Canceled || s == Expired
+}
+
+// Reason is the code that says why a job or an attempt ended as it did.
+type Reason string
+
+// The reasons.
+const (
+	ReasonExitNonzero     Reason = "exit_nonzero"      // the command exited with a status other than 0
+	ReasonSignaled        Reason = "signaled"          // a signal that Dayfly did not send ended the command
+	ReasonTimeout         Reason = "timeout"           // the run timeout passed
+	ReasonDeadline        Reason = "deadline_exceeded" // the total timeout over all attempts passed
+	ReasonQueueTimeout    Reason = "queue_timeout"     // it did not start before its queue timeout
+	ReasonOOMKilled       Reason = "oom_killed"        // the kernel killed it for want of memory
+	ReasonDiskFull        Reason = "disk_full"         // it failed while its disk was full
+	ReasonCommandNotFound Reason = "command_not_found" // the program does not exist or cannot be executed
+	ReasonInputFailed     Reason = "input_failed"      // an input could not be fetched, or was not what was uploaded
+	ReasonOutputFailed    Reason = "output_failed"     // an output could not be stored
+	ReasonMachineLost     Reason = "machine_lost"      // the machine vanished, or ceased to answer, while it ran
+	ReasonNeverStarted    Reason = "never_started"     // no machine could be made to run it
+	ReasonPoison          Reason = "poison"            // it took its machine down three times in a row
+	ReasonCanceled        Reason = "canceled"          // somebody canceled it
+	ReasonRefused         Reason = "refused"           // the provider will never run it as it is written
+)
+
+// JobSpec is what to run and how. It is the body of POST /v1/jobs.
+type JobSpec struct {
+	Name    string            `json:"name,omitempty" maxLength:"200" doc:"A name for people; the command's first word when it is missing."`
+	Command []string          `json:"command" minItems:"1" maxItems:"4096" doc:"The program and its arguments. No shell is involved unless you name one."`
+	Env     map[string]string `json:"env,omitempty" doc:"Environment variables. Names match [A-Za-z_][A-Za-z0-9_]* and do not begin with DAYFLY_ or LD_."`
+	Payload json.RawMessage   `json:"payload,omitempty" doc:"Any JSON; the job finds it in the file that DAYFLY_INPUT names. At most 256 KiB."`
+
+	Provider string  `json:"provider,omitempty" maxLength:"64" doc:"Where to run it; the server's default provider when it is missing."`
+	Image    string  `json:"image,omitempty" maxLength:"512" doc:"The image to run it in, for providers that have images."`
+	Size     string  `json:"size,omitempty" maxLength:"64" doc:"A named size, such as shared-cpu-1x."`
+	CPUs     float64 `json:"cpus,omitempty" minimum:"0" maximum:"1024" doc:"Processors, instead of the size's."`
+	MemoryMB int     `json:"memory_mb,omitempty" minimum:"0" maximum:"16777216" doc:"Memory limit in MiB, instead of the size's."`
+	DiskMB   int     `json:"disk_mb,omitempty" minimum:"0" maximum:"1073741824" doc:"How much it may write to its working directory, in MiB."`
+
+	Inputs  []InputSpec `json:"inputs,omitempty" maxItems:"256" doc:"Files to upload before start; each is put into the working directory."`
+	Outputs []string    `json:"outputs,omitempty" maxItems:"64" doc:"Glob patterns of files in the working directory to keep as artifacts. ** matches any number of directories."`
+
+	Timeouts Timeouts `json:"timeouts,omitzero" doc:"How long each part may take."`
+	Retry    Retry    `json:"retry,omitzero" doc:"What to do when an attempt fails."`
+
+	Queue          string            `json:"queue,omitempty" maxLength:"64" doc:"The queue it waits in; default when it is missing."`
+	ConcurrencyKey string            `json:"concurrency_key,omitempty" maxLength:"200" doc:"Jobs of one queue with the same key share the queue's limit per key."`
+	Priority       int               `json:"priority,omitempty" minimum:"-1000" maximum:"1000" doc:"Higher runs first; 0 when it is missing."`
+	RunAt          *time.Time        `json:"run_at,omitempty" doc:"Not before this time."`
+	Labels         map[string]string `json:"labels,omitempty" doc:"Your own marks, to filter by. At most 64."`
+
+	Start *bool `json:"start,omitempty" doc:"Whether to start at once. true when there are no inputs; with inputs the job waits for start."`
+}
+
+// InputSpec declares one input file.
+type InputSpec struct {
+	Name        string `json:"name" minLength:"1" maxLength:"1024" doc:"Where to put it, relative to the working directory."`
+	ContentType string `json:"content_type,omitempty" maxLength:"255" doc:"When given, the upload must have exactly this content type."`
+}
+
+// Timeouts limit how long the parts of a job may take. Zero is the server's default.
+type Timeouts struct {
+	Queue Duration `json:"queue,omitempty" doc:"From start until it first leaves the queue; then it expires. Default: none."`
+	Boot  Duration `json:"boot,omitempty" doc:"From asking for a machine until its agent answers. Default: 5m."`
+	Run   Duration `json:"run,omitempty" doc:"From the start of the command until it is told to stop. Default: 1h."`
+	Total Duration `json:"total,omitempty" doc:"From start until the end, over all attempts. Default: none."`
+	Grace Duration `json:"grace,omitempty" doc:"From being told to stop (SIGTERM) until it is killed (SIGKILL). Default: 10s."`
+}
+
+// Retry says what to do when an attempt fails. Zero is the default.
+type Retry struct {
+	MaxAttempts       int      `json:"max_attempts,omitempty" minimum:"0" maximum:"100" doc:"How often the command may be started. Default: 1."`
+	MaxLaunches       int      `json:"max_launches,omitempty" minimum:"0" maximum:"100" doc:"How many machines in a row may fail before the command starts. Default: 5."`
+	BackoffMin        Duration `json:"backoff_min,omitempty" doc:"The first wait is between zero and this. Default: 1s."`
+	BackoffMax        Duration `json:"backoff_max,omitempty" doc:"No wait is longer. Default: 5m."`
+	OOMKilled         bool     `json:"oom_killed,omitempty" doc:"Try again after running out of memory too; the same size usually fails the same way, so it is not the default."`
+	NonRetryableExits []int    `json:"non_retryable_exit_codes,omitempty" maxItems:"255" doc:"Exit codes after which trying again is pointless."`
+}
+
+// Duration is a length of time. In JSON it is a string such as "90s" or "1h30m", or a number of seconds.
+type Duration time.Duration
+
+// Upload says how to store one input: one request of this method to this URL with these headers.
+type Upload struct {
+	Method    string            `json:"method"`
+	URL       string            `json:"url"`
+	Headers   map[string]string `json:"headers,omitempty"`
+	ExpiresAt time.Time         `json:"expires_at"`
+}
+
+// Job is a job as the server knows it.
+type Job struct {
+	ID    string `json:"id"`
+	Name  string `json:"name"`
+	State State  `json:"state"`
+
+	Reason   Reason          `json:"reason,omitempty" doc:"Why it ended as it did, as a code."`
+	Message  string          `json:"message,omitempty" doc:"Why, and what to do about it, in a sentence."`
+	ExitCode *int            `json:"exit_code,omitempty" doc:"Of the last attempt's command."`
+	Result   json.RawMessage `json:"result,omitempty" doc:"What the command wrote to the file that DAYFLY_RESULT names."`
+	Progress *Progress       `json:"progress,omitempty"`
+
+	CreatedAt  time.Time  `json:"created_at"`
+	RunAt      *time.Time `json:"run_at,omitempty" doc:"While scheduled: when it becomes ready."`
+	QueuedAt   *time.Time `json:"queued_at,omitempty" doc:"When it last became ready."`
+	FinishedAt *time.Time `json:"finished_at,omitempty"`
+
+	CancelRequested bool   `json:"cancel_requested,omitempty"`
+	RetriedFrom     string `json:"retried_from,omitempty" doc:"The job this one repeats."`
+
+	Spec      JobSpec    `json:"spec"`
+	Inputs    []Input    `json:"inputs,omitempty"`
+	Attempts  []Attempt  `json:"attempts"`
+	Artifacts []Artifact `json:"artifacts"`
+}
+
+// Progress is what the job last said of itself.
+type Progress struct {
+	Fraction float64 `json:"fraction" minimum:"0" maximum:"1"`
+	Text     string  `json:"text,omitempty"`
+}
+
+// Input is an input file of a job.
+type Input struct {
+	Name        string  `json:"name"`
+	ContentType string  `json:"content_type,omitempty"`
+	Uploaded    bool    `json:"uploaded"`
+	Size        int64   `json:"size,omitempty"`
+	SHA256      string  `json:"sha256,omitempty"`
+	Upload      *Upload `json:"upload,omitempty" doc:"How to upload it, while the job is in created."`
+}
+
+// AttemptState is where an attempt is in its life.
+type AttemptState string
+
+// The states of an attempt. The last six are terminal.
+const (
+	AttemptCreating      AttemptState = "creating"       // its machine was asked for
+	AttemptCreateUnknown AttemptState = "create_unknown" // the answer was lost; Dayfly is finding out
+	AttemptBooting       AttemptState = "booting"        // its machine exists; its agent has not called yet
+	AttemptRunning       AttemptState = "running"        // its agent has claimed it
+	AttemptSucceeded     AttemptState = "succeeded"
+	AttemptFailed        AttemptState = "failed"
+	AttemptTimedOut      AttemptState = "timed_out"
+	AttemptCanceled      AttemptState = "canceled"
+	AttemptLost          AttemptState = "lost"          // its machine vanished after it was claimed
+	AttemptNeverStarted  AttemptState = "never_started" // no machine of it ever called
+)
+
+// Terminal reports whether s never changes.
+func (s AttemptState) Terminal() bool {
+	switch s {
+	case AttemptSucceeded, AttemptFailed, AttemptTimedOut, AttemptCanceled, AttemptLost, AttemptNeverStarted:
+		return true
+	}
+	return false
+}
+
+// Attempt is one try at a job.
+type Attempt struct {
+	ID       string       `json:"id"`
+	Number   int          `json:"number" doc:"From 1."`
+	State    AttemptState `json:"state"`
+	Reason   Reason       `json:"reason,omitempty"`
+	Message  string       `json:"message,omitempty"`
+	ExitCode *int         `json:"exit_code,omitempty"`
+	Signal   string       `json:"signal,omitempty"`
+	Machine  Machine      `json:"machine"`
+	Phases   Phases       `json:"phases"`
+
+	CreatedAt time.Time  `json:"created_at"`
+	EndedAt   *time.Time `json:"ended_at,omitempty"`
+
+	MaxRSSKB int64 `json:"max_rss_kb,omitempty" doc:"Largest resident set of any one process, in KiB."`
+	UserMS   int64 `json:"user_ms,omitempty" doc:"CPU time in user mode, in milliseconds."`
+	SystemMS int64 `json:"system_ms,omitempty" doc:"CPU time in the kernel, in milliseconds."`
+}
+
+// Phases says how long each part of an attempt took, in milliseconds. A phase that is not over is counted up to now;
+// one that has not begun is missing.
+type Phases struct {
+	Queued    *float64 `json:"queued,omitempty" doc:"Ready, waiting for its turn."`
+	Creating  *float64 `json:"creating,omitempty" doc:"The provider was asked for a machine."`
+	Booting   *float64 `json:"booting,omitempty" doc:"The machine came up, claimed the attempt and fetched its inputs."`
+	Running   *float64 `json:"running,omitempty" doc:"The command ran."`
+	Finishing *float64 `json:"finishing,omitempty" doc:"Outputs were stored and the result was reported."`
+}
+
+// Machine is the machine of an attempt.
+type Machine struct {
+	Name      string     `json:"name"`
+	Provider  string     `json:"provider"`
+	State     string     `json:"state" doc:"creating, present, deleting or gone."`
+	Location  string     `json:"location,omitempty" doc:"Where it runs, in the provider's words."`
+	Job       string     `json:"job,omitempty"`
+	Attempt   string     `json:"attempt,omitempty"`
+	CreatedAt time.Time  `json:"created_at"`
+	GoneAt    *time.Time `json:"gone_at,omitempty" doc:"When the provider confirmed that nothing of it is left."`
+	Message   string     `json:"message,omitempty"`
+}
+
+// Artifact is a file that an attempt produced.
+type Artifact struct {
+	Name        string `json:"name"`
+	Size        int64  `json:"size"`
+	SHA256      string `json:"sha256"`
+	ContentType string `json:"content_type,omitempty"`
+	DownloadURL string `json:"download_url,omitempty" doc:"To GET it from, without a token, until it expires."`
+}
+
+// Event is one change in the life of a job. The Seq of a job's events has no gaps.
+type Event struct {
+	Seq     int64     `json:"seq" doc:"From 1, without gaps."`
+	Job     string    `json:"job"`
+	Time    time.Time `json:"time"`
+	Type    string    `json:"type" doc:"created, queued, starting, running, attempt_ended, …"`
+	State   State     `json:"state" doc:"The job's state after it."`
+	Attempt int       `json:"attempt,omitempty" doc:"The number of the attempt it is about."`
+	Reason  Reason    `json:"reason,omitempty"`
+	Message string    `json:"message,omitempty"`
+}

@@ -1,0 +1,76 @@
+package machine
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
+)
+
+// MaxLifetime is the longest Lifetime a Spec may ask for.
+const MaxLifetime = 30 * 24 * time.Hour
+
+// Validate reports what every provider must refuse in a Spec, as fault.Invalid: a name, owner or label that does not
+// have its form, no lifetime, neither or both of Agent and Command, an environment name or value that no process
+// could be given. Providers call it first and then add their own refusals.
+func (s *Spec) Validate() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("machine: %w: %s", fault.Invalid, fmt.Sprintf(format, args...))
+	}
+	if !validName(s.Name) {
+		return bad("name %q must be 1 to 63 characters of a-z, 0-9 and '-', beginning with a letter", s.Name)
+	}
+	if !validName(s.Owner) {
+		return bad("owner %q must be 1 to 63 characters of a-z, 0-9 and '-', beginning with a letter", s.Owner)
+	}
+	if len(s.Labels) > 32 {
+		return bad("%d labels; at most 32 are allowed", len(s.Labels))
+	}
+	for key, value := range s.Labels {
+		if !validName(strings.ReplaceAll(key, "_", "-")) {
+			return bad("label key %q must be 1 to 63 characters of a-z, 0-9, '-' and '_', beginning with a letter", key)
+		}
+		if len(value) > 256 || strings.ContainsRune(value, 0) {
+			return bad("the value of label %s must be at most 256 bytes without NUL", key)
+		}
+	}
+	if s.Lifetime <= 0 || s.Lifetime > MaxLifetime {
+		return bad("lifetime %v must be more than 0 and at most %v: every machine carries its own end", s.Lifetime, MaxLifetime)
+	}
+	if (s.Agent == nil) == (len(s.Command) == 0) {
+		return bad("exactly one of agent and command must be given")
+	}
+	if s.Agent != nil && (s.Agent.URL == "" || s.Agent.Attempt == "" || s.Agent.Token == "") {
+		return bad("an agent needs url, attempt and token")
+	}
+	if len(s.Command) > 0 && s.Command[0] == "" {
+		return bad("the command's first word is empty")
+	}
+	for _, arg := range s.Command {
+		if strings.ContainsRune(arg, 0) {
+			return bad("the command holds a NUL byte")
+		}
+	}
+	for key, value := range s.Env {
+		if key == "" || strings.ContainsAny(key, "=\x00") || strings.ContainsRune(value, 0) {
+			return bad("environment variable %q is not one a process can be given", key)
+		}
+	}
+	if s.Size.CPUs < 0 || s.Size.MemoryMB < 0 || s.Size.DiskMB < 0 || s.Size.Processes < 0 {
+		return bad("a size cannot be negative")
+	}
+	return nil
+}
+
+func validName(name string) bool {
+	if len(name) == 0 || len(name) > 63 || name[0] < 'a' || name[0] > 'z' {
+		return false
+	}
+	for _, c := range []byte(name) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return true
+}

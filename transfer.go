@@ -1,0 +1,241 @@
+package dayfly
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
+)
+
+// Upload stores one input, as the u of a [Job]'s Input says: size bytes from r. When r is also an io.Seeker the upload
+// is repeated from the start if it fails in passing. fault.Invalid if r yields another number of bytes; fault.Denied
+// if the URL has expired; fault.TooLarge.
+func (c *Client) Upload(ctx context.Context, u Upload, r io.Reader, size int64) error {
+	target, err := c.resolve(u.URL)
+	if err != nil {
+		return err
+	}
+	seeker, repeatable := r.(io.Seeker)
+	var start int64
+	if repeatable {
+		// What claims to seek may not: a pipe is an *os.File too.
+		if start, err = seeker.Seek(0, io.SeekCurrent); err != nil {
+			repeatable = false
+		}
+	}
+	again := c.newBackoff()
+	for {
+		counted := &counter{r: io.LimitReader(r, size+1)}
+		err := c.put(ctx, u, target, counted, size)
+		if counted.err != nil { // the caller's reader failed: nothing to do with the server
+			return fmt.Errorf("dayfly: reading what is to be uploaded: %w", counted.err)
+		}
+		if err == nil || !repeatable || !again.wait(ctx, err) {
+			return err
+		}
+		if _, err := seeker.Seek(start, io.SeekStart); err != nil {
+			return fmt.Errorf("dayfly: reading what is to be uploaded again: %w", err)
+		}
+	}
+}
+
+func (c *Client) put(ctx context.Context, u Upload, target *url.URL, body *counter, size int64) error {
+	// The transport closes a body that is a Closer; this one stays the caller's.
+	req, err := http.NewRequestWithContext(ctx, u.Method, target.String(), io.NopCloser(body))
+	if err != nil {
+		return fmt.Errorf("dayfly: %w: %w", fault.Invalid, err)
+	}
+	for name, value := range u.Headers {
+		req.Header.Set(name, value)
+	}
+	if req.ContentLength = size; size == 0 {
+		req.Body = http.NoBody
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if ctx.Err() == nil && body.n != size && body.ended {
+			return fault.Say(fault.Invalid, "the input is %d bytes long, not %d; did it change while it was uploaded?", body.n, size)
+		}
+		return unreachable(ctx, req, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		return readProblem(resp)
+	}
+	return nil
+}
+
+// counter counts what is read and remembers how reading failed.
+type counter struct {
+	r     io.Reader
+	n     int64
+	ended bool
+	err   error
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if errors.Is(err, io.EOF) {
+		c.ended = true
+	} else if err != nil {
+		c.err = err
+	}
+	return n, err
+}
+
+// resolve returns the absolute form of a URL that the server handed out.
+func (c *Client) resolve(ref string) (*url.URL, error) {
+	target, err := c.base.Parse(ref)
+	if err != nil || ref == "" {
+		return nil, fault.Say(fault.Invalid, "%q is not a URL to transfer a file by", ref)
+	}
+	return target, nil
+}
+
+// Download returns the bytes of an artifact. The reader goes on where it was when the connection breaks, and at the
+// end it fails with fault.Internal, instead of io.EOF, when what has arrived is not what the artifact's size and
+// SHA-256 say. The caller closes it. fault.Denied if the URL has expired: ask for the job again.
+func (c *Client) Download(ctx context.Context, a Artifact) (io.ReadCloser, error) {
+	target, err := c.resolve(a.DownloadURL)
+	if err != nil {
+		return nil, fmt.Errorf("dayfly: artifact %s: %w", a.Name, err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	d := &download{c: c, ctx: ctx, cancel: cancel, artifact: a, url: target, sum: sha256.New(), again: c.newBackoff()}
+	for {
+		err := d.open()
+		if err == nil {
+			return d, nil
+		}
+		if !d.again.wait(ctx, err) {
+			cancel()
+			return nil, err
+		}
+	}
+}
+
+// download is a reader of one artifact.
+type download struct {
+	c        *Client
+	ctx      context.Context // ends with the reader: Close cancels it
+	cancel   context.CancelFunc
+	artifact Artifact
+	url      *url.URL
+	sum      hash.Hash
+	again    *backoff
+
+	body     io.ReadCloser
+	watchdog *time.Timer
+	offset   int64
+}
+
+// open asks for the rest of the artifact.
+func (d *download) open() error {
+	ctx, cancel := context.WithCancel(d.ctx)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url.String(), nil)
+	if err != nil {
+		cancel()
+		return fmt.Errorf("dayfly: %w: %w", fault.Invalid, err)
+	}
+	// The checksum is that of the bytes as stored, so no transport may compress them on the way.
+	req.Header.Set("Accept-Encoding", "identity")
+	want := http.StatusOK
+	if d.offset > 0 {
+		req.Header.Set("Range", "bytes="+itoa(d.offset)+"-")
+		want = http.StatusPartialContent
+	}
+	resp, err := d.c.http.Do(req)
+	if err != nil {
+		defer cancel()
+		return unreachable(d.ctx, req, err)
+	}
+	if resp.StatusCode != want {
+		defer cancel()
+		defer resp.Body.Close()
+		if resp.StatusCode < 300 {
+			return fmt.Errorf("dayfly: artifact %s: %w: the server cannot go on from byte %d", d.artifact.Name, fault.Internal, d.offset)
+		}
+		return readProblem(resp)
+	}
+	d.body = &closer{resp.Body, cancel}
+	d.watchdog = time.AfterFunc(silence, cancel)
+	return nil
+}
+
+type closer struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+func (c *closer) Close() error {
+	defer c.cancel()
+	return c.ReadCloser.Close()
+}
+
+// Read reads on, asking for the rest when the connection breaks.
+func (d *download) Read(p []byte) (int, error) {
+	for {
+		// Only the server's silence counts, not the time the caller takes between two reads.
+		d.watchdog.Reset(silence)
+		n, err := d.body.Read(p)
+		d.watchdog.Stop()
+		d.sum.Write(p[:n])
+		if d.offset += int64(n); d.offset > d.artifact.Size {
+			return n, d.damaged()
+		}
+		if n > 0 {
+			d.again.reset()
+			return n, nil
+		}
+		if err == nil {
+			continue
+		}
+		if d.offset == d.artifact.Size {
+			return 0, d.verify()
+		}
+		d.closeBody()
+		failed := fmt.Errorf("dayfly: artifact %s broke off at byte %d of %d: %w: %w", d.artifact.Name, d.offset, d.artifact.Size, fault.Unavailable, err)
+		for {
+			if !d.again.wait(d.ctx, failed) {
+				return 0, failed
+			}
+			if failed = d.open(); failed == nil {
+				break
+			}
+		}
+	}
+}
+
+// verify returns io.EOF if what has arrived is the artifact.
+func (d *download) verify() error {
+	if hex.EncodeToString(d.sum.Sum(nil)) != d.artifact.SHA256 {
+		return d.damaged()
+	}
+	return io.EOF
+}
+
+func (d *download) damaged() error {
+	return fmt.Errorf("dayfly: %w: artifact %s arrived damaged: it is not the %d bytes with SHA-256 %s that were stored",
+		fault.Internal, d.artifact.Name, d.artifact.Size, d.artifact.SHA256)
+}
+
+func (d *download) closeBody() {
+	d.watchdog.Stop()
+	d.body.Close()
+}
+
+// Close ends the download.
+func (d *download) Close() error {
+	defer d.cancel()
+	d.closeBody()
+	return nil
+}
