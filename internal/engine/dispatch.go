@@ -276,10 +276,7 @@ var errProviderSlow = errors.New("the provider did not answer in time")
 // created records that the machine exists.
 func (e *Engine) created(f *flight, m *machine.Machine) {
 	e.mu.Lock()
-	f.providerID = m.ID
-	if m.State.Rank() > f.sight.Rank() {
-		f.sight, f.exit = m.State, m.Exit
-	}
+	f.see(m)
 	claimed := f.state == dayfly.AttemptRunning
 	if f.state == dayfly.AttemptCreating || f.state == dayfly.AttemptCreateUnknown {
 		f.state = dayfly.AttemptBooting

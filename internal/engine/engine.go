@@ -143,6 +143,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer e.background.Wait()
 	defer e.endLifetime()
 	if err := e.boot(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	close(e.ready)
@@ -253,8 +256,9 @@ type flight struct {
 	commandAt time.Time // when its command began to run, as far as this server knows; zero before
 
 	providerID string
-	sight      machine.State
-	exit       *machine.Exit
+	instances  map[string]machine.State // by the provider's id; one, unless a provider made two of one name
+	sight      machine.State            // of the instance that is furthest from its end; "" before any was seen
+	exit       *machine.Exit            // of the instance that ended last
 	absentAt   time.Time     // when the provider first said that there is no such machine; zero if it did not
 	absent     time.Duration // from then to the last time it said so
 	asking     bool
@@ -325,6 +329,32 @@ func (e *Engine) land(f *flight) {
 	f.wakeListeners()
 	e.mu.Unlock()
 	e.wakeQueue.set()
+}
+
+// see takes what the provider says of one instance of the machine and reports whether the flight's sight of its
+// machine has changed. Some providers may make two machines of one name; only one of them wins the claim, and nobody
+// but that one knows which. So the machine counts as ended when all of them have. The caller holds mu.
+func (f *flight) see(m *machine.Machine) (news bool) {
+	f.absentAt, f.absent = time.Time{}, 0
+	f.providerID = m.ID
+	if old, ok := f.instances[m.ID]; ok && m.State.Rank() <= old.Rank() {
+		return false
+	}
+	if f.instances == nil {
+		f.instances = map[string]machine.State{}
+	}
+	f.instances[m.ID] = m.State
+	if m.Exit != nil {
+		f.exit = m.Exit
+	}
+	before := f.sight
+	f.sight = m.State
+	for _, state := range f.instances {
+		if state.Rank() < f.sight.Rank() {
+			f.sight = state
+		}
+	}
+	return f.sight != before
 }
 
 // wakeListeners tells heartbeats that wait that there is something for them. The caller holds mu.

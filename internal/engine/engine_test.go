@@ -386,7 +386,7 @@ func TestTimesAreKept(t *testing.T) {
 		f.submit(nil)
 		expires := f.submit(func(s *dayfly.JobSpec) { s.Timeouts.Queue = dayfly.Duration(30 * time.Second) })
 		check(t, f.finished(expires.ID, 35*time.Second), dayfly.Expired, dayfly.ReasonQueueTimeout, 0)
-		total := f.submit(func(s *dayfly.JobSpec) { s.Timeouts.Total = dayfly.Duration(90 * time.Second) })
+		total := f.submit(func(s *dayfly.JobSpec) { s.Timeouts.Total = dayfly.Duration(time.Minute) })
 		got := f.finished(total.ID, 3*time.Minute)
 		check(t, got, dayfly.Failed, dayfly.ReasonDeadline, 1)
 		check(t, f.finished(delayed.ID, 12*time.Minute), dayfly.Succeeded, "", 1)

@@ -33,6 +33,7 @@ type fleet struct {
 	cloud   *memmachine.Cloud
 	options engine.Options
 	engine  atomic.Pointer[engine.Engine]
+	down    atomic.Bool // no server listens
 	stop    func()
 
 	// work is what the command of a job does; it returns the command's result.
@@ -40,6 +41,7 @@ type fleet struct {
 	// mute, when it returns true, keeps an agent from sending heartbeats.
 	mute func(a *wire.Assignment) bool
 
+	nonces atomic.Int64
 	mu     sync.Mutex
 	starts map[string]int // by attempt: how often user code was started
 }
@@ -57,7 +59,7 @@ func newFleet(t *testing.T, change func(*engine.Options)) *fleet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	blobs, err := fileblob.Open(filepath.Join(dir, "blobs"))
+	blobs, err := fileblob.Open(filepath.Join(dir, "blobs"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +95,9 @@ func (f *fleet) start() {
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
 	f.engine.Store(e)
+	f.down.Store(false)
 	f.stop = func() {
+		f.down.Store(true)
 		cancel()
 		if err := <-done; err != nil {
 			f.t.Errorf("engine.Run: got %v, want nil", err)
@@ -109,8 +113,11 @@ func (f *fleet) restart() {
 
 // agent plays the agent in one machine, by the rules of package wire.
 func (f *fleet) agent(ctx context.Context, spec *machine.Spec) machine.Exit {
+	if spec.Agent == nil {
+		return memmachine.Idle(ctx, spec)
+	}
 	assignment, err := f.engine.Load().Claim(ctx, spec.Agent.Token, &wire.ClaimRequest{
-		Attempt: spec.Agent.Attempt, Instance: spec.Name, Nonce: fmt.Sprint(time.Now().UnixNano()), Protocol: wire.Version,
+		Attempt: spec.Agent.Attempt, Instance: spec.Name, Nonce: fmt.Sprint(f.nonces.Add(1)), Protocol: wire.Version,
 	})
 	if err != nil {
 		return machine.Exit{Code: 75, Message: err.Error()}
@@ -131,7 +138,10 @@ func (f *fleet) agent(ctx context.Context, spec *machine.Spec) machine.Exit {
 		return machine.Exit{Code: 75}
 	}
 	for try := 0; try < 600; try++ {
-		err := f.engine.Load().Result(ctx, assignment.Token, &result)
+		err := error(fault.Unavailable)
+		if !f.down.Load() {
+			err = f.engine.Load().Result(ctx, assignment.Token, &result)
+		}
 		if err == nil || fault.Of(err).General() == fault.Conflict {
 			break
 		}
@@ -148,7 +158,7 @@ var (
 
 func (f *fleet) heartbeats(ctx context.Context, stop context.CancelCauseFunc, a *wire.Assignment) {
 	for ctx.Err() == nil {
-		if f.mute != nil && f.mute(a) {
+		if f.down.Load() || f.mute != nil && f.mute(a) {
 			wait(ctx, time.Second)
 			continue
 		}
@@ -157,6 +167,7 @@ func (f *fleet) heartbeats(ctx context.Context, stop context.CancelCauseFunc, a 
 			wait(ctx, time.Second)
 			continue
 		}
+		wait(ctx, 10*time.Millisecond) // an engine that is stopping answers at once
 		for _, order := range answer.Orders {
 			switch {
 			case order.Error != nil:

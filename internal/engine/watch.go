@@ -36,16 +36,10 @@ func (e *Engine) saw(m *machine.Machine) {
 		e.mu.Unlock()
 		return
 	}
-	f.absentAt, f.absent = time.Time{}, 0
-	if m.ID != "" {
-		f.providerID = m.ID
-	}
-	news := m.State.Rank() > f.sight.Rank() || f.sight == ""
-	if news {
-		f.sight, f.exit = m.State, m.Exit
-	}
+	news := f.see(m)
+	ended := f.sight.Rank() >= machine.Exited.Rank()
 	e.mu.Unlock()
-	if news && m.State.Rank() >= machine.Exited.Rank() {
+	if news && ended {
 		e.consider(f)
 	}
 }
