@@ -29,9 +29,9 @@ func (e *Engine) callCreate(ctx context.Context, provider string, spec *machine.
 	return m, err
 }
 
-// look finds a machine by the provider's id, or by name when the id was never learnt. fault.NotFound is a definite
-// answer.
-func (e *Engine) look(ctx context.Context, provider, name, id string) (*machine.Machine, error) {
+// look finds a machine by the provider's id, or every instance of that name when the id is "". fault.NotFound is a
+// definite answer; without an error there is at least one.
+func (e *Engine) look(ctx context.Context, provider, name, id string) ([]*machine.Machine, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Second, errProviderSlow)
 	defer cancel()
 	p := e.providers[provider]
@@ -39,17 +39,21 @@ func (e *Engine) look(ctx context.Context, provider, name, id string) (*machine.
 		return nil, fmt.Errorf("engine: %w: there is no provider %q any more", fault.Unavailable, provider)
 	}
 	if id != "" {
-		return p.Get(ctx, id)
+		m, err := p.Get(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		return []*machine.Machine{m}, nil
 	}
 	list, err := p.List(ctx, ownerOf(e.identity.Install))
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(list, func(m *machine.Machine) bool { return m.Name == name })
-	if i < 0 {
+	list = slices.DeleteFunc(list, func(m *machine.Machine) bool { return m.Name != name })
+	if len(list) == 0 {
 		return nil, fmt.Errorf("engine: %w: no machine %s at %s", fault.NotFound, name, provider)
 	}
-	return list[i], nil
+	return list, nil
 }
 
 // destroyer ends machines and repeats it until the provider confirms. It takes the machines of one sort only: those
@@ -185,7 +189,7 @@ func (e *Engine) callDestroy(ctx context.Context, m *doom) error {
 		case err != nil:
 			return err
 		}
-		id = found.ID
+		id = found[0].ID
 	}
 	if err := failpoint.Hit("provider.destroy.before"); err != nil {
 		return err

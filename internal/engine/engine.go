@@ -259,8 +259,9 @@ type flight struct {
 	instances  map[string]machine.State // by the provider's id; one, unless a provider made two of one name
 	sight      machine.State            // of the instance that is furthest from its end; "" before any was seen
 	exit       *machine.Exit            // of the instance that ended last
-	absentAt   time.Time     // when the provider first said that there is no such machine; zero if it did not
-	absent     time.Duration // from then to the last time it said so
+	confirmed  bool                     // a whole list has shown that there is no other instance
+	absentAt   time.Time                // when the provider first said that there is no such machine; zero if it did not
+	absent     time.Duration            // from then to the last time it said so
 	asking     bool
 	askedAt    time.Time
 

@@ -66,6 +66,7 @@ type attemptView struct {
 
 	sight  machine.State // how the provider last saw the machine; "" when it has not
 	exit   *machine.Exit // when sight is Exited and the provider knows
+	doubt  bool          // sight is of an end, and there may be another instance of the machine
 	absent time.Duration // for how long the provider has said that there is no such machine; 0: it has not
 	asking bool          // the provider is being asked
 
@@ -227,8 +228,12 @@ const maxSends = 3
 // planRunning decides about an attempt that has been claimed. Its user code may run until its machine is certainly
 // gone, so nothing but that certainty, or its agent's word, ends it.
 func planRunning(a *attemptView, t *timers) []action {
-	if a.sight == machine.Exited || a.sight == machine.Gone || a.absent >= t.absentFor || a.gone {
+	ended := a.sight == machine.Exited || a.sight == machine.Gone
+	if ended && !a.doubt || a.absent >= t.absentFor || a.gone {
 		return a.end(a.afterLoss())
+	}
+	if ended && !a.asking {
+		return []action{a.act(askProvider, "an instance of its machine ended, perhaps not the one that claimed it")}
 	}
 	if a.killed {
 		return nil // being destroyed until confirmed

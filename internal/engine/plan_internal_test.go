@@ -44,6 +44,7 @@ func attempts() *rapid.Generator[attemptView] {
 			limit:    hour.Draw(t, "limit"),
 			grace:    durations(time.Minute).Draw(t, "grace"),
 			sight:    rapid.SampledFrom([]machine.State{"", machine.Creating, machine.Running, machine.Exited, machine.Gone}).Draw(t, "sight"),
+			doubt:    rapid.Bool().Draw(t, "doubt"),
 			absent:   durations(time.Minute).Draw(t, "absent"),
 			asking:   rapid.Bool().Draw(t, "asking"),
 			order:    rapid.SampledFrom([]wire.Outcome{"", wire.Canceled, wire.TimedOut}).Draw(t, "order"),
@@ -67,7 +68,7 @@ func TestARunningAttemptEndsOnlyWhenItsMachineIsCertainlyGone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a := attempts().Draw(t, "attempt")
 		a.state = dayfly.AttemptRunning
-		gone := a.sight == machine.Exited || a.sight == machine.Gone || a.absent >= timers.absentFor || a.gone
+		gone := (a.sight == machine.Exited || a.sight == machine.Gone) && !a.doubt || a.absent >= timers.absentFor || a.gone
 		ends := only(planAttempt(&a, &timers), endAttempt)
 		if got := len(ends) == 1; got != gone {
 			t.Fatalf("attempt ended: got %v, want %v for %+v", got, gone, a)
@@ -81,7 +82,7 @@ func TestSilenceAloneKillsNothingBeforeItsTime(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a := attempts().Draw(t, "attempt")
 		a.state = dayfly.AttemptRunning
-		a.order, a.limit, a.silence = "", 0, a.silence%timers.lostAfter
+		a.order, a.limit, a.silence, a.doubt = "", 0, a.silence%timers.lostAfter, false
 		for _, got := range planAttempt(&a, &timers) {
 			if got.kind == killMachine || got.kind == askProvider {
 				t.Fatalf("got %s after %v of silence, want nothing before %v", got.kind, a.silence, timers.lostAfter)
@@ -121,6 +122,7 @@ func TestWhatMayBeKilledMayBeKilledForEverAfter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a := attempts().Draw(t, "attempt")
 		a.state = dayfly.AttemptRunning
+		a.doubt = false
 		later := a
 		more := durations(time.Hour).Draw(t, "more")
 		later.age, later.silence, later.running, later.ordered = a.age+more, a.silence+more, a.running+more, a.ordered+more
@@ -139,7 +141,7 @@ func TestACancelIsAlwaysActedUpon(t *testing.T) {
 	timers := defaultTimers()
 	rapid.Check(t, func(t *rapid.T) {
 		a := attempts().Filter(func(a attemptView) bool { return !a.state.Terminal() }).Draw(t, "attempt")
-		a.cancel, a.order, a.killed = true, "", false
+		a.cancel, a.order, a.killed, a.doubt = true, "", false, false
 		actions := planAttempt(&a, &timers)
 		for _, got := range actions {
 			if got.kind == orderStop && got.order == wire.Canceled || got.kind == killMachine ||

@@ -106,6 +106,7 @@ func (e *Engine) view(f *flight, now time.Time) attemptView {
 	if f.order != "" {
 		v.ordered = now.Sub(f.orderedAt)
 	}
+	v.doubt = !f.confirmed
 	v.lookDue = f.state == dayfly.AttemptCreateUnknown
 	v.resendOK = f.absent >= e.timers.absentFor
 	return v
@@ -158,40 +159,41 @@ func (e *Engine) order(f *flight, reason wire.Outcome) {
 	f.wakeListeners()
 }
 
-// ask finds out from the provider whether a machine exists.
+// ask finds out from the provider whether a machine exists. When one instance of a machine is known to have ended, it
+// takes a whole list to know that there is no other.
 func (e *Engine) ask(ctx context.Context, f *flight) {
-	m, err := e.look(ctx, f.provider, f.machine, f.providerIDLocked(e))
+	e.mu.Lock()
+	id := f.providerID
+	doubt := f.state == dayfly.AttemptRunning && f.sight.Rank() >= machine.Exited.Rank()
+	e.mu.Unlock()
+	if doubt {
+		id = ""
+	}
+	found, err := e.look(ctx, f.provider, f.machine, id)
 	now := e.clock.now()
 	e.mu.Lock()
 	f.asking, f.askedAt = false, now
 	f.looks++
 	state := f.state
-	switch {
-	case err == nil:
-		f.absentAt, f.absent = time.Time{}, 0
-	case errors.Is(err, fault.NotFound):
+	if errors.Is(err, fault.NotFound) {
 		if f.absentAt.IsZero() {
 			f.absentAt = now
 		}
 		f.absent = now.Sub(f.absentAt)
 	}
+	for _, m := range found {
+		f.see(m)
+	}
+	f.confirmed = f.confirmed || doubt && (err == nil || errors.Is(err, fault.NotFound))
 	e.mu.Unlock()
 	switch {
 	case err == nil && (state == dayfly.AttemptCreateUnknown || state == dayfly.AttemptCreating):
-		e.created(f, m)
-	case err == nil:
-		e.saw(m)
-	case errors.Is(err, fault.NotFound):
+		e.created(f, found[0])
+	case err == nil || errors.Is(err, fault.NotFound):
 		e.consider(f)
 	case ctx.Err() == nil:
 		e.logger.Warn("a provider cannot say how a machine is", "machine", f.machine, "provider", f.provider, "error", err)
 	}
-}
-
-func (f *flight) providerIDLocked(e *Engine) string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return f.providerID
 }
 
 // kill destroys the machine of an attempt that can be ended in no other way. The ledger says so first.

@@ -1,0 +1,177 @@
+package engine_test
+
+import (
+	"context"
+	"flag"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/engine"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/wire"
+	"github.com/dayfly-run/dayfly/machine/memmachine"
+)
+
+var chaosSeed = flag.Uint64("chaos.seed", 0, "run the chaos test with this seed only")
+
+// TestNoFaultLosesOrDoublesAJob lets everything go wrong at once for some hours of simulated time, then heals the
+// world and checks that each promise was kept. A failure names its seed; -chaos.seed runs it again.
+func TestNoFaultLosesOrDoublesAJob(t *testing.T) {
+	t.Parallel()
+	seeds := []uint64{1, 2, 3, 4, 5, 6}
+	if *chaosSeed != 0 {
+		seeds = []uint64{*chaosSeed}
+	} else if !testing.Short() {
+		for range 4 {
+			seeds = append(seeds, rand.Uint64N(1<<32))
+		}
+	}
+	for _, seed := range seeds {
+		inBubble(t, func(t *testing.T) {
+			c := &chaos{fleet: newFleet(t, func(o *engine.Options) {
+				o.Queues = map[string]engine.QueueLimits{"narrow": {Concurrency: 2, KeyConcurrency: 1}}
+				o.MaxMachines = map[string]int{"mem": 8}
+			}), luck: rand.New(rand.NewPCG(seed, 0)), jobs: map[string]int{}, vanished: map[string]bool{}}
+			c.run(2 * time.Hour)
+			c.check(seed)
+		})
+	}
+}
+
+type chaos struct {
+	*fleet
+	luck *rand.Rand
+	jobs map[string]int // max_attempts by job
+	// vanished are the machines that chaos took away: nothing else is a reason to lose an attempt.
+	vanished map[string]bool
+}
+
+func (c *chaos) run(length time.Duration) {
+	c.work = func(ctx context.Context, a *wire.Assignment) wire.Result {
+		long := time.Duration(len(a.Command[0])) * 10 * time.Second
+		wait(ctx, long)
+		if a.Env["FAIL"] != "" && a.Number == 1 {
+			return fail(1)(ctx, a)
+		}
+		return succeed(ctx, a)
+	}
+	faults := []memmachine.Fault{
+		memmachine.ExecuteThenTimeout, memmachine.LandLate(40 * time.Second), memmachine.LandLate(8 * time.Minute), memmachine.StartTwice,
+		memmachine.Refuse(fault.Unavailable), memmachine.Refuse(fault.Exhausted), memmachine.Refuse(fault.Denied), memmachine.Delay(20 * time.Second),
+		memmachine.ExecuteThenHang,
+	}
+	lies := []memmachine.Fault{memmachine.EmptyList, memmachine.Duplicate, memmachine.Shuffle(7), memmachine.Refuse(fault.Unavailable)}
+	for begin := time.Now(); time.Since(begin) < length; {
+		wait(context.Background(), time.Duration(c.luck.IntN(30_000))*time.Millisecond)
+		switch c.luck.IntN(12) {
+		case 0, 1, 2, 3:
+			c.add()
+		case 4, 5:
+			c.cloud.Fail(memmachine.Create, faults[c.luck.IntN(len(faults))]).Times(1 + c.luck.IntN(3))
+		case 6:
+			c.cloud.Fail(memmachine.List, lies[c.luck.IntN(len(lies))]).Times(1 + c.luck.IntN(5))
+			c.cloud.Fail(memmachine.Get, memmachine.Refuse(fault.Unavailable)).Times(c.luck.IntN(5))
+		case 7:
+			c.cloud.Fail(memmachine.Destroy, []memmachine.Fault{
+				memmachine.ExecuteThenTimeout, memmachine.PretendDestroyed, memmachine.Refuse(fault.Unavailable)}[c.luck.IntN(3)]).Times(1 + c.luck.IntN(3))
+		case 8:
+			c.restart()
+		case 9:
+			c.stop()
+			wait(context.Background(), time.Duration(c.luck.IntN(300))*time.Second)
+			c.start()
+		case 10:
+			if all := c.cloud.Machines(); len(all) > 0 && c.luck.IntN(3) == 0 {
+				victim := all[c.luck.IntN(len(all))]
+				c.vanished[victim.Name] = true
+				c.cloud.Vanish(victim.ID)
+			}
+		case 11:
+			for id := range c.jobs {
+				if _, err := c.engine.Load().Cancel(context.Background(), id); err != nil && fault.Of(err) != fault.AlreadyFinished {
+					c.t.Errorf("cancel of %s: %v", id, err)
+				}
+				break
+			}
+		}
+	}
+	c.cloud.Heal()
+}
+
+func (c *chaos) add() {
+	most := 1 + c.luck.IntN(3)
+	job := c.submit(func(s *dayfly.JobSpec) {
+		s.Command = []string{"aaaaaaaaaaaaaaaaaaaaaaaaaaaa"[:1+c.luck.IntN(20)]}
+		s.Retry.MaxAttempts = most
+		s.Priority = c.luck.IntN(3)
+		if c.luck.IntN(3) == 0 {
+			s.Env = map[string]string{"FAIL": "1"}
+		}
+		if c.luck.IntN(3) == 0 {
+			s.Queue, s.ConcurrencyKey = "narrow", []string{"", "x", "y"}[c.luck.IntN(3)]
+		}
+		s.Timeouts.Boot = dayfly.Duration(3 * time.Minute)
+	})
+	c.jobs[job.ID] = most
+}
+
+func (c *chaos) check(seed uint64) {
+	t := c.t
+	for id, most := range c.jobs {
+		job := c.finished(id, 3*time.Hour)
+		starts := 0
+		for i, a := range job.AttemptLog {
+			if a.Number != i+1 || !a.State.Terminal() {
+				t.Errorf("seed %d: attempt %d of %s has number %d and state %s; want numbers without holes and terminal states", seed, i+1, id, a.Number, a.State)
+			}
+			if a.State == dayfly.AttemptLost && !c.vanished[a.Machine.Name] {
+				t.Errorf("seed %d: attempt %d of %s was lost although nothing happened to its machine: %s", seed, a.Number, id, a.Message)
+			}
+			c.mu.Lock()
+			ran := c.starts[a.ID]
+			c.mu.Unlock()
+			starts += ran
+			if ran > 1 {
+				t.Errorf("seed %d: attempt %d of %s started user code %d times, want at most once", seed, a.Number, id, ran)
+			}
+			if a.State == dayfly.AttemptSucceeded && job.State != dayfly.Succeeded && job.State != dayfly.Canceled {
+				t.Errorf("seed %d: %s is %s although attempt %d succeeded", seed, id, job.State, a.Number)
+			}
+		}
+		if starts > most {
+			t.Errorf("seed %d: user code of %s was started %d times, want at most %d", seed, id, starts, most)
+		}
+		if job.State == dayfly.Succeeded && starts == 0 {
+			t.Errorf("seed %d: %s succeeded without having run", seed, id)
+		}
+		c.checkEvents(seed, job)
+	}
+	c.settled(10 * time.Minute)
+	wait(context.Background(), time.Minute)
+	live, err := c.store.Machines(t.Context(), &store.MachineQuery{Limit: 10_000,
+		States: []store.MachineState{store.MachineCreating, store.MachinePresent, store.MachineDeleting}})
+	if err != nil || len(live) > 0 {
+		t.Errorf("seed %d: %d machines are not gone in the ledger (%v), want none", seed, len(live), err)
+	}
+}
+
+func (c *chaos) checkEvents(seed uint64, job *store.Job) {
+	events, err := c.store.Events(c.t.Context(), job.ID, 0, 1000)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for i, e := range events {
+		if e.Seq != int64(i+1) {
+			c.t.Errorf("seed %d: event %d of %s has seq %d", seed, i+1, job.ID, e.Seq)
+		}
+		if i > 0 && events[i-1].State.Terminal() {
+			c.t.Errorf("seed %d: %s has the event %s after it was %s", seed, job.ID, e.Type, events[i-1].State)
+		}
+	}
+	if last := events[len(events)-1].State; last != job.State {
+		c.t.Errorf("seed %d: the events of %s end with %s, but it is %s", seed, job.ID, last, job.State)
+	}
+}
