@@ -19,7 +19,8 @@ import (
 // Provider creates, finds and destroys machines of one kind.
 //
 // Implementations are safe for concurrent use. They do not retry: they classify the failure and the caller, which
-// knows what it has written down, decides. Every method obeys its context. Specs are not retained or modified, and
+// knows what it has written down, decides. Every method obeys its context and then returns fault.Canceled or the
+// context's own error. Specs are not retained or modified, and
 // returned machines are the caller's own copies.
 type Provider interface {
 	// Create asks for a machine and returns once the request is accepted; the machine may still be starting.
@@ -30,7 +31,8 @@ type Provider interface {
 	//
 	// fault.Invalid or fault.Unsupported: never, as written. fault.Exhausted: not now. fault.Denied: credentials.
 	// fault.Conflict: the name is taken by something that is not the owner's. For all of these nothing was
-	// created. Any other error is ambiguous: a machine may exist now, or later.
+	// created. Any other error is ambiguous: a machine may exist now, or later. After a Destroy the name is free
+	// again: creating it makes a new machine.
 	Create(ctx context.Context, spec *Spec) (*Machine, error)
 
 	// Get returns the machine as the provider sees it now, or fault.NotFound when it is definitely gone or never

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -56,6 +57,12 @@ func (s *Spec) Validate() error {
 		if key == "" || strings.ContainsAny(key, "=\x00") || strings.ContainsRune(value, 0) {
 			return bad("environment variable %q is not one a process can be given", key)
 		}
+	}
+	if math.IsNaN(s.Size.CPUs) || math.IsInf(s.Size.CPUs, 0) {
+		return bad("the number of CPUs is not a number")
+	}
+	if strings.ContainsRune(s.Image, 0) || len(s.Image) > 1024 {
+		return bad("the image must be at most 1024 bytes without NUL")
 	}
 	if s.Size.CPUs < 0 || s.Size.MemoryMB < 0 || s.Size.DiskMB < 0 || s.Size.Processes < 0 {
 		return bad("a size cannot be negative")

@@ -12,10 +12,11 @@ type Watcher interface {
 	// Watch yields a machine of the owner each time its state changes, beginning with every machine there is now,
 	// until ctx ends or the consumer stops. A machine that is gone is yielded once with state Gone. An error is
 	// yielded with a nil machine and does not end the sequence unless ctx has ended.
+	// States in between may be skipped.
 	Watch(ctx context.Context, owner string) iter.Seq2[*Machine, error]
 }
 
-// Watch yields changes of the owner's machines as [Watcher] describes. For a provider that is no Watcher it lists
+// Watch, for an interval above 0, yields changes of the owner's machines as [Watcher] describes. For a provider that is no Watcher it lists
 // every interval and yields the differences, so that callers have one way to follow machines.
 //
 // A polled machine counts as gone when two lists in a row do not hold it: a list may lag behind the truth.
@@ -25,7 +26,7 @@ func Watch(ctx context.Context, p Provider, owner string, interval time.Duration
 	}
 	return func(yield func(*Machine, error) bool) {
 		type seen struct {
-			machine *Machine
+			machine Machine
 			missed  int
 		}
 		known := map[string]*seen{}
@@ -49,7 +50,7 @@ func Watch(ctx context.Context, p Provider, owner string, interval time.Duration
 						k.missed = 0
 						continue
 					}
-					known[m.ID] = &seen{machine: m}
+					known[m.ID] = &seen{machine: *m} // a copy: what is yielded is the consumer's
 					if !yield(m, nil) {
 						return
 					}
@@ -62,7 +63,7 @@ func Watch(ctx context.Context, p Provider, owner string, interval time.Duration
 						continue
 					}
 					delete(known, id)
-					gone := *k.machine
+					gone := k.machine
 					gone.State = Gone
 					if !yield(&gone, nil) {
 						return

@@ -239,4 +239,6 @@ func InputKey(job, name string) string { return "inputs/" + job + "/" + name }
 
 // ArtifactKey returns the key under which an artifact of an attempt is kept. It names the attempt, so that one attempt
 // can never touch what another has published.
-func ArtifactKey(job, attempt, name string) string { return "artifacts/" + job + "/" + attempt + "/" + name }
+func ArtifactKey(job, attempt, name string) string {
+	return "artifacts/" + job + "/" + attempt + "/" + name
+}

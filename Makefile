@@ -1,0 +1,72 @@
+# Every target with a ## comment is listed by "make help".
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GOLANGCI_VERSION := v2.15.0
+FUZZTIME ?= 30s
+
+# What a release is built with: no C library, no paths of the builder's computer, no symbol tables.
+BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+
+# Tests of one package may run at the same time as those of another, one package for each processor. A package that
+# takes longer than this hangs.
+TEST := go test -race -timeout 15m
+
+.PHONY: help
+help: ## Show what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | \
+		while IFS=$$'\t' read -r target what; do printf '  make %-10s %s\n' "$$target" "$$what"; done
+
+.PHONY: setup
+setup: ## Install what tests and demo need beyond Go and git
+	@bash scripts/setup
+
+.PHONY: build
+build: ## Build bin/dayfly and bin/dayfly-agent
+	@mkdir -p bin
+	$(BUILD) -o bin/dayfly ./cmd/dayfly
+	$(BUILD) -o bin/dayfly-agent ./cmd/dayfly-agent
+
+.PHONY: demo
+demo: setup build ## See it work: run a few jobs on this computer
+	@bash scripts/demo
+
+.PHONY: test
+test: setup build ## Run all tests, under the race detector, and the crash tests
+	go vet ./...
+	$(TEST) ./...
+	bash scripts/test-crashes -race -timeout 15m
+
+.PHONY: bench
+bench: build ## Measure, and compare with the baselines
+	go run ./bench
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz test for FUZZTIME (30s)
+	bash scripts/fuzz $(FUZZTIME)
+
+.PHONY: lint
+lint: bin/golangci-lint-$(GOLANGCI_VERSION) ## Check format, modules and lint
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+		[ -z "$$unformatted" ] || { printf 'gofmt would change:\n%s\n' "$$unformatted" >&2; exit 1; }
+	go mod tidy -diff
+	bin/golangci-lint-$(GOLANGCI_VERSION) run
+
+bin/golangci-lint-$(GOLANGCI_VERSION):
+	@mkdir -p bin
+	GOBIN=$(CURDIR)/bin/tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	@mv bin/tools/golangci-lint $@ && rmdir bin/tools
+
+.PHONY: coverage
+coverage: ## Measure which code the tests reach: bin/coverage.html
+	@mkdir -p bin
+	go test -coverpkg=./... -coverprofile=bin/coverage.out ./...
+	@go tool cover -html=bin/coverage.out -o bin/coverage.html
+	@go tool cover -func=bin/coverage.out | tail -n 1
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin

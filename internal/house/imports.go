@@ -1,0 +1,137 @@
+package house
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+func importRules() []Rule {
+	return []Rule{{
+		Name: "ImportsPointOneWay",
+		Why: "a part that knows only what is below it can be understood, tested and replaced alone. From above to below:\n" +
+			"cmd, internal/cli, internal/app, server, internal/*, the root, internal/wire, machine and blob, fault",
+		Mend:  "pass in what is needed as a value or an interface, or move the code to the side of the arrow where it belongs",
+		Check: checkImports,
+	}}
+}
+
+// layer says what packages may import. Patterns are separated by spaces: "." is the root, "x/*" what is directly
+// below x, "x/..." x and all below it; "-x" takes away. "third-party" stands for what is not in this module. The
+// standard library is always allowed, and so is a package's own subtree.
+type layer struct {
+	packages string
+	imports  string
+	why      string
+}
+
+// layers returns the layers of the house. The first that a package matches counts.
+func layers() []layer {
+	const (
+		leaves   = "fault machine blob event"
+		domain   = ". internal/wire " + leaves
+		parts    = domain + " internal/... -internal/app/... -internal/cli/... -internal/house third-party"
+		noStores = " -internal/store/sqlite -internal/store/postgres"
+	)
+	return []layer{
+		{"fault", "", "everything stands on fault, so fault stands on the standard library"},
+		{"machine blob event", "fault", "who implements a capability should get the interface and nothing else"},
+		{"machine/machinetest", "fault machine", "who tests a provider should get the suite and nothing else"},
+		{"blob/blobtest", "fault blob", "who tests a blob store should get the suite and nothing else"},
+		{"event/eventtest", "fault event", "who tests a source should get the suite and nothing else"},
+		{"machine/local/...", "fault machine internal/process third-party", "a provider knows its interface, never a sibling or the root"},
+		{"machine/...", "fault machine third-party", "a provider knows its interface, never a sibling or the root"},
+		{"blob/...", "fault blob third-party", "a blob store knows its interface, never a sibling or the root"},
+		{"event/...", "fault event third-party", "a source knows its interface, never a sibling or the root"},
+		{".", "fault machine internal/wire", "a user's program imports the root, and so everything that the root imports"},
+		{"internal/wire", "fault machine", "the protocol is shared by agent and server and belongs to neither"},
+		{"internal/failpoint", "fault", "every layer may pass a failpoint"},
+		{"internal/process", "fault machine third-party", "providers and the agent start processes, so this stands below both"},
+		{"internal/store", domain, "the store's interface is above no implementation"},
+		{"internal/store/...", domain + " internal/store internal/failpoint internal/store/storetest third-party", "a store knows its interface, never a sibling"},
+		{"internal/agent/...", parts + noStores + " -internal/store/... -internal/engine -internal/api", "the agent runs in the machine: it knows the protocol, not the server"},
+		{"internal/house", "third-party", "the rules read the source and need none of it"},
+		{"internal/app/...", parts + " internal/app/... server/... machine/... blob/... event/...", "it ties everything together, and is the only one to import every backend"},
+		{"internal/cli/...", parts + noStores + " internal/app/... internal/cli/... server/...", "the commands get backends from internal/app"},
+		{"internal/...", parts + noStores, "a part of the server knows the domain, not who ties it together"},
+		{"server/...", parts, "the server is given its backends as values"},
+		{"cmd/dayfly-agent", "internal/agent/... internal/process", "the agent's binary is small because it holds the agent alone"},
+		{"cmd/...", "internal/cli internal/agent/...", "a main is twenty lines; what it would do belongs to internal/cli, where it can be tested"},
+		{"examples/... runtimes/...", ". server " + leaves + " machine/... blob/... event/... third-party", "an example shows what a stranger can write, and a stranger cannot import internal packages"},
+		{"bench/...", domain + " internal/... server/... machine/... blob/... event/... bench/... third-party", "benchmarks measure everything"},
+	}
+}
+
+func checkImports(t *Tree) []Finding {
+	var found []Finding
+	for f := range t.goFiles {
+		l, ok := layerOf(f.Dir())
+		if !ok {
+			found = append(found, t.at(f, f.Go.Name, "no layer says what package %s may import; add it to layers in internal/house/imports.go", f.Dir()))
+			continue
+		}
+		for _, spec := range f.Go.Imports {
+			imported, err := strconv.Unquote(spec.Path.Value)
+			if err == nil && !mayImport(l, f.Dir(), imported) {
+				found = append(found, t.at(f, spec, "%s must not import %s: %s", name(f.Dir()), imported, l.why))
+			}
+		}
+	}
+	return found
+}
+
+func name(dir string) string {
+	if dir == "." {
+		return "the root package"
+	}
+	return fmt.Sprintf("package %s", dir)
+}
+
+func layerOf(dir string) (layer, bool) {
+	for _, l := range layers() {
+		if slices.ContainsFunc(strings.Fields(l.packages), func(p string) bool { return matches(p, dir) }) {
+			return l, true
+		}
+	}
+	return layer{}, false
+}
+
+func mayImport(l layer, from, imported string) bool {
+	first, _, _ := strings.Cut(imported, "/")
+	inModule := imported == module || strings.HasPrefix(imported, module+"/")
+	allowed := strings.Fields(l.imports)
+	switch {
+	case !inModule && !strings.Contains(first, "."):
+		return true // the standard library
+	case !inModule:
+		return slices.Contains(allowed, "third-party")
+	}
+	to := strings.TrimPrefix(strings.TrimPrefix(imported, module), "/")
+	if to == "" {
+		to = "."
+	}
+	if from != "." && strings.HasPrefix(to, from+"/") {
+		return true
+	}
+	may := false
+	for _, pattern := range allowed {
+		if taken, ok := strings.CutPrefix(pattern, "-"); ok {
+			may = may && !matches(taken, to)
+		} else if matches(pattern, to) {
+			may = true
+		}
+	}
+	return may
+}
+
+func matches(pattern, dir string) bool {
+	if root, ok := strings.CutSuffix(pattern, "/..."); ok {
+		return dir == root || strings.HasPrefix(dir, root+"/")
+	}
+	if parent, ok := strings.CutSuffix(pattern, "/*"); ok {
+		return path.Dir(dir) == parent
+	}
+	return pattern == dir
+}

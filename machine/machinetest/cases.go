@@ -1,0 +1,62 @@
+package machinetest
+
+import "testing"
+
+// testCase is one sentence of the specification.
+type testCase struct {
+	name string
+	run  func(t *testing.T, s *subject)
+}
+
+// cases returns the specification, in the order of a machine's life.
+func cases() []testCase {
+	return []testCase{
+		// Create
+		{"CreateIsIdempotentInName", createIsIdempotentInName},
+		{"CreateByANewProcessReturnsTheSameMachine", createByANewProcessReturnsTheSameMachine},
+		{"CreateAgainAfterExitReturnsTheExitedMachine", createAgainAfterExitReturnsTheExitedMachine},
+		{"CreateAfterDestroyMakesANewMachine", createAfterDestroyMakesANewMachine},
+		{"ConcurrentCreatesOfOneNameMakeOne", concurrentCreatesOfOneNameMakeOne},
+		{"ForeignOwnersNameIsConflict", foreignOwnersNameIsConflict},
+		{"SpecsThatEveryProviderRefusesAreInvalid", specsThatEveryProviderRefusesAreInvalid},
+		{"SpecsThatThisProviderRefusesLeaveNothingBehind", specsThatThisProviderRefusesLeaveNothingBehind},
+		{"SpecIsNotRetainedOrModified", specIsNotRetainedOrModified},
+		{"CancelingAfterCreateLeavesTheMachineAlone", cancelingAfterCreateLeavesTheMachineAlone},
+
+		// What a machine carries
+		{"LabelsSurvive", labelsSurvive},
+		{"TheLongestNamesAndLabelsAreKept", theLongestNamesAndLabelsAreKept},
+		{"EndDateIsCarried", endDateIsCarried},
+		{"MachinesLookTheSameFromEverywhere", machinesLookTheSameFromEverywhere},
+		{"ReturnedMachinesAreTheCallersOwn", returnedMachinesAreTheCallersOwn},
+
+		// Get and List
+		{"GetOfUnknownIsNotFound", getOfUnknownIsNotFound},
+		{"ListFindsWhatANewProcessNeverCreated", listFindsWhatANewProcessNeverCreated},
+		{"ListIsByOwner", listIsByOwner},
+		{"ListOfAnOwnerWithoutMachinesIsEmpty", listOfAnOwnerWithoutMachinesIsEmpty},
+		{"ListHoldsExitedMachines", listHoldsExitedMachines},
+
+		// Life and end
+		{"StatesOnlyMoveForward", statesOnlyMoveForward},
+		{"ExitStatusIsReported", exitStatusIsReported},
+		{"ExitStatusSurvivesTheCreator", exitStatusSurvivesTheCreator},
+		{"LifetimeEndsTheMachine", lifetimeEndsTheMachine},
+		{"LifetimeEndsTheMachineAfterItsCreatorIsGone", lifetimeEndsTheMachineAfterItsCreatorIsGone},
+
+		// Destroy
+		{"DestroyedIsGoneFromListAndGet", destroyedIsGoneFromListAndGet},
+		{"DestroyIsRepeatable", destroyIsRepeatable},
+		{"DestroyOfUnknownIsNoError", destroyOfUnknownIsNoError},
+		{"DestroyRemovesAnExitedMachine", destroyRemovesAnExitedMachine},
+		{"DestroyByANewProcessWorks", destroyByANewProcessWorks},
+
+		// All together
+		{"TwoMachinesAtOnceDoNotMeet", twoMachinesAtOnceDoNotMeet},
+		{"CallsMayBeConcurrent", callsMayBeConcurrent},
+		{"ContextIsObeyed", contextIsObeyed},
+		{"WatchTellsOfCreateAndGone", watchTellsOfCreateAndGone},
+		{"WatchBeginsWithWhatIsThere", watchBeginsWithWhatIsThere},
+		{"WatchEndsWithItsContext", watchEndsWithItsContext},
+	}
+}

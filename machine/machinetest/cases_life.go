@@ -1,0 +1,161 @@
+package machinetest
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+func statesOnlyMoveForward(t *testing.T, s *subject) {
+	m := s.create(t, s.spec())
+	latest := m.State
+	look := func() {
+		got := s.get(t, m.ID).State
+		if got.Rank() < latest.Rank() {
+			t.Fatalf("state: got %q after %q, want it never to go back", got, latest)
+		}
+		latest = got
+	}
+	s.eventually(t, "the machine to run", func() error {
+		if look(); latest != machine.Running {
+			return fmt.Errorf("its state is %q", latest)
+		}
+		return nil
+	})
+	s.steadily(t, look)
+	s.destroy(t, m.ID)
+	s.steadily(t, func() {
+		if got, err := s.Get(t.Context(), m.ID); err == nil {
+			t.Fatalf("Get after Destroy: got state %q, want fault.NotFound for ever", got.State)
+		}
+	})
+}
+
+func exitStatusIsReported(t *testing.T, s *subject) {
+	for _, code := range []int{0, 1, 7, 255} {
+		m := s.create(t, s.exits(t, code))
+		got := s.wantState(t, m.ID, machine.Exited)
+		checkExit(t, got.Exit, code)
+		checkExit(t, s.fromList(t, m.ID).Exit, code)
+	}
+}
+
+func exitStatusSurvivesTheCreator(t *testing.T, s *subject) {
+	early := s.create(t, s.exits(t, 3))
+	s.wantState(t, early.ID, machine.Exited)
+	late := s.create(t, s.exits(t, 4)) // it may still be starting when its creator goes
+	s.reopen(t)
+	checkExit(t, s.wantState(t, early.ID, machine.Exited).Exit, 3)
+	checkExit(t, s.wantState(t, late.ID, machine.Exited).Exit, 4)
+}
+
+// checkExit checks the exit of a machine that ended by itself with this status.
+func checkExit(t *testing.T, exit *machine.Exit, code int) {
+	t.Helper()
+	if exit == nil {
+		t.Errorf("Exit of a machine that ended with %d: got none, want its status", code)
+		return
+	}
+	if exit.Code != code || exit.Signal != "" || exit.Expired || exit.OOMKilled || exit.OK() != (code == 0) {
+		t.Errorf("Exit of a machine that ended with %d: got %+v, want that status and nothing else", code, *exit)
+	}
+}
+
+func lifetimeEndsTheMachine(t *testing.T, s *subject) {
+	wantLifetime(t, s, func() {})
+}
+
+func lifetimeEndsTheMachineAfterItsCreatorIsGone(t *testing.T, s *subject) {
+	wantLifetime(t, s, func() { s.reopen(t) })
+}
+
+// wantLifetime checks that a machine is ended at the end of its lifetime and not before, whatever is done meanwhile.
+func wantLifetime(t *testing.T, s *subject, meanwhile func()) {
+	spec := s.spec()
+	spec.Lifetime = s.Lifetime
+	asked := time.Now()
+	m := s.create(t, spec)
+	meanwhile()
+
+	deadline := asked.Add(s.Lifetime + s.Settle)
+	tick := time.NewTicker(s.poll())
+	defer tick.Stop()
+	for {
+		got, err := s.Get(t.Context(), m.ID)
+		lived := time.Since(asked)
+		switch {
+		case err != nil && !errors.Is(err, fault.NotFound):
+			t.Fatalf("Get: got error %v, want the machine", err)
+		case err != nil || got.State.Rank() >= machine.Exited.Rank():
+			// A clock that counts in coarser steps may be a little early.
+			if lived < s.Lifetime*9/10 {
+				t.Errorf("a machine with a lifetime of %v ended after %v: %+v", s.Lifetime, lived, got)
+			}
+			if got != nil && got.Exit != nil && (!got.Exit.Expired || got.Exit.OK()) {
+				t.Errorf("Exit at the end of the lifetime: got %+v, want Expired", *got.Exit)
+			}
+			return
+		case time.Now().After(deadline):
+			t.Fatalf("a machine with a lifetime of %v is still %s after %v", s.Lifetime, got.State, lived)
+		}
+		<-tick.C
+	}
+}
+
+func destroyedIsGoneFromListAndGet(t *testing.T, s *subject) {
+	starting := s.create(t, s.spec())
+	running := s.create(t, s.spec())
+	s.wantState(t, running.ID, machine.Running)
+	for _, m := range []*machine.Machine{starting, running} {
+		s.destroy(t, m.ID)
+		s.wantGone(t, m.ID)
+	}
+	s.wantList(t, s.owner)
+}
+
+func destroyIsRepeatable(t *testing.T, s *subject) {
+	m := s.create(t, s.spec())
+	s.destroy(t, m.ID)
+	for range 3 {
+		if err := s.Destroy(t.Context(), m.ID); err != nil {
+			t.Fatalf("Destroy of a machine that is gone: got error %v, want nil", err)
+		}
+	}
+	s.reopen(t)
+	if err := s.Destroy(t.Context(), m.ID); err != nil {
+		t.Errorf("Destroy of a machine that is gone, by a new process: got error %v, want nil", err)
+	}
+}
+
+func destroyOfUnknownIsNoError(t *testing.T, s *subject) {
+	bystander := s.create(t, s.spec())
+	for _, id := range []string{fresh("m"), "no such machine", "../../etc/passwd"} {
+		if err := s.Destroy(t.Context(), id); err != nil {
+			t.Errorf("Destroy(%q): got error %v, want nil", id, err)
+		}
+	}
+	// Whatever an empty id means to a provider, it must not mean everything.
+	if err := s.Destroy(t.Context(), ""); err != nil {
+		t.Errorf("Destroy(\"\"): got error %v, want nil", err)
+	}
+	s.wantList(t, s.owner, bystander.ID)
+}
+
+func destroyRemovesAnExitedMachine(t *testing.T, s *subject) {
+	m := s.create(t, s.exits(t, 0))
+	s.wantState(t, m.ID, machine.Exited)
+	s.destroy(t, m.ID)
+	s.wantGone(t, m.ID)
+}
+
+func destroyByANewProcessWorks(t *testing.T, s *subject) {
+	m := s.create(t, s.spec())
+	s.wantState(t, m.ID, machine.Running)
+	s.reopen(t)
+	s.destroy(t, m.ID)
+	s.wantGone(t, m.ID)
+}

@@ -1,0 +1,113 @@
+package machinetest_test
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"sync"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/machine"
+	"github.com/dayfly-run/dayfly/machine/memmachine"
+)
+
+// hooks is the reference provider with some methods replaced.
+type hooks struct {
+	*memmachine.Provider
+	create  func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error)
+	get     func(ctx context.Context, id string) (*machine.Machine, error)
+	list    func(ctx context.Context, owner string) ([]*machine.Machine, error)
+	destroy func(ctx context.Context, id string) error
+	watch   func(ctx context.Context, owner string) iter.Seq2[*machine.Machine, error]
+	show    func(m *machine.Machine) // changes every machine that is returned
+}
+
+func (h *hooks) Create(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+	if h.create != nil {
+		return h.shown(h.create(ctx, spec))
+	}
+	if spec.Image != "" {
+		return nil, fmt.Errorf("no images here: %w", fault.Unsupported)
+	}
+	return h.shown(h.Provider.Create(ctx, spec))
+}
+
+func (h *hooks) Get(ctx context.Context, id string) (*machine.Machine, error) {
+	if h.get != nil {
+		return h.shown(h.get(ctx, id))
+	}
+	return h.shown(h.Provider.Get(ctx, id))
+}
+
+func (h *hooks) List(ctx context.Context, owner string) ([]*machine.Machine, error) {
+	list := h.Provider.List
+	if h.list != nil {
+		list = h.list
+	}
+	all, err := list(ctx, owner)
+	for _, m := range all {
+		_, _ = h.shown(m, nil)
+	}
+	return all, err
+}
+
+func (h *hooks) Destroy(ctx context.Context, id string) error {
+	if h.destroy != nil {
+		return h.destroy(ctx, id)
+	}
+	return h.Provider.Destroy(ctx, id)
+}
+
+func (h *hooks) Watch(ctx context.Context, owner string) iter.Seq2[*machine.Machine, error] {
+	if h.watch != nil {
+		return h.watch(ctx, owner)
+	}
+	return h.Provider.Watch(ctx, owner)
+}
+
+func (h *hooks) shown(m *machine.Machine, err error) (*machine.Machine, error) {
+	if m != nil && h.show != nil {
+		h.show(m)
+	}
+	return m, err
+}
+
+// backend is what one broken provider shares between its processes. Each call of open is a new process.
+type backend struct {
+	cloud *memmachine.Cloud
+	open  func(h *hooks)
+
+	mu        sync.Mutex // guards what follows
+	processes int
+	seen      map[string]bool
+}
+
+func (b *backend) provider() machine.Provider {
+	b.mu.Lock()
+	b.processes++
+	b.mu.Unlock()
+	h := &hooks{Provider: b.cloud.Connect()}
+	b.open(h)
+	return h
+}
+
+func (b *backend) reopened() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.processes > 1
+}
+
+// before reports whether it was asked for key before.
+func (b *backend) before(key string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was := b.seen[key]
+	b.seen[key] = true
+	return was
+}
+
+func (b *backend) forget(key string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.seen, key)
+}

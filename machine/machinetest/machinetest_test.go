@@ -1,0 +1,104 @@
+// These tests test the suite: a provider that is broken in one way must fail in the cases about that and in no other.
+package machinetest_test
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly/machine"
+	"github.com/dayfly-run/dayfly/machine/machinetest"
+	"github.com/dayfly-run/dayfly/machine/memmachine"
+)
+
+// asChild is set in the environment of the process in which broken providers may fail tests.
+const asChild = "MACHINETEST_BROKEN_PROVIDERS"
+
+func harness(open func(b *backend, h *hooks)) machinetest.Harness {
+	var last *backend // cases run one after the other
+	return machinetest.Harness{
+		New: func(t *testing.T) machine.Provider {
+			b := &backend{cloud: memmachine.New(nil).Cloud(), seen: map[string]bool{}}
+			b.open = func(h *hooks) { open(b, h) }
+			t.Cleanup(b.cloud.Close)
+			last = b
+			return b.provider()
+		},
+		Reopen: func(*testing.T, machine.Provider) machine.Provider { return last.provider() },
+		Spec:   machine.Spec{Command: []string{"stay"}},
+		Exits: func(code int) machine.Spec {
+			return machine.Spec{Command: []string{"exit", strconv.Itoa(code)}}
+		},
+		Settle:   time.Second,
+		Lifetime: 300 * time.Millisecond,
+		Refused:  []machine.Spec{{Image: "debian"}},
+	}
+}
+
+func TestBrokenProviders(t *testing.T) {
+	if os.Getenv(asChild) == "" {
+		t.Skip("runs only as a child of TestTheSuiteFindsEachBrokenProvider")
+	}
+	t.Run("is not broken", func(t *testing.T) {
+		t.Parallel()
+		machinetest.Run(t, harness(func(*backend, *hooks) {}))
+	})
+	for _, b := range brokenProviders() {
+		t.Run(b.how, func(t *testing.T) {
+			t.Parallel()
+			machinetest.Run(t, harness(b.open))
+		})
+	}
+}
+
+func TestTheSuiteFindsEachBrokenProvider(t *testing.T) {
+	t.Parallel()
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestBrokenProviders$", "-test.v", "-test.timeout=5m", "-test.parallel=50")
+	child.Env = append(os.Environ(), asChild+"=1")
+	// Providers that are broken fail the child's tests, so its status says nothing; its report says which.
+	out, _ := child.CombinedOutput()
+	failed, ran := report(string(out))
+
+	providers := append(brokenProviders(), broken{how: "is not broken"})
+	caught := map[string]bool{}
+	for _, b := range providers {
+		key := strings.ReplaceAll(b.how, " ", "_")
+		slices.Sort(b.fails)
+		got := slices.DeleteFunc(failed[key], func(name string) bool { return slices.Contains(b.may, name) })
+		if !slices.Equal(got, b.fails) {
+			t.Errorf("a provider that %s: got failures in\n\t%s\nwant\n\t%s", b.how, strings.Join(got, "\n\t"), strings.Join(b.fails, "\n\t"))
+		}
+		for _, name := range b.fails {
+			caught[name] = true
+		}
+	}
+	for name := range ran {
+		if !caught[name] {
+			t.Errorf("case %s: no broken provider fails in it, want at least one, or it may check nothing", name)
+		}
+	}
+	if len(ran) == 0 || t.Failed() {
+		t.Logf("the child said:\n%s", out)
+	}
+}
+
+// report returns the cases that failed, sorted, by provider, and all cases that ran, from the output of go test -v.
+func report(out string) (failed map[string][]string, ran map[string]bool) {
+	line := regexp.MustCompile(`(?m)^ +--- (PASS|FAIL|SKIP): TestBrokenProviders/([^/\s]+)/(\w+) `)
+	failed, ran = map[string][]string{}, map[string]bool{}
+	for _, m := range line.FindAllStringSubmatch(out, -1) {
+		ran[m[3]] = true
+		if m[1] != "PASS" {
+			failed[m[2]] = append(failed[m[2]], m[3])
+		}
+	}
+	for _, names := range failed {
+		slices.Sort(names)
+	}
+	return failed, ran
+}
