@@ -10,7 +10,6 @@ import (
 	mathrand "math/rand/v2"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -185,8 +184,14 @@ func (c *Client) newBackoff() *backoff {
 	return &backoff{patience: c.patience, until: time.Now().Add(c.patience)}
 }
 
-// reset begins anew, because the server has answered.
-func (b *backoff) reset() { b.tries, b.until = 0, time.Now().Add(b.patience) }
+// reset begins anew, because something was achieved.
+func (b *backoff) reset() {
+	b.tries = 0
+	b.restart()
+}
+
+// restart counts the patience anew, because the server has answered.
+func (b *backoff) restart() { b.until = time.Now().Add(b.patience) }
 
 // wait reports whether it makes sense to try again after err, having waited for the right moment.
 func (b *backoff) wait(ctx context.Context, err error) bool {
@@ -212,5 +217,3 @@ func (b *backoff) wait(ctx context.Context, err error) bool {
 
 // randomKey returns an Idempotency-Key that nobody has used.
 func randomKey() string { return rand.Text() }
-
-func itoa(n int64) string { return strconv.FormatInt(n, 10) }

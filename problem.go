@@ -30,14 +30,11 @@ func (a *answered) Unwrap() error { return a.err }
 func readProblem(resp *http.Response) error {
 	data, _ := io.ReadAll(io.LimitReader(resp.Body, maxProblem))
 	var problem struct {
-		Code   fault.Kind `json:"code"`
-		Detail string     `json:"detail"`
-		Title  string     `json:"title"`
-		Field  string     `json:"field"`
-		Errors []struct {
-			Location string `json:"location"`
-			Message  string `json:"message"`
-		} `json:"errors"`
+		Code      fault.Kind `json:"code"`
+		Detail    string     `json:"detail"`
+		Title     string     `json:"title"`
+		Field     string     `json:"field"`
+		RequestID string     `json:"request_id"`
 	}
 	// An answer that does not decode leaves the members empty, and the status then says what there is to say.
 	_ = json.Unmarshal(data, &problem)
@@ -52,13 +49,10 @@ func readProblem(resp *http.Response) error {
 	if detail == "" {
 		detail = "the server answered " + resp.Status
 	}
-	a := &answered{status: resp.StatusCode, err: fault.Say(kind, "%s", detail)}
-	if problem.Field == "" && len(problem.Errors) > 0 {
-		problem.Field = problem.Errors[0].Location
-		if m := problem.Errors[0].Message; m != "" {
-			detail = m
-		}
+	if problem.RequestID != "" {
+		detail += " (request " + problem.RequestID + ")" // the server's log has the details under this id
 	}
+	a := &answered{status: resp.StatusCode, err: fault.Say(kind, "%s", detail)}
 	if problem.Field != "" {
 		a.err = &fault.FieldError{Field: problem.Field, Kind: kind, Message: detail}
 	}

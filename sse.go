@@ -36,12 +36,15 @@ func (c *Client) stream(ctx context.Context, r request, from string, handle func
 	again := c.newBackoff()
 	last := from
 	for {
-		err := c.streamOnce(ctx, r, &last, func(f frame) error {
+		answered, err := c.streamOnce(ctx, r, &last, func(f frame) error {
 			again.reset()
 			return handle(f)
 		})
 		if err == nil || errors.Is(err, errStop) {
 			return nil
+		}
+		if answered {
+			again.restart()
 		}
 		if !again.wait(ctx, err) {
 			return err
@@ -50,8 +53,8 @@ func (c *Client) stream(ctx context.Context, r request, from string, handle func
 }
 
 // streamOnce is one connection of a stream. It returns errStop or nil when there is nothing more to come, and an
-// error of kind fault.Unavailable when the connection broke.
-func (c *Client) streamOnce(ctx context.Context, r request, last *string, handle func(frame) error) error {
+// error of kind fault.Unavailable when the connection broke. answered tells whether there was a stream at all.
+func (c *Client) streamOnce(ctx context.Context, r request, last *string, handle func(frame) error) (answered bool, err error) {
 	connCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watchdog := time.AfterFunc(silence, cancel)
@@ -59,7 +62,7 @@ func (c *Client) streamOnce(ctx context.Context, r request, last *string, handle
 
 	req, err := c.newRequest(connCtx, r, nil)
 	if err != nil {
-		return err
+		return false, err
 	}
 	req.Header.Set("Accept", "text/event-stream")
 	if *last != "" {
@@ -67,26 +70,26 @@ func (c *Client) streamOnce(ctx context.Context, r request, last *string, handle
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return unreachable(ctx, req, err)
+		return false, unreachable(ctx, req, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusNoContent { // the specification's way to say that nothing more will come
-		return nil
+		return true, nil
 	}
 	if resp.StatusCode != http.StatusOK {
-		return readProblem(resp)
+		return false, readProblem(resp)
 	}
 	if t := resp.Header.Get("Content-Type"); !strings.HasPrefix(t, "text/event-stream") {
-		return fmt.Errorf("dayfly: GET %s: %w: the answer is %q, not a stream of events", r.path, fault.Internal, t)
+		return false, fmt.Errorf("dayfly: GET %s: %w: the answer is %q, not a stream of events", r.path, fault.Internal, t)
 	}
 	body := bufio.NewReaderSize(&alive{resp.Body, watchdog}, 32<<10)
 	for {
 		f, err := readFrame(body)
 		if err != nil {
-			return unreachable(ctx, req, err)
+			return true, unreachable(ctx, req, err)
 		}
 		if err := handle(f); err != nil {
-			return err
+			return true, err
 		}
 		if f.id != "" {
 			*last = f.id
@@ -108,30 +111,17 @@ func (a *alive) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readFrame reads the next event that has data or a name. The stream ended in the middle is io.ErrUnexpectedEOF:
-// only the server's own last event ends a stream properly.
+// readFrame reads the next event that has data or a name. A stream that ends in the middle is io.ErrUnexpectedEOF: only
+// the server's own last event ends one properly.
 func readFrame(r *bufio.Reader) (frame, error) {
 	var f frame
 	size := 0
 	for {
-		line, err := r.ReadSlice('\n')
-		var long []byte
-		for errors.Is(err, bufio.ErrBufferFull) && size+len(long) <= maxFrame {
-			long = append(long, line...)
-			line, err = r.ReadSlice('\n')
-		}
-		if long != nil {
-			line = append(long, line...)
-		}
+		line, err := readLine(r, maxFrame-size)
 		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
 			return frame{}, err
 		}
-		if size += len(line); size > maxFrame {
-			return frame{}, fmt.Errorf("an event of more than %d bytes", maxFrame)
-		}
+		size += len(line)
 		text := strings.TrimRight(string(line), "\r\n")
 		if text == "" {
 			if f.data != nil || f.event != "" {
@@ -157,4 +147,24 @@ func readFrame(r *bufio.Reader) (frame, error) {
 			}
 		}
 	}
+}
+
+// readLine reads one line of at most limit bytes, its end included. The line is valid until the next read.
+func readLine(r *bufio.Reader, limit int) ([]byte, error) {
+	line, err := r.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		long := append([]byte(nil), line...)
+		for errors.Is(err, bufio.ErrBufferFull) && len(long) <= limit {
+			line, err = r.ReadSlice('\n')
+			long = append(long, line...)
+		}
+		line = long
+	}
+	switch {
+	case len(line) > limit:
+		return nil, fmt.Errorf("an event of more than %d bytes", maxFrame)
+	case errors.Is(err, io.EOF):
+		return nil, io.ErrUnexpectedEOF
+	}
+	return line, err
 }

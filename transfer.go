@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
@@ -33,10 +34,10 @@ func (c *Client) Upload(ctx context.Context, u Upload, r io.Reader, size int64) 
 	}
 	again := c.newBackoff()
 	for {
-		counted := &counter{r: io.LimitReader(r, size+1)}
-		err := c.put(ctx, u, target, counted, size)
-		if counted.err != nil { // the caller's reader failed: nothing to do with the server
-			return fmt.Errorf("dayfly: reading what is to be uploaded: %w", counted.err)
+		source := &exactly{r: r, size: size}
+		err := c.put(ctx, u, target, source, size)
+		if failed := source.stop(); failed != nil { // nothing to do with the server
+			return failed
 		}
 		if err == nil || !repeatable || !again.wait(ctx, err) {
 			return err
@@ -47,8 +48,8 @@ func (c *Client) Upload(ctx context.Context, u Upload, r io.Reader, size int64) 
 	}
 }
 
-func (c *Client) put(ctx context.Context, u Upload, target *url.URL, body *counter, size int64) error {
-	// The transport closes a body that is a Closer; this one stays the caller's.
+func (c *Client) put(ctx context.Context, u Upload, target *url.URL, body io.Reader, size int64) error {
+	// The transport closes a body that is a Closer; the caller's reader stays the caller's.
 	req, err := http.NewRequestWithContext(ctx, u.Method, target.String(), io.NopCloser(body))
 	if err != nil {
 		return fmt.Errorf("dayfly: %w: %w", fault.Invalid, err)
@@ -61,9 +62,6 @@ func (c *Client) put(ctx context.Context, u Upload, target *url.URL, body *count
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		if ctx.Err() == nil && body.n != size && body.ended {
-			return fault.Say(fault.Invalid, "the input is %d bytes long, not %d; did it change while it was uploaded?", body.n, size)
-		}
 		return unreachable(ctx, req, err)
 	}
 	defer resp.Body.Close()
@@ -73,23 +71,53 @@ func (c *Client) put(ctx context.Context, u Upload, target *url.URL, body *count
 	return nil
 }
 
-// counter counts what is read and remembers how reading failed.
-type counter struct {
-	r     io.Reader
-	n     int64
-	ended bool
-	err   error
+// exactly is a reader of size bytes that fails when there are more or fewer, before the last of them has been passed
+// on: a file that changes while it is sent must not be stored as if it had not. It is safe for concurrent use, because
+// a transport may still read when the server has answered already.
+type exactly struct {
+	r    io.Reader
+	size int64
+
+	mu  sync.Mutex
+	n   int64
+	err error // how reading failed
 }
 
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	if errors.Is(err, io.EOF) {
-		c.ended = true
-	} else if err != nil {
-		c.err = err
+func (e *exactly) Read(p []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.err != nil {
+		return 0, e.err
+	}
+	n, err := e.r.Read(p)
+	e.n += int64(n)
+	if err == nil && e.n == e.size {
+		var more [1]byte
+		extra := 0
+		for extra == 0 && err == nil {
+			extra, err = e.r.Read(more[:])
+		}
+		e.n += int64(extra)
+	}
+	switch {
+	case err != nil && !errors.Is(err, io.EOF):
+		e.err = fmt.Errorf("dayfly: reading what is to be uploaded: %w", err)
+	case e.n > e.size, errors.Is(err, io.EOF) && e.n < e.size:
+		e.err = fault.Say(fault.Invalid, "the input is not the %d bytes that were announced; did it change while it was uploaded?", e.size)
+	}
+	if e.err != nil {
+		return 0, e.err
 	}
 	return n, err
+}
+
+// stop keeps whoever still reads from reading on, and returns how reading failed, if it did.
+func (e *exactly) stop() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	failed := e.err
+	e.err = io.ErrClosedPipe
+	return failed
 }
 
 // resolve returns the absolute form of a URL that the server handed out.
@@ -150,7 +178,7 @@ func (d *download) open() error {
 	req.Header.Set("Accept-Encoding", "identity")
 	want := http.StatusOK
 	if d.offset > 0 {
-		req.Header.Set("Range", "bytes="+itoa(d.offset)+"-")
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", d.offset))
 		want = http.StatusPartialContent
 	}
 	resp, err := d.c.http.Do(req)

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+)
+
+// parallel is how many processes the baselines run at once.
+const parallel = 16
+
+// measureNoop measures how many jobs that do nothing are run in a second: submitted over HTTP, each on a machine of its
+// own, its output and exit status kept. The bound is a loop that only starts /bin/true and waits for it.
+func measureNoop(ctx context.Context, b *bench, g *Group) error {
+	minimal, err := b.serveMinimal(ctx, parallel)
+	if err != nil {
+		return err
+	}
+	defer minimal.close()
+	server, err := b.serveDayfly(ctx)
+	if err != nil {
+		return err
+	}
+	defer server.close()
+	if err := keepsOutput(ctx, server); err != nil {
+		return err
+	}
+	bound := g.figure("jobs", "jobs/s").against("spawn limit: a bare loop of os/exec and wait, 16 at once").ratioAtLeast(0.6)
+	obvious := g.figure("jobs, again", "jobs/s").against("the minimal program: HTTP, group-committed SQLite, 16 workers, group-committed ends")
+	noop := &dayfly.JobSpec{Command: []string{"/bin/true"}}
+	for _, s := range []*service{minimal, server} { // the first jobs of a server also pay for its first machines
+		if _, err := runJobs(ctx, s, noop, 50); err != nil {
+			return err
+		}
+	}
+	var ours, theirs cost
+	err = b.eachRound(ctx, func(int) error {
+		spawned, err := spawnRate(ctx, b.spawns)
+		if err != nil {
+			return err
+		}
+		before := minimal.cpu()
+		base, err := runJobs(ctx, minimal, noop, b.noops)
+		if err != nil {
+			return err
+		}
+		theirs.add(minimal.cpu()-before, b.noops)
+		before = server.cpu()
+		rate, err := runJobs(ctx, server, noop, b.noops)
+		if err != nil {
+			return err
+		}
+		ours.add(server.cpu()-before, b.noops)
+		bound.add(rate, spawned)
+		obvious.add(rate, base)
+		return nil
+	})
+	g.note("processor time per job, without the command's own: the server and its supervisor %s, the minimal program %s", ours, theirs)
+	g.note("every job was read back afterwards and had succeeded with exit status 0")
+	return err
+}
+
+// runJobs submits jobs, waits until all have succeeded, and returns how many there were per second, from the beginning
+// of the first submit to the end of the last job.
+func runJobs(ctx context.Context, s *service, spec *dayfly.JobSpec, count int) (float64, error) {
+	submitted, err := (&load{address: s.address, count: count, spec: spec}).run(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", s.name, err)
+	}
+	ends, err := awaitEnds(ctx, s.address, submitted.ids)
+	if err == nil {
+		err = allSucceeded(submitted.ids, ends)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", s.name, err)
+	}
+	return perSecond(count, lastEnd(ends).Sub(submitted.began)), nil
+}
+
+// spawnRate returns how many /bin/true this computer starts and waits for in a second.
+func spawnRate(ctx context.Context, count int) (float64, error) {
+	began := time.Now()
+	err := inParallel(ctx, count, parallel, func(ctx context.Context, _ int) error {
+		return exec.CommandContext(ctx, "/bin/true").Run()
+	})
+	if err != nil {
+		return 0, fmt.Errorf("starting /bin/true: %w", err)
+	}
+	return perSecond(count, time.Since(began)), nil
+}
+
+// keepsOutput checks that what a job prints is kept, because a server that threw it away would be quicker.
+func keepsOutput(ctx context.Context, s *service) error {
+	client, err := s.client()
+	if err != nil {
+		return err
+	}
+	job, err := client.Submit(ctx, &dayfly.JobSpec{Command: []string{"/bin/echo", "kept"}}, nil)
+	if err != nil {
+		return err
+	}
+	if job, err = client.Wait(ctx, job.ID); err != nil {
+		return err
+	}
+	if err := succeeded(job); err != nil {
+		return err
+	}
+	w, err := dial(ctx, s.address)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	status, answer, err := w.do(http.MethodGet, "/v1/jobs/"+job.ID+"/logs", "", nil)
+	if err != nil {
+		return err
+	}
+	if status != http.StatusOK || !strings.Contains(string(answer), "kept") {
+		return fmt.Errorf("the output of %s is not kept: %d %s", job.ID, status, excerpt(answer))
+	}
+	return nil
+}

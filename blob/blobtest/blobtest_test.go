@@ -1,0 +1,330 @@
+package blobtest_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/dayfly-run/dayfly/blob"
+	"github.com/dayfly-run/dayfly/blob/blobtest"
+	"github.com/dayfly-run/dayfly/fault"
+)
+
+// memory is the simplest store that is right.
+type memory struct {
+	mu      sync.Mutex
+	objects map[string]object
+}
+
+type object struct {
+	info blob.Info
+	data []byte
+}
+
+func newMemory() *memory { return &memory{objects: map[string]object{}} }
+
+func check(ctx context.Context, key string) error {
+	if key == "" || len(key) > 4096 || !utf8.ValidString(key) || strings.ContainsRune(key, 0) || slices.Contains(strings.Split(key, "/"), "") {
+		return fmt.Errorf("memory: %w: key %q", fault.Invalid, key)
+	}
+	return ctx.Err()
+}
+
+func (m *memory) Put(ctx context.Context, key string, r io.Reader, o *blob.PutOptions) (*blob.Info, error) {
+	if err := check(ctx, key); err != nil {
+		return nil, err
+	}
+	if o == nil {
+		o = &blob.PutOptions{}
+	}
+	if o.Limit > 0 {
+		r = io.LimitReader(r, o.Limit+1)
+	}
+	var data []byte
+	for chunk := make([]byte, 32<<10); ; {
+		n, err := r.Read(chunk)
+		data = append(data, chunk[:n]...)
+		if err == io.EOF {
+			break
+		}
+		if err := errors.Join(err, ctx.Err()); err != nil {
+			return nil, err
+		}
+	}
+	if o.Limit > 0 && int64(len(data)) > o.Limit {
+		return nil, fmt.Errorf("memory: %w", fault.TooLarge)
+	}
+	if o.Size > 0 && int64(len(data)) != o.Size {
+		return nil, fmt.Errorf("memory: %w", fault.Invalid)
+	}
+	sum := sha256.Sum256(data)
+	info := blob.Info{Key: key, Size: int64(len(data)), SHA256: hex.EncodeToString(sum[:]), ContentType: o.ContentType, StoredAt: time.Now().UTC()}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.objects[key] = object{info, data}
+	return &info, nil
+}
+
+func (m *memory) get(ctx context.Context, key string) (object, error) {
+	if err := check(ctx, key); err != nil {
+		return object{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o, ok := m.objects[key]
+	if !ok {
+		return object{}, fmt.Errorf("memory: %w", fault.NotFound)
+	}
+	return o, nil
+}
+
+func (m *memory) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	o, err := m.get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	data := o.data[offset:]
+	if length >= 0 && length < int64(len(data)) {
+		data = data[:length]
+	}
+	return io.NopCloser(bytes.NewReader(data)), nil
+}
+
+func (m *memory) Stat(ctx context.Context, key string) (*blob.Info, error) {
+	o, err := m.get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return &o.info, nil
+}
+
+func (m *memory) List(ctx context.Context, prefix string) iter.Seq2[*blob.Info, error] {
+	return func(yield func(*blob.Info, error) bool) {
+		m.mu.Lock()
+		objects := maps.Clone(m.objects)
+		m.mu.Unlock()
+		for _, key := range slices.Sorted(maps.Keys(objects)) {
+			if !strings.HasPrefix(key, prefix) {
+				continue
+			}
+			info := objects[key].info
+			if err := ctx.Err(); !yield(&info, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func (m *memory) Delete(ctx context.Context, key string) error {
+	if err := check(ctx, key); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.objects, key)
+	return nil
+}
+
+// The stores below are each wrong in one way.
+
+type forgetsLimit struct{ *memory }
+
+func (b forgetsLimit) Put(ctx context.Context, key string, r io.Reader, o *blob.PutOptions) (*blob.Info, error) {
+	return b.memory.Put(ctx, key, io.LimitReader(r, 8<<20), nil)
+}
+
+type keepsHalf struct{ *memory }
+
+func (b keepsHalf) Put(ctx context.Context, key string, r io.Reader, o *blob.PutOptions) (*blob.Info, error) {
+	data, err := io.ReadAll(io.LimitReader(r, 8<<20))
+	info, putErr := b.memory.Put(context.WithoutCancel(ctx), key, bytes.NewReader(data), o)
+	return info, errors.Join(err, ctx.Err(), putErr)
+}
+
+type cutsRanges struct{ *memory }
+
+func (b cutsRanges) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if length > 1 {
+		length--
+	}
+	return b.memory.Get(ctx, key, offset, length)
+}
+
+type listsBackwards struct{ *memory }
+
+func (b listsBackwards) List(ctx context.Context, prefix string) iter.Seq2[*blob.Info, error] {
+	return func(yield func(*blob.Info, error) bool) {
+		var all []*blob.Info
+		for info := range b.memory.List(context.WithoutCancel(ctx), prefix) {
+			all = append(all, info)
+		}
+		for _, info := range slices.Backward(all) {
+			if !yield(info, ctx.Err()) {
+				return
+			}
+		}
+	}
+}
+
+type deletesOnce struct{ *memory }
+
+func (b deletesOnce) Delete(ctx context.Context, key string) error {
+	if _, err := b.memory.Stat(ctx, key); err != nil {
+		return err
+	}
+	return b.memory.Delete(ctx, key)
+}
+
+type untypedAbsence struct{ *memory }
+
+func (b untypedAbsence) Stat(ctx context.Context, key string) (*blob.Info, error) {
+	info, err := b.memory.Stat(ctx, key)
+	if errors.Is(err, fault.NotFound) {
+		return nil, errors.New("no such object")
+	}
+	return info, err
+}
+
+type cleansKeys struct{ *memory }
+
+func (b cleansKeys) Put(ctx context.Context, key string, r io.Reader, o *blob.PutOptions) (*blob.Info, error) {
+	if key != "" && key[0] != '/' && !strings.HasSuffix(key, "/") && !strings.Contains(key, "//") {
+		key = path.Clean(key)
+	}
+	return b.memory.Put(ctx, key, r, o)
+}
+
+type ignoresCase struct{ *memory }
+
+func (b ignoresCase) Put(ctx context.Context, key string, r io.Reader, o *blob.PutOptions) (*blob.Info, error) {
+	return b.memory.Put(ctx, strings.ToLower(key), r, o)
+}
+
+func (b ignoresCase) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	return b.memory.Get(ctx, strings.ToLower(key), offset, length)
+}
+
+type showsUnfinished struct{ *memory }
+
+func (b showsUnfinished) Put(ctx context.Context, key string, r io.Reader, o *blob.PutOptions) (*blob.Info, error) {
+	data, err := io.ReadAll(io.LimitReader(r, 8<<20))
+	if err == nil && len(data) > 200<<10 && o == nil {
+		if _, err := b.memory.Put(ctx, key, bytes.NewReader(data[:len(data)/2]), o); err != nil {
+			return nil, err
+		}
+		// Half the object is there to be seen until the scheduler comes back.
+		for range 100 {
+			b.memory.Stat(ctx, key)
+			time.Sleep(0)
+		}
+	}
+	return b.memory.Put(ctx, key, io.MultiReader(bytes.NewReader(data), errReader{err}), o)
+}
+
+type errReader struct{ err error }
+
+func (r errReader) Read([]byte) (int, error) {
+	if r.err == nil {
+		return 0, io.EOF
+	}
+	return 0, r.err
+}
+
+type believesSizes struct{ *memory }
+
+func (b believesSizes) Put(ctx context.Context, key string, r io.Reader, o *blob.PutOptions) (*blob.Info, error) {
+	if o != nil {
+		honest := *o
+		honest.Size = 0
+		o = &honest
+	}
+	return b.memory.Put(ctx, key, r, o)
+}
+
+type wrongHash struct{ *memory }
+
+func (b wrongHash) Stat(ctx context.Context, key string) (*blob.Info, error) {
+	info, err := b.memory.Stat(ctx, key)
+	if err == nil {
+		info.SHA256 = strings.ToUpper(info.SHA256)
+	}
+	return info, err
+}
+
+type ignoresContext struct{ *memory }
+
+func (b ignoresContext) Delete(ctx context.Context, key string) error {
+	return b.memory.Delete(context.WithoutCancel(ctx), key)
+}
+
+// broken names each broken store and the case that must catch it.
+var broken = map[string]struct {
+	store func() blob.Store
+	fails string
+}{
+	"forgetsLimit":    {func() blob.Store { return forgetsLimit{newMemory()} }, "TheLimitIsExact"},
+	"keepsHalf":       {func() blob.Store { return keepsHalf{newMemory()} }, "APutWhoseReaderFailsLeavesNothing"},
+	"cutsRanges":      {func() blob.Store { return cutsRanges{newMemory()} }, "RangesAreExact"},
+	"listsBackwards":  {func() blob.Store { return listsBackwards{newMemory()} }, "ListIsInKeyOrderAndFollowsThePrefix"},
+	"deletesOnce":     {func() blob.Store { return deletesOnce{newMemory()} }, "DeleteMayBeRepeated"},
+	"untypedAbsence":  {func() blob.Store { return untypedAbsence{newMemory()} }, "AnAbsentObjectIsNotFound"},
+	"cleansKeys":      {func() blob.Store { return cleansKeys{newMemory()} }, "HostileKeysReachNothingElse"},
+	"ignoresCase":     {func() blob.Store { return ignoresCase{newMemory()} }, "KeysOfAllFormsAreApart"},
+	"showsUnfinished": {func() blob.Store { return showsUnfinished{newMemory()} }, "ConcurrentPutsOfOneKeyLeaveOneWholeObject"},
+	"believesSizes":   {func() blob.Store { return believesSizes{newMemory()} }, "TheAnnouncedSizeMustBeTrue"},
+	"wrongHash":       {func() blob.Store { return wrongHash{newMemory()} }, "StatTellsWhatPutReturned"},
+	"ignoresContext":  {func() blob.Store { return ignoresContext{newMemory()} }, "AnEndedContextIsObeyed"},
+}
+
+const brokenVariable = "BLOBTEST_BROKEN"
+
+func TestACorrectStorePasses(t *testing.T) {
+	t.Parallel()
+	blobtest.Run(t, blobtest.Harness{
+		New:    func(*testing.T) blob.Store { return newMemory() },
+		Reopen: func(_ *testing.T, s blob.Store) blob.Store { return s },
+	})
+}
+
+// TestOneBrokenStore fails on purpose, in a process of its own that TestBrokenStoresAreCaught starts.
+func TestOneBrokenStore(t *testing.T) {
+	name := os.Getenv(brokenVariable)
+	if name == "" {
+		return
+	}
+	blobtest.Run(t, blobtest.Harness{New: func(*testing.T) blob.Store { return broken[name].store() }})
+}
+
+func TestBrokenStoresAreCaught(t *testing.T) {
+	t.Parallel()
+	for name, b := range broken {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestOneBrokenStore$/^"+b.fails+"$", "-test.timeout=1m")
+			cmd.Env = append(os.Environ(), brokenVariable+"="+name)
+			out, err := cmd.CombinedOutput()
+			want := "--- FAIL: TestOneBrokenStore/" + b.fails
+			if err == nil || !strings.Contains(string(out), want) {
+				t.Errorf("the suite did not catch it in case %s: %v\n%s", b.fails, err, out)
+			}
+			if strings.Contains(string(out), "panic:") {
+				t.Errorf("the suite panicked instead of saying what is wrong:\n%s", out)
+			}
+		})
+	}
+}

@@ -1,0 +1,384 @@
+package agent_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly/internal/agent"
+	"github.com/dayfly-run/dayfly/internal/agent/agenttest"
+	"github.com/dayfly-run/dayfly/internal/wire"
+)
+
+func TestInputsAreInPlaceBeforeTheCommandStarts(t *testing.T) {
+	t.Parallel()
+	eachLink(t, func(t *testing.T, link agent.Link) {
+		home := agenttest.New(t)
+		large := bytes.Repeat([]byte("0123456789abcdef"), 1<<17)
+		job := script("cat in.txt deep/down/data.bin empty | sha256sum; find . -type f | sort")
+		job.Inputs = []wire.Input{
+			home.Input("in.txt", []byte("hello")), home.Input("deep/down/data.bin", large), home.Input("empty", nil),
+		}
+		boot := home.Add(job)
+		exit := agent.Run(t.Context(), link, newPlace(t, boot), nil)
+		a := home.Attempt(boot.Attempt)
+		wantOutcome(t, exit, a, wire.Succeeded, "")
+		sum := sha256.Sum256(append([]byte("hello"), large...))
+		want := hex.EncodeToString(sum[:]) + "  -\n./deep/down/data.bin\n./empty\n./in.txt\n"
+		if got := string(a.Streams[wire.Stdout].Data); got != want {
+			t.Errorf("stdout = %q, want %q", got, want)
+		}
+	})
+}
+
+func TestInputIsFetchedAgainAfterAFailureThatPasses(t *testing.T) {
+	t.Parallel()
+	for name, failure := range map[string]agenttest.Failure{
+		"NoAnswer":          {Drop: true},
+		"ServerError":       {Status: http.StatusBadGateway},
+		"ExpiredURL":        {Status: http.StatusForbidden},
+		"TruncatedContent":  {Status: http.StatusOK, Body: "con"},
+		"CorruptedContent":  {Status: http.StatusOK, Body: "comtent"},
+		"TooLongContent":    {Status: http.StatusOK, Body: "content and more"},
+		"NotThereAnyMore":   {Status: http.StatusNotFound},
+		"TooManyDownloads":  {Status: http.StatusTooManyRequests},
+		"NotModifiedAnswer": {Status: http.StatusNotModified},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachLink(t, func(t *testing.T, link agent.Link) {
+				home := agenttest.New(t)
+				home.Fault = func(c agenttest.Call) agenttest.Failure {
+					if c.Kind == "get" && c.Number == 1 {
+						return failure
+					}
+					return agenttest.Failure{}
+				}
+				job := script("cat in")
+				job.Inputs = []wire.Input{home.Input("in", []byte("content"))}
+				boot := home.Add(job)
+				exit := agent.Run(t.Context(), link, newPlace(t, boot), nil)
+				a := home.Attempt(boot.Attempt)
+				wantOutcome(t, exit, a, wire.Succeeded, "")
+				if got := string(a.Streams[wire.Stdout].Data); got != "content" {
+					t.Errorf("the command read %q", got)
+				}
+				if a.Claims != 2 {
+					t.Errorf("%d claims, want the claim to be repeated for a fresh URL", a.Claims)
+				}
+			})
+		})
+	}
+}
+
+func TestInputThatCannotBeHadFailsTheAttempt(t *testing.T) {
+	t.Parallel()
+	home := agenttest.New(t)
+	good := home.Input("good", []byte("content"))
+	renamed := func(name string) wire.Input { i := good; i.Name = name; return i }
+	corrupt := good
+	corrupt.SHA256 = strings.Repeat("0", 64)
+	missing := good
+	missing.URL = home.URL() + "/blobs/in/missing"
+	for name, c := range map[string]struct {
+		inputs  []wire.Input
+		message string
+	}{
+		"ContentIsAnother":      {[]wire.Input{corrupt}, "is not what was uploaded"},
+		"NotThere":              {[]wire.Input{missing}, "404"},
+		"NameLeadsOut":          {[]wire.Input{renamed("../escape")}, "does not lead into the working directory"},
+		"NameIsAbsolute":        {[]wire.Input{renamed("/tmp/escape")}, "does not lead into the working directory"},
+		"NameIsTheDirectory":    {[]wire.Input{renamed(".")}, "does not lead into the working directory"},
+		"NameIsThatOfADirector": {[]wire.Input{renamed("dir/file"), renamed("dir")}, "input dir"},
+		"OneOfMany":             {[]wire.Input{good, renamed("good2"), corrupt, renamed("good3")}, "is not what was uploaded"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			job := script("echo ran")
+			job.Inputs = c.inputs
+			exit, a := carryOut(t, home, job)
+			wantOutcome(t, exit, a, wire.Failed, "input_failed")
+			if r := a.Result; r.Started || r.Exit != nil || len(a.Streams[wire.Stdout].Data) > 0 || !strings.Contains(r.Message, c.message) {
+				t.Errorf("result %+v: want it never started, and %q in the message", r, c.message)
+			}
+			t.Log(a.Result.Message)
+		})
+	}
+}
+
+// artifactNames returns the names of the result's artifacts.
+func artifactNames(a agenttest.Attempt) (names []string) {
+	for _, artifact := range a.Result.Artifacts {
+		names = append(names, artifact.Name)
+	}
+	return names
+}
+
+func TestOutputsAreThoseThatMatch(t *testing.T) {
+	t.Parallel()
+	home := agenttest.New(t)
+	const tree = `mkdir -p out/a/b node_modules/x; echo 1 > out/1.txt; echo 2 > out/a/2.txt; echo 3 > out/a/b/3.log; echo t > top.txt
+		: > empty; echo n > node_modules/x/n.txt; ln -s out/1.txt link.txt; ln -s /etc/passwd leak.txt; ln -s out loop; ln -s gone dangling.txt
+		mkfifo pipe.txt; `
+	for name, c := range map[string]struct {
+		patterns, want []string
+		warnings       []string
+	}{
+		"OneName":                    {[]string{"top.txt"}, []string{"top.txt"}, nil},
+		"AStarStaysInItsDirectory":   {[]string{"out/*"}, []string{"out/1.txt"}, nil},
+		"TwoStarsGoDown":             {[]string{"out/**/*.txt"}, []string{"out/1.txt", "out/a/2.txt"}, nil},
+		"TwoStarsAtTheEnd":           {[]string{"out/**"}, []string{"out/1.txt", "out/a/2.txt", "out/a/b/3.log"}, nil},
+		"OverlapIsListedOnce":        {[]string{"out/1.txt", "out/*.txt", "./out/1.txt"}, []string{"out/1.txt"}, nil},
+		"AnEmptyFileIsAFile":         {[]string{"empty"}, []string{"empty"}, nil},
+		"LinksAreFollowedInside":     {[]string{"link.txt"}, []string{"link.txt"}, nil},
+		"LinksAreNotFollowedOut":     {[]string{"leak.txt"}, nil, []string{"leak.txt could not be read", "No file matched the output pattern leak.txt"}},
+		"DanglingLinkIsNoFile":       {[]string{"dangling.txt"}, nil, []string{"dangling.txt could not be read", "No file matched"}},
+		"LinkedDirectoryIsNotRead":   {[]string{"loop/**"}, nil, []string{"No file matched the output pattern loop/**"}},
+		"PipeIsNoFile":               {[]string{"pipe.txt"}, nil, []string{"No file matched"}},
+		"NothingMatches":             {[]string{"*.mp3", "top.txt"}, []string{"top.txt"}, []string{"No file matched the output pattern *.mp3."}},
+		"DirectoryIsExplained":       {[]string{"out/a/"}, nil, []string{"it is a directory. Write out/a/** for all files in it"}},
+		"BadPatternIsExplained":      {[]string{"[", "top.txt"}, []string{"top.txt"}, []string{"pattern [ is not a valid pattern"}},
+		"PatternLeadsOut":            {[]string{"../**", "/etc/*"}, nil, []string{"No file matched", "No file matched"}},
+		"EverythingButWhatIsNoFile":  {[]string{"**"}, []string{"empty", "link.txt", "node_modules/x/n.txt", "out/1.txt", "out/a/2.txt", "out/a/b/3.log", "top.txt"}, []string{"dangling.txt", "leak.txt"}},
+		"QuestionMarksAndCharacters": {[]string{"out/?.t[x-z]t"}, []string{"out/1.txt"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			job := script(tree)
+			job.Outputs = c.patterns
+			a := succeed(t, home, job)
+			if got := artifactNames(a); !slices.Equal(got, c.want) {
+				t.Errorf("artifacts %q, want %q", got, c.want)
+			}
+			if got := a.Result.Warnings; len(got) != len(c.warnings) {
+				t.Fatalf("warnings %q, want %q", got, c.warnings)
+			}
+			for i, want := range c.warnings {
+				if !strings.Contains(a.Result.Warnings[i], want) {
+					t.Errorf("warning %q, want %q in it", a.Result.Warnings[i], want)
+				}
+			}
+		})
+	}
+}
+
+func TestInputsThatTheCommandLeftAloneAreNoOutputs(t *testing.T) {
+	t.Parallel()
+	home := agenttest.New(t)
+	job := script("echo x >> grown; printf COMTENT > rewritten; cp same copied; printf content > again")
+	job.Inputs = []wire.Input{
+		home.Input("same", []byte("content")), home.Input("grown", []byte("content")),
+		home.Input("rewritten", []byte("content")), home.Input("again", []byte("content")),
+	}
+	job.Outputs = []string{"*"}
+	a := succeed(t, home, job)
+	if got, want := artifactNames(a), []string{"copied", "grown", "rewritten"}; !slices.Equal(got, want) {
+		t.Errorf("artifacts %q, want %q", got, want)
+	}
+}
+
+func TestOutputsOfAFailedCommandAreKept(t *testing.T) {
+	t.Parallel()
+	home := agenttest.New(t)
+	job := script("echo why > core.log; exit 4")
+	job.Outputs = []string{"core.log", "result.bin"}
+	exit, a := carryOut(t, home, job)
+	wantOutcome(t, exit, a, wire.Failed, "exit_nonzero")
+	if got := artifactNames(a); !slices.Equal(got, []string{"core.log"}) || len(a.Result.Warnings) != 1 {
+		t.Errorf("artifacts %q, warnings %q; want core.log, and a warning that there is no result.bin", got, a.Result.Warnings)
+	}
+}
+
+func TestUploadIsTriedAgainWithAFreshPlace(t *testing.T) {
+	t.Parallel()
+	for name, failure := range map[string]agenttest.Failure{
+		"NoAnswer":    {Drop: true},
+		"LostAnswer":  {Drop: true, After: true},
+		"ServerError": {Status: http.StatusInternalServerError},
+		"ExpiredURL":  {Status: http.StatusForbidden},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachLink(t, func(t *testing.T, link agent.Link) {
+				home := agenttest.New(t)
+				home.Fault = func(c agenttest.Call) agenttest.Failure {
+					if c.Kind == "put" && c.Number == 1 {
+						return failure
+					}
+					return agenttest.Failure{}
+				}
+				job := script(numbers(50_000) + " > big; echo small > small")
+				job.Outputs = []string{"*"}
+				boot := home.Add(job)
+				exit := agent.Run(t.Context(), link, newPlace(t, boot), nil)
+				a := home.Attempt(boot.Attempt)
+				wantOutcome(t, exit, a, wire.Succeeded, "") // the server has compared sizes and sums
+				if got := artifactNames(a); !slices.Equal(got, []string{"big", "small"}) {
+					t.Errorf("artifacts %q", got)
+				}
+				if data, _ := home.Blob("out/" + boot.Attempt + "/big"); !bytes.Equal(data, numbersOutput(50_000)) {
+					t.Errorf("big has %d bytes, and not those that were written", len(data))
+				}
+				if got := home.Requests("/artifacts"); got != 3 {
+					t.Errorf("%d requests for places, want one for both and one again for each", got)
+				}
+			})
+		})
+	}
+}
+
+func TestOutputThatCannotBeStoredFailsTheAttempt(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		script, message string
+		refuse          bool
+	}{
+		"RefusedByTheStore":  {"echo x > a; echo y > b", "output b", true},
+		"TooMany":            {"seq 1 1001 | split -l 1 -a 4 - x", "More than 1000 files match", false},
+		"NameThatNobodySees": {`touch "$(printf 'a\nb')"`, "has a name that cannot be shown", false},
+		"NameThatIsNoText":   {`touch "$(printf 'a\377b')"`, "has a name that cannot be shown", false},
+		"NameThatIsTooLong":  {`d=$(printf %0200d 0); mkdir -p $d/$d/$d/$d/$d; echo x > $d/$d/$d/$d/$d/$d`, "is longer than 1024 bytes", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			home := agenttest.New(t)
+			home.Fault = func(call agenttest.Call) agenttest.Failure {
+				if call.Kind == "put" && c.refuse && strings.HasSuffix(call.Name, "/b") {
+					return agenttest.Failure{Status: http.StatusRequestEntityTooLarge}
+				}
+				return agenttest.Failure{}
+			}
+			job := script(c.script)
+			job.Outputs = []string{"**"}
+			exit, a := carryOut(t, home, job)
+			wantOutcome(t, exit, a, wire.Failed, "output_failed")
+			if !strings.Contains(a.Result.Message, c.message) {
+				t.Errorf("message %q, want %q in it", a.Result.Message, c.message)
+			}
+			if !a.Result.Exit.OK() {
+				t.Errorf("exit %+v, want the command's own", a.Result.Exit)
+			}
+		})
+	}
+}
+
+func TestOutputThatChangesDuringUploadFailsTheAttempt(t *testing.T) {
+	t.Parallel()
+	home := agenttest.New(t)
+	link := agent.NewDirect("test")
+	t.Cleanup(link.Close)
+	var r *running
+	started := make(chan struct{})
+	home.Fault = func(c agenttest.Call) agenttest.Failure {
+		if c.Kind == "artifacts" { // the sizes are known: now somebody outside the machine writes
+			<-started
+			if err := os.WriteFile(filepath.Join(r.place.WorkDir, "out"), []byte("longer than it was"), 0o644); err != nil {
+				t.Error(err)
+			}
+		}
+		return agenttest.Failure{}
+	}
+	job := script("echo short > out")
+	job.Outputs = []string{"out"}
+	r = begin(t, home, link, job, nil)
+	close(started)
+	exit := r.wait(t)
+	a := home.Attempt(r.id)
+	wantOutcome(t, exit, a, wire.Failed, "output_failed")
+	if !strings.Contains(a.Result.Message, "changed while it was uploaded") {
+		t.Errorf("message %q", a.Result.Message)
+	}
+}
+
+func TestResultSurvivesTheAgentWhileTheServerIsAway(t *testing.T) {
+	t.Parallel()
+	eachLink(t, func(t *testing.T, link agent.Link) {
+		home := agenttest.New(t)
+		var away atomic.Bool
+		home.Fault = func(c agenttest.Call) agenttest.Failure {
+			return agenttest.Failure{Drop: away.Load() && c.Kind == "result"}
+		}
+		away.Store(true)
+		r := begin(t, home, link, script("echo the only run >> runs; cat runs"), nil)
+		file := filepath.Join(r.place.ScratchDir, "undelivered.json")
+		eventually(t, "the result is on disk", func() bool { _, err := os.Stat(file); return err == nil })
+		r.stop() // as if the host was restarted
+		if exit := r.wait(t); exit.Code != agent.ExitNotOurs {
+			t.Errorf("the first agent ended with %+v", exit)
+		}
+		away.Store(false)
+		exit := agent.Run(t.Context(), link, r.place, nil)
+		a := home.Attempt(r.id)
+		wantOutcome(t, exit, a, wire.Succeeded, "")
+		if got := string(a.Streams[wire.Stdout].Data); got != "the only run\n" || a.Claims != 1 {
+			t.Errorf("stdout %q and %d claims, want one run and one claim", got, a.Claims)
+		}
+		if _, err := os.Stat(file); err == nil {
+			t.Error("the delivered result is still on disk")
+		}
+	})
+}
+
+func TestServerThatComesBackTakesTheResult(t *testing.T) {
+	t.Parallel()
+	eachLink(t, func(t *testing.T, link agent.Link) {
+		home := agenttest.New(t)
+		home.Fault = func(c agenttest.Call) agenttest.Failure {
+			return agenttest.Failure{Drop: c.Kind == "result" && c.Number <= 3}
+		}
+		boot := home.Add(script("echo hi"))
+		place := newPlace(t, boot)
+		exit := agent.Run(t.Context(), link, place, nil)
+		wantOutcome(t, exit, home.Attempt(boot.Attempt), wire.Succeeded, "")
+		if left, err := os.ReadDir(place.ScratchDir); err != nil || len(left) > 0 {
+			t.Errorf("left behind: %v, %v; want nothing", left, err)
+		}
+	})
+}
+
+func TestResultThatTheServerCannotReadIsReportedAsSuch(t *testing.T) {
+	t.Parallel()
+	eachLink(t, func(t *testing.T, link agent.Link) {
+		home := agenttest.New(t)
+		home.Fault = func(c agenttest.Call) agenttest.Failure {
+			if c.Kind == "result" && c.Number == 1 {
+				return agenttest.Failure{Status: http.StatusBadRequest, Code: "invalid"}
+			}
+			return agenttest.Failure{}
+		}
+		boot := home.Add(script(`echo hi; echo '{"deep":1}' > "$DAYFLY_RESULT"`))
+		exit := agent.Run(t.Context(), link, newPlace(t, boot), nil)
+		a := home.Attempt(boot.Attempt)
+		wantOutcome(t, exit, a, wire.Failed, "output_failed")
+		if a.Result.Value != nil || !a.Result.Exit.OK() || string(a.Streams[wire.Stdout].Data) != "hi\n" {
+			t.Errorf("result %+v, want the exit and the output without the value", a.Result)
+		}
+	})
+}
+
+func TestLargestResultStaysWithinTheLimit(t *testing.T) {
+	t.Parallel()
+	eachLink(t, func(t *testing.T, link agent.Link) {
+		home := agenttest.New(t) // fails the test when a body is too large
+		job := script(`d=$(printf '%0120d' 0 | tr 0 '"'); mkdir -p "$d"; cd "$d"; seq 1 1000 | split -l 1 -a 5 - "$(printf '%0120d' 0 | tr 0 '"')"
+			head -c 65000 /dev/zero; head -c 65000 /dev/zero >&2
+			(printf '"'; head -c 1048574 /dev/zero | tr '\0' '<'; printf '"') > "$DAYFLY_RESULT"`)
+		job.Outputs = []string{"**"}
+		boot := home.Add(job)
+		began := time.Now()
+		exit := agent.Run(t.Context(), link, newPlace(t, boot), nil)
+		a := home.Attempt(boot.Attempt)
+		wantOutcome(t, exit, a, wire.Succeeded, "")
+		if len(a.Result.Value) != wire.MaxResultValue || len(a.Result.Artifacts) != wire.MaxArtifacts {
+			t.Errorf("%d bytes of value and %d artifacts", len(a.Result.Value), len(a.Result.Artifacts))
+		}
+		t.Log(fmt.Sprint("1000 artifacts in ", time.Since(began)))
+	})
+}

@@ -1,0 +1,217 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/blob"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/api/strict"
+	"github.com/dayfly-run/dayfly/internal/engine"
+	"github.com/dayfly-run/dayfly/internal/joblog"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/ticket"
+	"github.com/dayfly-run/dayfly/internal/wire"
+)
+
+// Engine is what the API asks of the engine. [engine.Engine] documents the methods.
+type Engine interface {
+	Changer
+	Reader
+	Agents
+	Commands
+}
+
+// Changer is the part that changes jobs.
+type Changer interface {
+	Submit(ctx context.Context, s *engine.Submission) (job *store.Job, replayed bool, err error)
+	Start(ctx context.Context, id string) (*store.Job, error)
+	Cancel(ctx context.Context, id string) (*store.Job, error)
+	Retry(ctx context.Context, id, key string) (*store.Job, error)
+	Delete(ctx context.Context, id string) error
+	InputStored(ctx context.Context, jobID string, in store.Input) error
+}
+
+// Reader is the part that shows them.
+type Reader interface {
+	Job(ctx context.Context, id string) (*store.Job, error)
+	Jobs(ctx context.Context, q *store.Query) ([]*store.Job, error)
+	Events(ctx context.Context, id string, after int64, limit int) ([]*dayfly.Event, error)
+	Changed(id string) <-chan struct{}
+	Machines(ctx context.Context, q *store.MachineQuery) ([]*store.Machine, error)
+	Why(ctx context.Context, id string) (*dayfly.Why, error)
+}
+
+// Agents is the machines' part.
+type Agents interface {
+	Claim(ctx context.Context, token string, c *wire.ClaimRequest) (*wire.Assignment, error)
+	Beats(ctx context.Context, b *wire.Beats) (*wire.BeatsAnswer, error)
+	Log(ctx context.Context, token string, c *wire.LogChunk) (*wire.LogAnswer, error)
+	Artifacts(ctx context.Context, token string, r *wire.ArtifactRequest) (*wire.ArtifactAnswer, error)
+	Result(ctx context.Context, token string, r *wire.Result) error
+}
+
+// Commands is the part for running commands, and for those who count them.
+type Commands interface {
+	Progress(ctx context.Context, jobToken string, p *wire.Progress) error
+	JobOf(ctx context.Context, jobToken string) (jobID string, err error)
+	Counts(ctx context.Context) ([]store.Count, error)
+}
+
+var _ Engine = (*engine.Engine)(nil)
+
+// Options are what an API is made of. Engine, Logs, Blobs, Tokens and BaseURL are required.
+type Options struct {
+	Engine Engine
+	Logs   *joblog.Store
+	Blobs  blob.Store
+	Key    ticket.Key
+	Tokens store.Tokens
+
+	// RequireToken asks everybody for a token. Without it, who sends none may do everything, and the host that a
+	// request names must be this computer: see checkHost.
+	RequireToken bool
+	// BaseURL returns the public base URL for whoever made the request; for nil, the one that holds for everybody.
+	BaseURL func(*http.Request) string
+	Limits  Limits
+
+	Version string                      // to show
+	Logger  *slog.Logger                // default: discards
+	Ready   func(context.Context) error // whether jobs can be taken; default: always
+	Metrics *prometheus.Registry        // where to register metrics, served at /metrics; nil: none
+	Now     func() time.Time            // default: time.Now
+}
+
+// Limits bound what clients may use at once. Zero is the default.
+type Limits struct {
+	Streams int   // requests that wait for something to happen; default 4096
+	Uploads int   // files being received; default 256
+	Upload  int64 // bytes of one input; default 64 GiB
+}
+
+// API is the HTTP interface. Make it with [New].
+type API struct {
+	engine  Engine
+	logs    *joblog.Store
+	blobs   blob.Store
+	key     ticket.Key
+	tokens  store.Tokens
+	baseURL func(*http.Request) string
+	limits  Limits
+	version string
+	logger  *slog.Logger
+	ready   func(context.Context) error
+	now     func() time.Time
+
+	requireToken bool
+	guard        *guard
+	origins      *http.CrossOriginProtection
+	router       *router
+	huma         huma.API
+	decoders     decoders
+	measures     *measures
+	streams      slots
+	uploads      slots
+}
+
+// decoders read the bodies that clients and agents send.
+type decoders struct {
+	spec      *strict.Decoder[dayfly.JobSpec]
+	token     *strict.Decoder[tokenRequest]
+	claim     *strict.Decoder[wire.ClaimRequest]
+	heartbeat *strict.Decoder[wire.Heartbeat]
+	beats     *strict.Decoder[wire.Beats]
+	artifacts *strict.Decoder[wire.ArtifactRequest]
+	result    *strict.Decoder[wire.Result]
+	progress  *strict.Decoder[wire.Progress]
+	batch     *strict.Decoder[wire.Batch]
+}
+
+// New returns an API.
+func New(o Options) (*API, error) {
+	if o.Engine == nil || o.Logs == nil || o.Blobs == nil || o.Tokens == nil || o.BaseURL == nil {
+		return nil, fmt.Errorf("api: %w: Engine, Logs, Blobs, Tokens and BaseURL are required", fault.Invalid)
+	}
+	o.setDefaults()
+	a := &API{
+		engine: o.Engine, logs: o.Logs, blobs: o.Blobs, key: o.Key, tokens: o.Tokens, baseURL: o.BaseURL,
+		limits: o.Limits, version: o.Version, logger: o.Logger, ready: o.Ready, now: o.Now,
+		requireToken: o.RequireToken,
+		guard:        newGuard(o.Tokens, o.Now),
+		origins:      http.NewCrossOriginProtection(),
+		decoders: decoders{
+			spec:      strict.NewDecoder[dayfly.JobSpec](),
+			token:     strict.NewDecoder[tokenRequest](),
+			claim:     strict.NewDecoder[wire.ClaimRequest](),
+			heartbeat: strict.NewDecoder[wire.Heartbeat](),
+			beats:     strict.NewDecoder[wire.Beats](),
+			artifacts: strict.NewDecoder[wire.ArtifactRequest](),
+			result:    strict.NewDecoder[wire.Result](),
+			progress:  strict.NewDecoder[wire.Progress](),
+			batch:     strict.NewDecoder[wire.Batch](),
+		},
+		streams: make(slots, o.Limits.Streams),
+		uploads: make(slots, o.Limits.Uploads),
+	}
+	var err error
+	if a.measures, err = newMeasures(o.Metrics, o.Engine, a); err != nil {
+		return nil, fmt.Errorf("api: registering metrics: %w", err)
+	}
+	a.router = newRouter(a)
+	a.huma = newHuma(a, o.Version)
+	a.addJobs()
+	a.addStreams()
+	a.addMachines()
+	a.addTokens()
+	a.addService(o.Metrics)
+	a.addBlobs()
+	a.addAgents()
+	if err := a.describe(); err != nil {
+		return nil, err
+	}
+	return a, a.router.check()
+}
+
+func (o *Options) setDefaults() {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Ready == nil {
+		o.Ready = func(context.Context) error { return nil }
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Limits.Streams == 0 {
+		o.Limits.Streams = 4096
+	}
+	if o.Limits.Uploads == 0 {
+		o.Limits.Uploads = 256
+	}
+	if o.Limits.Upload == 0 {
+		o.Limits.Upload = 64 << 30
+	}
+}
+
+// Handler returns the handler of all routes.
+func (a *API) Handler() http.Handler { return http.HandlerFunc(a.serve) }
+
+// slots bound how many of something there are at once.
+type slots chan struct{}
+
+// take takes a slot and returns what gives it back, or a refusal.
+func (s slots) take(what string) (release func(), err error) {
+	select {
+	case s <- struct{}{}:
+		return func() { <-s }, nil
+	default:
+		return nil, fault.Say(fault.Unavailable, "there are already %d %s, which is the limit; try again in a moment", cap(s), what)
+	}
+}

@@ -1,0 +1,346 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/blob"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/ticket"
+)
+
+// addBlobs adds the routes of signed URLs. They are plain handlers, because bytes go through them as they are.
+func (a *API) addBlobs() {
+	a.router.HandleFunc("PUT /v1/blobs/{key...}", a.answering(a.putBlob))
+	a.router.HandleFunc("GET /v1/blobs/{key...}", a.answering(a.getBlob))
+}
+
+// answering makes a handler of a function that answers itself unless it returns an error.
+func (a *API) answering(handle func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := handle(w, r); err != nil {
+			a.refuse(w, r, err)
+		}
+	}
+}
+
+// patience is how long one piece of a file may take in either direction. It is renewed with every piece, so files may
+// take as long as they like, but not stand still.
+const (
+	patience  = time.Minute
+	sendPiece = 256 << 10
+)
+
+// storedFile answers an upload.
+type storedFile struct {
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
+
+func (a *API) putBlob(w http.ResponseWriter, r *http.Request) error {
+	key := r.PathValue("key")
+	file, err := a.key.CheckFile(http.MethodPut, key, r.URL.Query(), a.now())
+	if err != nil {
+		return err
+	}
+	if file.Limit > 0 && r.ContentLength > file.Limit {
+		return tooLarge(file.Limit)
+	}
+	contentType := r.Header.Get("Content-Type")
+	if file.ContentType != "" && contentType != file.ContentType {
+		return &withStatus{fault.Field("Content-Type", "must be exactly %s, not %.100q", file.ContentType, contentType), http.StatusUnsupportedMediaType}
+	}
+	if contentType != "" && !contentTypeValid(contentType) {
+		return fault.Field("Content-Type", "%.100q is not a content type", contentType)
+	}
+	target, err := a.targetOf(r.Context(), key)
+	if err != nil {
+		return err
+	}
+	release, err := a.uploads.take("uploads")
+	if err != nil {
+		return err
+	}
+	defer release()
+	body := &patientReader{body: r.Body, connection: http.NewResponseController(w)}
+	defer body.done()
+	options := &blob.PutOptions{ContentType: contentType, Limit: file.Limit, Size: max(0, r.ContentLength)}
+	info, err := a.blobs.Put(r.Context(), key, body, options)
+	if err != nil {
+		return uploadError(err, body.err, file.Limit)
+	}
+	if err := a.record(r.Context(), target, info); err != nil {
+		return err
+	}
+	a.measures.received(info.Size)
+	w.Header().Set("ETag", etag(info))
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusCreated)
+	marshal(w, storedFile{info.Size, info.SHA256}) // the client may be gone, which is its own affair
+	return nil
+}
+
+// uploadError tells what went wrong with the client's side of an upload from what went wrong with ours.
+func uploadError(err, readErr error, limit int64) error {
+	switch {
+	case fault.Of(err) == fault.TooLarge:
+		return tooLarge(limit)
+	case errors.Is(readErr, os.ErrDeadlineExceeded):
+		return &withStatus{fault.Say(fault.Canceled, "nothing came for %v; the upload was discarded; begin it again", patience), http.StatusRequestTimeout}
+	case readErr != nil && readErr != io.EOF:
+		return &withStatus{fmt.Errorf("%w: %w", fault.Say(fault.Canceled, "the upload broke off and was discarded; begin it again"), readErr), http.StatusBadRequest}
+	}
+	return err
+}
+
+// target is what an uploaded file is for: an input of a job, or nothing that is recorded before the result comes.
+type target struct {
+	job, input string
+}
+
+// targetOf refuses uploads that nothing waits for any more: inputs of a job that was started, and artifacts of an
+// attempt that is over, which nobody may change after they were accepted.
+func (a *API) targetOf(ctx context.Context, key string) (*target, error) {
+	kind, rest, _ := strings.Cut(key, "/")
+	id, name, _ := strings.Cut(rest, "/")
+	job, err := a.engine.Job(ctx, id)
+	if err != nil {
+		return nil, ofJob(id, err)
+	}
+	if kind == "inputs" {
+		if job.State != dayfly.Created {
+			return nil, fault.Say(fault.Conflict, "job %s has been started; its inputs cannot be changed", id)
+		}
+		return &target{id, name}, nil
+	}
+	attempt, _, _ := strings.Cut(name, "/")
+	for _, at := range job.AttemptLog {
+		if at.ID == attempt && !at.State.Terminal() {
+			return &target{}, nil
+		}
+	}
+	return nil, fault.Say(fault.StaleAttempt, "attempt %.128s is over; its artifacts cannot be changed", attempt)
+}
+
+// record tells the engine what has been stored. Of several uploads of one input at the same time the last to be stored
+// is there; so what is there is recorded until it stays the same.
+func (a *API) record(ctx context.Context, t *target, info *blob.Info) error {
+	if t.input == "" {
+		return nil
+	}
+	for range 10 {
+		in := store.Input{Name: t.input, ContentType: info.ContentType, Size: info.Size, SHA256: info.SHA256, StoredAt: a.now()}
+		if err := a.engine.InputStored(ctx, t.job, in); err != nil {
+			return ofJob(t.job, err)
+		}
+		there, err := a.blobs.Stat(ctx, ticket.InputKey(t.job, t.input))
+		if err != nil || there.SHA256 == info.SHA256 {
+			return err
+		}
+		info = there
+	}
+	return fault.Say(fault.Unavailable, "input %s is being uploaded again and again; upload it once", t.input)
+}
+
+// patientReader gives each read its time.
+type patientReader struct {
+	body       io.Reader
+	connection *http.ResponseController
+	err        error // the last one
+}
+
+func (p *patientReader) Read(b []byte) (n int, err error) {
+	p.connection.SetReadDeadline(time.Now().Add(patience)) // where there is none, the server's own limits hold
+	n, p.err = p.body.Read(b)
+	return n, p.err
+}
+
+// done takes the deadline off the connection.
+func (p *patientReader) done() { p.connection.SetReadDeadline(time.Time{}) }
+
+func (a *API) getBlob(w http.ResponseWriter, r *http.Request) error {
+	key := r.PathValue("key")
+	file, err := a.key.CheckFile(http.MethodGet, key, r.URL.Query(), a.now())
+	if err != nil {
+		return err
+	}
+	info, err := a.blobs.Stat(r.Context(), key)
+	if fault.Of(err) == fault.NotFound {
+		return fault.Say(fault.NotFound, "this file is not there: it was never stored, or has been deleted")
+	}
+	if err != nil {
+		return err
+	}
+	header := w.Header()
+	header.Set("ETag", etag(info))
+	header.Set("Last-Modified", info.StoredAt.UTC().Format(http.TimeFormat))
+	header.Set("Accept-Ranges", "bytes")
+	header.Set("Cache-Control", "private, no-transform")
+	// Whatever the file is, a browser must neither guess nor show nor run it as a part of this server.
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Content-Security-Policy", "sandbox; default-src 'none'")
+	header.Set("Cross-Origin-Resource-Policy", "same-origin")
+	header.Set("Content-Disposition", disposition(file.Name))
+	if matches(r.Header.Get("If-None-Match"), info) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	header.Set("Content-Type", info.ContentType)
+	if info.ContentType == "" {
+		header.Set("Content-Type", "application/octet-stream")
+	}
+	part, partial, err := rangeOf(r, info)
+	if err != nil {
+		header.Set("Content-Range", fmt.Sprintf("bytes */%d", info.Size))
+		return err
+	}
+	status := http.StatusOK
+	if partial {
+		status = http.StatusPartialContent
+		header.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", part.offset, part.offset+part.length-1, info.Size))
+	}
+	header.Set("Content-Length", strconv.FormatInt(part.length, 10))
+	if r.Method == http.MethodHead {
+		w.WriteHeader(status)
+		return nil
+	}
+	return a.send(w, r, key, part, status)
+}
+
+// send sends a part of an object, a piece at a time, so that a reader that stands still is noticed.
+func (a *API) send(w http.ResponseWriter, r *http.Request, key string, part span, status int) error {
+	object, err := a.blobs.Get(r.Context(), key, part.offset, part.length)
+	if err != nil {
+		w.Header().Del("Content-Length")
+		return err
+	}
+	defer object.Close()
+	connection := http.NewResponseController(w)
+	defer connection.SetWriteDeadline(time.Time{})
+	w.WriteHeader(status)
+	for sent := int64(0); sent < part.length; {
+		connection.SetWriteDeadline(time.Now().Add(patience))
+		n, err := copyPiece(w, object, min(sendPiece, part.length-sent))
+		sent += n
+		a.measures.sent(n)
+		if err != nil || n == 0 {
+			// The answer has begun, so all that is left is to break it off where the reader notices.
+			panic(http.ErrAbortHandler)
+		}
+	}
+	return nil
+}
+
+// piecewise is implemented by objects that can hand a limited part of themselves to a writer without copying.
+type piecewise interface {
+	WriteNTo(w io.Writer, n int64) (int64, error)
+}
+
+func copyPiece(w io.Writer, object io.Reader, n int64) (int64, error) {
+	if p, ok := object.(piecewise); ok {
+		return p.WriteNTo(w, n)
+	}
+	return io.Copy(w, io.LimitReader(object, n))
+}
+
+func etag(info *blob.Info) string { return `"` + info.SHA256 + `"` }
+
+// matches reports whether a list of entity tags has the object's.
+func matches(list string, info *blob.Info) bool {
+	for tag := range strings.SplitSeq(list, ",") {
+		tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
+		if tag == "*" || tag == etag(info) {
+			return true
+		}
+	}
+	return false
+}
+
+// span is a part of an object.
+type span struct{ offset, length int64 }
+
+// rangeOf returns the part that a request wants, which is all of it if the request names several or none, or means
+// another version. Several ranges in one answer are never needed here and have been used to make servers work hard.
+func rangeOf(r *http.Request, info *blob.Info) (part span, partial bool, err error) {
+	whole := span{0, info.Size}
+	ranges, isBytes := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
+	if condition := r.Header.Get("If-Range"); !isBytes || strings.Contains(ranges, ",") || condition != "" && condition != etag(info) {
+		return whole, false, nil
+	}
+	first, last, ok := strings.Cut(strings.TrimSpace(ranges), "-")
+	from, errFrom := strconv.ParseUint(first, 10, 63)
+	to, errTo := strconv.ParseUint(last, 10, 63)
+	switch {
+	case !ok || first != "" && errFrom != nil || last != "" && errTo != nil || first == "" && last == "":
+		return whole, false, nil // what is not understood is ignored, says RFC 9110
+	case first == "":
+		from, to = uint64(max(0, info.Size-int64(to))), uint64(info.Size)
+	case last == "":
+		to = uint64(info.Size)
+	case to < from:
+		return whole, false, nil
+	default:
+		to = min(to+1, uint64(info.Size))
+	}
+	if from >= uint64(info.Size) || first == "" && last == "0" {
+		return whole, false, &withStatus{fault.Field("Range", "begins behind the end of the file, which has %d bytes", info.Size), http.StatusRequestedRangeNotSatisfiable}
+	}
+	return span{int64(from), int64(to - from)}, true, nil
+}
+
+// disposition returns the header that makes a browser save a file, under the last part of its name (RFC 6266). The
+// name is given twice: in plain ASCII, and exactly.
+func disposition(name string) string {
+	name = path.Base(strings.ReplaceAll(name, "\\", "/"))
+	if name == "." || name == "/" || name == ".." {
+		return "attachment"
+	}
+	plain := strings.Map(func(c rune) rune {
+		if c < ' ' || c > '~' || strings.ContainsRune(`"%;`, c) {
+			return '_'
+		}
+		return c
+	}, name)
+	if plain == name {
+		return `attachment; filename="` + plain + `"`
+	}
+	exact := strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) || unicode.Is(unicode.Bidi_Control, c) {
+			return '_'
+		}
+		return c
+	}, strings.ToValidUTF8(name, "_"))
+	return `attachment; filename="` + plain + `"; filename*=` + encodeExt(exact)
+}
+
+// encodeExt encodes a parameter as RFC 8187 says.
+func encodeExt(s string) string {
+	var b strings.Builder
+	b.WriteString("UTF-8''")
+	for _, c := range []byte(s) {
+		if c < 0x80 && (unicode.IsLetter(rune(c)) || unicode.IsDigit(rune(c)) || strings.IndexByte("!#$&+-.^_`|~", c) >= 0) {
+			b.WriteByte(c)
+			continue
+		}
+		fmt.Fprintf(&b, "%%%02X", c)
+	}
+	return b.String()
+}
+
+// contentTypeValid reports whether a content type is one that may be kept and sent again.
+func contentTypeValid(contentType string) bool {
+	_, _, err := mime.ParseMediaType(contentType)
+	return err == nil && len(contentType) <= 255
+}

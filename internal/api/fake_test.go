@@ -1,0 +1,585 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/blob/fileblob"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/api"
+	"github.com/dayfly-run/dayfly/internal/engine"
+	"github.com/dayfly-run/dayfly/internal/joblog"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/ticket"
+	"github.com/dayfly-run/dayfly/internal/wire"
+)
+
+// fake is an engine that remembers what it was asked and runs nothing.
+type fake struct {
+	key  ticket.Key
+	logs *joblog.Store
+
+	mu       sync.Mutex
+	jobs     map[string]*store.Job
+	order    []string
+	events   map[string][]*dayfly.Event
+	keys     map[string]submitted
+	watchers map[string]chan struct{}
+	machines []*store.Machine
+	calls    []string // what agents asked, as "claim att_1"
+	err      error    // what every call fails with, if set
+	boom     bool     // every call panics
+	held     *wire.BeatOrder
+	progress []wire.Progress
+}
+
+type submitted struct {
+	hash []byte
+	id   string
+}
+
+func newFake(key ticket.Key, logs *joblog.Store) *fake {
+	return &fake{
+		key: key, logs: logs, jobs: map[string]*store.Job{}, events: map[string][]*dayfly.Event{}, keys: map[string]submitted{},
+		watchers: map[string]chan struct{}{},
+	}
+}
+
+// enter locks the engine and returns its failure, if it has one.
+func (f *fake) enter() error {
+	f.mu.Lock()
+	if f.boom {
+		f.mu.Unlock()
+		panic("the engine is out of order: secret-detail")
+	}
+	return f.err
+}
+
+func (f *fake) get(id string) (*store.Job, error) {
+	j := f.jobs[id]
+	if j == nil {
+		return nil, fmt.Errorf("fake: %w: no job %s", fault.NotFound, id)
+	}
+	copied := *j
+	copied.AttemptLog = nil
+	for _, a := range j.AttemptLog {
+		attempt := *a
+		copied.AttemptLog = append(copied.AttemptLog, &attempt)
+	}
+	copied.Inputs = slices.Clone(j.Inputs)
+	return &copied, nil
+}
+
+// change changes a job, adds an event and wakes who watches it.
+func (f *fake) change(id string, do func(j *store.Job)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.changeLocked(id, do)
+}
+
+func (f *fake) changeLocked(id string, do func(j *store.Job)) {
+	j := f.jobs[id]
+	do(j)
+	j.Events++
+	f.events[id] = append(f.events[id], &dayfly.Event{Seq: j.Events, Job: id, Time: time.Now().UTC(), Type: string(j.State), State: j.State})
+	if c := f.watchers[id]; c != nil {
+		close(c)
+		delete(f.watchers, id)
+	}
+}
+
+// addJob adds a job in the given state with attempts of the given ids, all but the last of which are lost.
+func (f *fake) addJob(id string, state dayfly.State, attempts ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now().UTC()
+	j := &store.Job{Seq: int64(len(f.order) + 1), ID: id, State: state, Spec: dayfly.JobSpec{Name: id, Command: []string{"true"}}, CreatedAt: now, QueuedAt: now}
+	for i, a := range attempts {
+		last := i == len(attempts)-1
+		attempt := &store.Attempt{ID: a, JobID: id, Number: i + 1, State: dayfly.AttemptLost, CreatedAt: now, ClaimedAt: now}
+		if last {
+			if attempt.State = dayfly.AttemptRunning; state.Terminal() {
+				attempt.State = dayfly.AttemptSucceeded
+			}
+		}
+		j.AttemptLog, j.Attempt, j.Number = append(j.AttemptLog, attempt), a, i+1
+	}
+	f.jobs[id], f.order = j, append(f.order, id)
+	f.changeLocked(id, func(*store.Job) {})
+}
+
+func (f *fake) Submit(_ context.Context, s *engine.Submission) (*store.Job, bool, error) {
+	err := f.enter()
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, false, err
+	}
+	if len(s.Spec.Command) == 0 {
+		return nil, false, fault.Field("command", "must name a program")
+	}
+	if k, ok := f.keys[s.Key]; ok && s.Key != "" {
+		if !bytes.Equal(k.hash, s.BodyHash) {
+			return nil, false, fault.Say(fault.IdempotencyMismatch, "this key was used with another body")
+		}
+		j, err := f.get(k.id)
+		return j, true, err
+	}
+	now := time.Now().UTC()
+	id := fmt.Sprintf("job_%d", len(f.order)+1)
+	j := &store.Job{Seq: int64(len(f.order) + 1), ID: id, State: dayfly.Queued, Spec: s.Spec, CreatedAt: now, QueuedAt: now, RetriedFrom: s.RetriedFrom}
+	for _, in := range s.Spec.Inputs {
+		j.State = dayfly.Created
+		j.Inputs = append(j.Inputs, store.Input{Name: in.Name, ContentType: in.ContentType})
+	}
+	f.jobs[id], f.order = j, append(f.order, id)
+	if s.Key != "" {
+		f.keys[s.Key] = submitted{s.BodyHash, id}
+	}
+	f.changeLocked(id, func(*store.Job) {})
+	out, err := f.get(id)
+	return out, false, err
+}
+
+func (f *fake) move(id string, to dayfly.State) (*store.Job, error) {
+	err := f.enter()
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	j, err := f.get(id)
+	if err != nil {
+		return nil, err
+	}
+	if j.State.Terminal() {
+		return nil, fault.Say(fault.AlreadyFinished, "job %s has already finished: it is %s", id, j.State)
+	}
+	f.changeLocked(id, func(j *store.Job) { j.State = to })
+	return f.get(id)
+}
+
+func (f *fake) Start(_ context.Context, id string) (*store.Job, error) {
+	return f.move(id, dayfly.Queued)
+}
+func (f *fake) Cancel(_ context.Context, id string) (*store.Job, error) {
+	return f.move(id, dayfly.Canceled)
+}
+
+func (f *fake) Retry(ctx context.Context, id, key string) (*store.Job, error) {
+	old, err := f.Job(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if !old.State.Terminal() {
+		return nil, fault.Say(fault.Conflict, "job %s is %s; only a finished job can be retried", id, old.State)
+	}
+	j, _, err := f.Submit(ctx, &engine.Submission{Spec: old.Spec, Key: key, BodyHash: []byte(id), RetriedFrom: id})
+	return j, err
+}
+
+func (f *fake) Delete(_ context.Context, id string) error {
+	err := f.enter()
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	j, err := f.get(id)
+	if err != nil {
+		return err
+	}
+	if !j.State.Terminal() {
+		return fault.Say(fault.Conflict, "job %s is %s; cancel it before you delete it", id, j.State)
+	}
+	delete(f.jobs, id)
+	f.order = slices.DeleteFunc(f.order, func(other string) bool { return other == id })
+	return nil
+}
+
+func (f *fake) InputStored(_ context.Context, id string, in store.Input) error {
+	err := f.enter()
+	defer f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	j := f.jobs[id]
+	if j == nil {
+		return fmt.Errorf("fake: %w", fault.NotFound)
+	}
+	if j.State != dayfly.Created {
+		return fault.Say(fault.Conflict, "job %s has been started", id)
+	}
+	for i := range j.Inputs {
+		if j.Inputs[i].Name == in.Name {
+			j.Inputs[i] = in
+			return nil
+		}
+	}
+	return fault.Say(fault.NotFound, "job %s declares no input %s", id, in.Name)
+}
+
+func (f *fake) Job(_ context.Context, id string) (*store.Job, error) {
+	err := f.enter()
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return f.get(id)
+}
+
+func (f *fake) Jobs(_ context.Context, q *store.Query) ([]*store.Job, error) {
+	err := f.enter()
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	var out []*store.Job
+	for _, id := range slices.Backward(f.order) {
+		j := f.jobs[id]
+		match := (q.Before == 0 || j.Seq < q.Before) && (q.Name == "" || q.Name == j.Spec.Name) && (len(q.States) == 0 || slices.Contains(q.States, j.State))
+		for key, value := range q.Labels {
+			match = match && j.Spec.Labels[key] == value
+		}
+		if match && len(out) < q.Limit {
+			out = append(out, j)
+		}
+	}
+	return out, nil
+}
+
+func (f *fake) Events(_ context.Context, id string, after int64, limit int) ([]*dayfly.Event, error) {
+	err := f.enter()
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if f.jobs[id] == nil {
+		return nil, fmt.Errorf("fake: %w", fault.NotFound)
+	}
+	all := f.events[id]
+	all = all[min(int(after), len(all)):]
+	return all[:min(limit, len(all))], nil
+}
+
+func (f *fake) Changed(id string) <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.watchers[id] == nil {
+		f.watchers[id] = make(chan struct{})
+	}
+	return f.watchers[id]
+}
+
+func (f *fake) Machines(_ context.Context, q *store.MachineQuery) ([]*store.Machine, error) {
+	err := f.enter()
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	var out []*store.Machine
+	for _, m := range f.machines {
+		if (q.Before == "" || m.Name < q.Before) && (len(q.States) == 0 || slices.Contains(q.States, m.State)) && (q.Provider == "" || q.Provider == m.Provider) && len(out) < q.Limit {
+			out = append(out, m)
+		}
+	}
+	return out, nil
+}
+
+func (f *fake) Why(ctx context.Context, id string) (*dayfly.Why, error) {
+	j, err := f.Job(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &dayfly.Why{Job: id, State: j.State, Answers: []string{"It waits."}}, nil
+}
+
+func (f *fake) Counts(context.Context) ([]store.Count, error) {
+	return []store.Count{{Lane: store.Lane{Provider: "local", Queue: "default"}, State: dayfly.Queued, Jobs: 3}}, nil
+}
+
+// call notes what an agent asked.
+func (f *fake) call(what, attempt string) error {
+	err := f.enter()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, what+" "+attempt)
+	return err
+}
+
+func (f *fake) Claim(_ context.Context, token string, c *wire.ClaimRequest) (*wire.Assignment, error) {
+	if !f.key.CheckBootstrap(token, c.Attempt) {
+		return nil, fault.Say(fault.Unauthenticated, "this is not the bootstrap token of attempt %s", c.Attempt)
+	}
+	if err := f.call("claim", c.Attempt); err != nil {
+		return nil, err
+	}
+	return &wire.Assignment{Attempt: c.Attempt, Fence: 1, Token: f.key.Session(c.Attempt, 1), Command: []string{"true"}}, nil
+}
+
+func (f *fake) Beats(ctx context.Context, b *wire.Beats) (*wire.BeatsAnswer, error) {
+	for _, beat := range b.Beats {
+		if err := f.call("beat", beat.Attempt); err != nil {
+			return nil, err
+		}
+	}
+	f.mu.Lock()
+	order := f.held
+	f.mu.Unlock()
+	if order != nil {
+		return &wire.BeatsAnswer{Orders: []wire.BeatOrder{*order}}, nil
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(time.Duration(b.WaitMS) * time.Millisecond):
+	}
+	return &wire.BeatsAnswer{}, nil
+}
+
+func (f *fake) Log(_ context.Context, token string, c *wire.LogChunk) (*wire.LogAnswer, error) {
+	attempt, _, err := f.key.CheckSession(token)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.call("log", attempt); err != nil {
+		return nil, err
+	}
+	stored, err := f.logs.Append(attempt, c, 1<<20)
+	return &wire.LogAnswer{Stored: stored}, err
+}
+
+func (f *fake) Artifacts(_ context.Context, token string, r *wire.ArtifactRequest) (*wire.ArtifactAnswer, error) {
+	attempt, _, err := f.key.CheckSession(token)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.ArtifactAnswer{Uploads: make([]wire.Upload, len(r.Artifacts))}, f.call("artifacts", attempt)
+}
+
+func (f *fake) Result(_ context.Context, token string, _ *wire.Result) error {
+	attempt, _, err := f.key.CheckSession(token)
+	if err != nil {
+		return err
+	}
+	return f.call("result", attempt)
+}
+
+func (f *fake) Progress(_ context.Context, token string, p *wire.Progress) error {
+	attempt, _, err := f.key.CheckJob(token)
+	if err != nil {
+		return err
+	}
+	if p.Fraction < 0 || p.Fraction > 1 {
+		return fault.Field("fraction", "must be between 0 and 1")
+	}
+	if err := f.call("progress", attempt); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.progress = append(f.progress, *p)
+	return nil
+}
+
+func (f *fake) JobOf(_ context.Context, token string) (string, error) {
+	attempt, _, err := f.key.CheckJob(token)
+	if err != nil {
+		return "", err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, j := range f.jobs {
+		if j.Attempt == attempt && !j.State.Terminal() {
+			return id, nil
+		}
+	}
+	return "", fault.Say(fault.StaleAttempt, "this attempt is over")
+}
+
+// keyring is a store of tokens in memory.
+type keyring struct {
+	mu     sync.Mutex
+	tokens []*store.Token
+	asked  int // how often it was asked for one
+}
+
+func (k *keyring) AddToken(_ context.Context, t *store.Token) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, other := range k.tokens {
+		if other.Name == t.Name && other.RevokedAt.IsZero() {
+			return fmt.Errorf("keyring: %w", fault.Conflict)
+		}
+	}
+	k.tokens = append([]*store.Token{t}, k.tokens...)
+	return nil
+}
+
+func (k *keyring) TokenByHash(_ context.Context, hash []byte) (*store.Token, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.asked++
+	for _, t := range k.tokens {
+		if bytes.Equal(t.Hash, hash) {
+			copied := *t
+			return &copied, nil
+		}
+	}
+	return nil, fmt.Errorf("keyring: %w", fault.NotFound)
+}
+
+func (k *keyring) Tokens(context.Context) ([]*store.Token, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.tokens), nil
+}
+
+func (k *keyring) RevokeToken(_ context.Context, idOrName string, at time.Time) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, t := range k.tokens {
+		if (t.ID == idOrName || t.Name == idOrName) && t.RevokedAt.IsZero() {
+			t.RevokedAt = at
+			return nil
+		}
+	}
+	return fmt.Errorf("keyring: %w", fault.NotFound)
+}
+
+// rig is an API with everything around it.
+type rig struct {
+	t       testing.TB
+	api     *api.API
+	engine  *fake
+	logs    *joblog.Store
+	blobs   *fileblob.Store
+	key     ticket.Key
+	tokens  *keyring
+	log     *bytes.Buffer
+	metrics *prometheus.Registry
+	url     string // of a server, once serve was called
+}
+
+// newRig returns an API; options may be changed before it is made.
+func newRig(t testing.TB, change ...func(*api.Options)) *rig {
+	t.Helper()
+	dir := t.TempDir()
+	logs, err := joblog.Open(filepath.Join(dir, "logs"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := fileblob.Open(filepath.Join(dir, "blobs"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { logs.Close(); blobs.Close() })
+	g := &rig{t: t, logs: logs, blobs: blobs, key: ticket.NewKey(), tokens: &keyring{}, metrics: prometheus.NewRegistry()}
+	g.engine = newFake(g.key, logs)
+	o := api.Options{
+		Engine: g.engine, Logs: logs, Blobs: blobs, Key: g.key, Tokens: g.tokens, Version: "1.2.3", Metrics: g.metrics,
+		BaseURL: func(r *http.Request) string {
+			if r == nil {
+				return "http://dayfly.example.com"
+			}
+			return "http://" + r.Host
+		},
+	}
+	for _, c := range change {
+		c(&o)
+	}
+	if g.api, err = api.New(o); err != nil {
+		t.Fatalf("New: %v", err)
+	}
+	return g
+}
+
+// serve starts a server on loopback.
+func (g *rig) serve() *rig {
+	server := httptest.NewServer(g.api.Handler())
+	g.t.Cleanup(server.Close)
+	g.url = server.URL
+	return g
+}
+
+// answer is an answer as tests look at it.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// do makes a request without a network. Headers are given as "Name: value".
+func (g *rig) do(method, target, body string, headers ...string) answer {
+	g.t.Helper()
+	var reader io.Reader
+	if body != "" {
+		reader = strings.NewReader(body)
+	}
+	r := httptest.NewRequest(method, target, reader)
+	r.Host = "127.0.0.1:7700"
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		if name == "Host" {
+			r.Host = value
+			continue
+		}
+		r.Header.Add(name, value)
+	}
+	w := httptest.NewRecorder()
+	g.api.Handler().ServeHTTP(w, r.WithContext(g.t.Context()))
+	return answer{w.Code, w.Header(), w.Body.Bytes()}
+}
+
+func (a answer) problem(t testing.TB) api.Problem {
+	t.Helper()
+	var p api.Problem
+	if err := json.Unmarshal(a.body, &p); err != nil || a.header.Get("Content-Type") != "application/problem+json" {
+		t.Fatalf("the answer %d of type %q is no problem: %s", a.status, a.header.Get("Content-Type"), a.body)
+	}
+	if p.Status != a.status || p.Title == "" || p.Detail == "" || p.Type == "" || p.Code == "" {
+		t.Errorf("the problem is not complete, or does not agree with status %d: %s", a.status, a.body)
+	}
+	return p
+}
+
+// want checks the status and code of an answer that is a problem.
+func (a answer) want(t testing.TB, what string, status int, code fault.Kind) api.Problem {
+	t.Helper()
+	if a.status != status {
+		t.Errorf("%s: got status %d, want %d: %s", what, a.status, status, a.body)
+		return api.Problem{}
+	}
+	p := a.problem(t)
+	if p.Code != code {
+		t.Errorf("%s: got code %q, want %q: %s", what, p.Code, code, a.body)
+	}
+	return p
+}
+
+func decode[T any](t testing.TB, a answer, status int) T {
+	t.Helper()
+	var v T
+	if a.status != status {
+		t.Fatalf("got status %d, want %d: %s", a.status, status, a.body)
+	}
+	if err := json.Unmarshal(a.body, &v); err != nil {
+		t.Fatalf("the answer does not decode: %v: %s", err, a.body)
+	}
+	return v
+}
+
+// token makes a token with these scopes and returns the header that carries it.
+func (g *rig) token(name string, scopes ...string) string {
+	g.t.Helper()
+	return "Authorization: Bearer " + g.secret(name, scopes...)
+}

@@ -1,0 +1,70 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+)
+
+func (a *API) addMachines() {
+	add(a, route{
+		method: http.MethodGet, path: "/v1/machines", id: "list-machines", summary: "List machines, newest first",
+		text: "The ledger of what was asked of providers: those that are not confirmed gone, or with all=true those too.",
+	}, a.machines)
+}
+
+type machinesInput struct {
+	caller
+	All      bool     `query:"all" doc:"Those that are gone, too."`
+	State    []string `query:"state,explode" maxItems:"5" doc:"Only machines in this state. May be repeated."`
+	Provider string   `query:"provider" maxLength:"64" doc:"Only machines of this provider."`
+	Limit    int      `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"How many at most."`
+	Cursor   string   `query:"cursor" maxLength:"200" doc:"The next_cursor of the page before, with the same filters."`
+}
+
+// machineList is one page of machines.
+type machineList struct {
+	Items      []dayfly.Machine `json:"items"`
+	NextCursor string           `json:"next_cursor,omitempty" doc:"To pass as cursor for the next page; missing when this is the last."`
+}
+
+type machinesOutput struct {
+	Body machineList
+}
+
+func (a *API) machines(ctx context.Context, in *machinesInput) (*machinesOutput, error) {
+	q := &store.MachineQuery{Provider: in.Provider, Limit: in.Limit}
+	for i, s := range in.State {
+		switch state := store.MachineState(s); state {
+		case store.MachineCreating, store.MachinePresent, store.MachineDeleting, store.MachineGone, store.MachineQuarantined:
+			q.States = append(q.States, state)
+		default:
+			return nil, fault.Field(fmt.Sprintf("state[%d]", i), "%.40q is not a state of machines", s)
+		}
+	}
+	if len(q.States) == 0 && !in.All {
+		q.States = []store.MachineState{store.MachineCreating, store.MachinePresent, store.MachineDeleting, store.MachineQuarantined}
+	}
+	c := cursor{list: "machines", filters: filtersOf(in.r)}
+	var err error
+	if q.Before, err = c.open(in.Cursor); err != nil {
+		return nil, err
+	}
+	machines, err := a.engine.Machines(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	out := &machinesOutput{machineList{Items: make([]dayfly.Machine, 0, len(machines))}}
+	view := a.view(in.r)
+	for _, m := range machines {
+		out.Body.Items = append(out.Body.Items, view.machine(m))
+	}
+	if len(machines) == in.Limit {
+		out.Body.NextCursor = c.seal(machines[len(machines)-1].Name)
+	}
+	return out, nil
+}

@@ -1,0 +1,91 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/dayfly-run/dayfly/fault"
+)
+
+// addService adds the routes about the server itself. It comes after the others, because it describes them.
+func (a *API) addService(metrics *prometheus.Registry) {
+	add(a, route{method: http.MethodGet, path: "/v1/version", id: "get-version", summary: "Show the server's version"}, a.showVersion)
+	add(a, route{method: http.MethodGet, path: "/healthz", id: "check-health", summary: "Whether the server answers"}, a.healthz)
+	add(a, route{
+		method: http.MethodGet, path: "/readyz", id: "check-readiness", summary: "Whether the server can take jobs", text: "503 while it cannot.",
+	}, a.readyz)
+	if metrics != nil {
+		a.router.HandleFunc("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}).ServeHTTP)
+	}
+}
+
+type versionOutput struct {
+	Body struct {
+		Version string `json:"version"`
+	}
+}
+
+func (a *API) showVersion(context.Context, *struct{ caller }) (*versionOutput, error) {
+	out := &versionOutput{}
+	out.Body.Version = a.version
+	return out, nil
+}
+
+type statusOutput struct {
+	Body struct {
+		Status string `json:"status" doc:"Always ok."`
+	}
+}
+
+func (a *API) healthz(context.Context, *struct{ caller }) (*statusOutput, error) {
+	out := &statusOutput{}
+	out.Body.Status = "ok"
+	return out, nil
+}
+
+func (a *API) readyz(ctx context.Context, in *struct{ caller }) (*statusOutput, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := a.ready(ctx); err != nil {
+		if sentence, ok := fault.Sentence(err); ok {
+			return nil, fault.Say(fault.Unavailable, "%s", sentence)
+		}
+		a.logger.WarnContext(ctx, "the server is not ready", "error", err)
+		return nil, fmt.Errorf("%w: %w", fault.Unavailable, err)
+	}
+	return a.healthz(ctx, in)
+}
+
+// describe makes the description of the API and serves it: for programs, and for people.
+func (a *API) describe() error {
+	spec := a.huma.OpenAPI()
+	asJSON, err := json.MarshalIndent(spec, "", "  ")
+	if err != nil {
+		return fmt.Errorf("api: describing the API: %w", err)
+	}
+	asYAML, err := spec.YAML()
+	if err != nil {
+		return fmt.Errorf("api: describing the API: %w", err)
+	}
+	var page bytes.Buffer
+	writeDocs(&page, spec)
+	serve := func(pattern, contentType string, body []byte) {
+		a.router.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", contentType)
+			w.Header().Set("X-Content-Type-Options", "nosniff")
+			w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+			w.Write(body) // the client may be gone, which is its own affair
+		})
+	}
+	serve("GET /openapi.json", "application/openapi+json", asJSON)
+	serve("GET /openapi.yaml", "application/openapi+yaml", asYAML)
+	serve("GET /docs", "text/html; charset=utf-8", page.Bytes())
+	return nil
+}

@@ -1,0 +1,212 @@
+package app_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/app"
+)
+
+const reference = "../../docs/configuration.md"
+
+func TestReferenceNamesEveryKeyAndItsDefault(t *testing.T) {
+	t.Parallel()
+	page := read(t, reference)
+	for _, key := range app.Keys() {
+		if !strings.Contains(page, "| `"+key+"` |") {
+			t.Errorf("docs/configuration.md has no row for %s", key)
+		}
+	}
+}
+
+func TestReferenceNamesNoKeyThatDoesNotExist(t *testing.T) {
+	t.Parallel()
+	known := map[string]bool{}
+	for _, key := range app.Keys() {
+		known[key] = true
+	}
+	for line := range strings.Lines(read(t, reference)) {
+		key, isRow := strings.CutPrefix(line, "| `")
+		if key, _, _ = strings.Cut(key, "`"); isRow && !known[key] {
+			t.Errorf("docs/configuration.md describes %s, which is not a key", key)
+		}
+	}
+}
+
+func TestExampleIsTheDefaults(t *testing.T) {
+	t.Parallel()
+	_, rest, found := strings.Cut(read(t, reference), "```toml\n")
+	example, _, closed := strings.Cut(rest, "```")
+	if !found || !closed {
+		t.Fatal("docs/configuration.md has no ```toml example")
+	}
+	got, err := app.Load(write(t, example), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := got.Validate(); err != nil {
+		t.Errorf("the example does not validate: %v", err)
+	}
+	want := app.Default()
+	want.DataDir = "/var/lib/dayfly"
+	want.Queues["default"] = app.Queue{}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the example says\n%+v, the defaults are\n%+v", *got, *want)
+	}
+	for _, key := range app.Keys() {
+		last := key[strings.LastIndex(key, ".")+1:]
+		if !strings.Contains(example, "\n"+last+" = ") && !strings.HasPrefix(example, last+" = ") {
+			t.Errorf("the example does not show %s", key)
+		}
+	}
+}
+
+func TestEnvironmentOverridesTheFile(t *testing.T) {
+	t.Parallel()
+	file := write(t, "retention = \"1h\"\n[queues.video-hd]\nconcurrency = 3\n[log]\nlevel = \"warn\"\n")
+	c, err := app.Load(file, []string{
+		"DAYFLY_LISTEN=127.0.0.1:1, [::1]:1",
+		"DAYFLY_LOG_LEVEL=debug",
+		"DAYFLY_PROVIDERS_LOCAL_MAX_MACHINES=7",
+		"DAYFLY_ALLOW_OPEN=true",
+		"DAYFLY_TIMEOUTS_LOST_AFTER=90s",
+		"DAYFLY_QUEUES_VIDEO_HD_KEY_CONCURRENCY=2",
+		"DAYFLY_QUEUES_AUDIO_CONCURRENCY=4",
+		"DAYFLY_URL=http://example.com", "DAYFLY_TOKEN=x", "PATH=/bin",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := app.Default()
+	want.Listen = []string{"127.0.0.1:1", "[::1]:1"}
+	want.Log.Level = "debug"
+	want.Providers.Local.MaxMachines = 7
+	want.AllowOpen = true
+	want.Retention = dayfly.Duration(time.Hour)
+	want.Timeouts.LostAfter = dayfly.Duration(90 * time.Second)
+	want.Queues = map[string]app.Queue{"video-hd": {Concurrency: 3, KeyConcurrency: 2}, "audio": {Concurrency: 4}}
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got\n%+v, want\n%+v", *c, *want)
+	}
+}
+
+func TestEveryKeyCanBeSetByItsVariable(t *testing.T) {
+	t.Parallel()
+	for _, key := range app.Keys() {
+		set := false
+		for _, value := range []string{"17", "17s", "true"} { // one of these is of the key's type
+			if c, err := app.Load("", []string{app.Variable(key) + "=" + value}); err == nil && !reflect.DeepEqual(c, app.Default()) {
+				set = true
+			}
+		}
+		// A boolean that is true by default shows in the other direction.
+		if c, err := app.Load("", []string{app.Variable(key) + "=false"}); err == nil && !reflect.DeepEqual(c, app.Default()) {
+			set = true
+		}
+		if !set {
+			t.Errorf("%s does not set %s", app.Variable(key), key)
+		}
+	}
+}
+
+func TestMistakesAreNamedWithTheirPlace(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct {
+		file string
+		env  string
+		want []string
+	}{
+		"an unknown key":                    {file: "\n\nlisen = [\"x\"]\n", want: []string{":3: there is no key lisen", "did you mean listen?"}},
+		"an unknown key in a section":       {file: "[log]\n# a comment\nlevle = \"info\"\n", want: []string{":3: there is no key log.levle", "did you mean log.level?"}},
+		"an unknown dotted key":             {file: "log.colour = \"never\"\n", want: []string{":1: there is no key log.colour"}},
+		"an unknown section":                {file: "retention = \"1h\"\n[logging]\nlevel = \"info\"\n", want: []string{":2: there is no key logging"}},
+		"an unknown key in an inline table": {file: "retention = \"1h\"\nlog = {level = \"info\", size = 3}\n", want: []string{":2: there is no key log.size"}},
+		"an unknown limit of a queue":       {file: "[queues.video]\nconcurrency = 1\nmax = 2\n", want: []string{":3: there is no key queues.video.max"}},
+		"a value of the wrong type":         {file: "listen = 3\n", want: []string{"line 1", "listen"}},
+		"a length of time that is none":     {file: "retention = \"soon\"\n", want: []string{"soon"}},
+		"broken syntax":                     {file: "[log\n", want: []string{".toml:", "expected"}},
+		"an unknown variable":               {env: "DAYFLY_LOG_LEVLE=debug", want: []string{"DAYFLY_LOG_LEVLE configures nothing", "did you mean DAYFLY_LOG_LEVEL?"}},
+		"a variable of the wrong type":      {env: "DAYFLY_LIMITS_CONNECTIONS=many", want: []string{"DAYFLY_LIMITS_CONNECTIONS", "many"}},
+		"a queue's limit that is no number": {env: "DAYFLY_QUEUES_A_CONCURRENCY=x", want: []string{"DAYFLY_QUEUES_A_CONCURRENCY", "not a number"}},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var environ []string
+			if c.env != "" {
+				environ = []string{c.env}
+			}
+			_, err := app.Load(write(t, c.file), environ)
+			if !errors.Is(err, fault.Invalid) {
+				t.Fatalf("got %v, want an error of kind invalid", err)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("got %q, want it to say %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+func TestValidateNamesTheKey(t *testing.T) {
+	t.Parallel()
+	cases := map[string]func(c *app.Config){
+		"listen":                       func(c *app.Config) { c.Listen = nil },
+		"data_dir":                     func(c *app.Config) { c.DataDir = "relative" },
+		"public_url":                   func(c *app.Config) { c.PublicURL = "dayfly.example.com" },
+		"log.level":                    func(c *app.Config) { c.Log.Level = "loud" },
+		"log.format":                   func(c *app.Config) { c.Log.Format = "xml" },
+		"tls":                          func(c *app.Config) { c.TLS.Key = "key.pem" },
+		"providers.local.enabled":      func(c *app.Config) { c.Providers.Local.Enabled = false },
+		"default_provider":             func(c *app.Config) { c.DefaultProvider = "moon" },
+		"providers.local.max_machines": func(c *app.Config) { c.Providers.Local.MaxMachines = -1 },
+		"queues":                       func(c *app.Config) { c.Queues["a b"] = app.Queue{} },
+		"queues.a":                     func(c *app.Config) { c.Queues["a"] = app.Queue{Concurrency: -1} },
+		"limits.connections":           func(c *app.Config) { c.Limits.Connections = 1 },
+		"retention":                    func(c *app.Config) { c.Retention = 1 },
+		"timeouts.heartbeat":           func(c *app.Config) { c.Timeouts.Heartbeat = 0 },
+		"timeouts.lost_after":          func(c *app.Config) { c.Timeouts.LostAfter = 0 },
+		"timeouts.unreachable_after":   func(c *app.Config) { c.Timeouts.UnreachableAfter = c.Timeouts.Heartbeat },
+	}
+	for key, breakIt := range cases {
+		t.Run(key, func(t *testing.T) {
+			t.Parallel()
+			c := app.Default()
+			c.DataDir = t.TempDir()
+			if err := c.Validate(); err != nil {
+				t.Fatalf("the defaults do not validate: %v", err)
+			}
+			breakIt(c)
+			field, ok := errors.AsType[*fault.FieldError](c.Validate())
+			if !ok || field.Field != key {
+				t.Errorf("got %v, want an error about %s", field, key)
+			}
+		})
+	}
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "dayfly.toml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}

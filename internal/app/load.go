@@ -1,0 +1,300 @@
+package app
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+)
+
+// Prefix begins the environment variables that configure Dayfly: the key log.level is DAYFLY_LOG_LEVEL.
+const Prefix = "DAYFLY_"
+
+// maxFile is the largest configuration file that is read, in bytes.
+const maxFile = 1 << 20
+
+// Load returns the defaults, overridden by the file (none if it is ""), overridden by the environment, which is given
+// in the form of os.Environ. The caller may override more and then calls [Config.Validate].
+//
+// A key or variable that does not exist is an error that names it and its line, because a misspelt key that is
+// ignored is a limit that is not there. Errors are fault.Invalid.
+func Load(file string, environ []string) (*Config, error) {
+	c := Default()
+	if file != "" {
+		if err := c.loadFile(file); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.loadEnviron(environ); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Config) loadFile(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("the configuration file cannot be read: %w: %w", fault.Invalid, err)
+	}
+	defer f.Close()
+	source, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return fmt.Errorf("the configuration file cannot be read: %w: %w", fault.Invalid, err)
+	}
+	if len(source) > maxFile {
+		return fault.Say(fault.Invalid, "%s is larger than %d bytes; that is no configuration file", file, maxFile)
+	}
+	meta, err := toml.NewDecoder(bytes.NewReader(source)).Decode(c)
+	if err != nil {
+		if p, ok := errors.AsType[toml.ParseError](err); ok {
+			return fault.Say(fault.Invalid, "%s:%d: %s", file, p.Position.Line, p.Message)
+		}
+		return fault.Say(fault.Invalid, "%s: %v", file, err)
+	}
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		key := unknown[0].String()
+		return fault.Say(fault.Invalid, "%s:%d: there is no key %s%s", file, lineOf(source, unknown[0]), key, suggestion(key))
+	}
+	return nil
+}
+
+// lineOf returns the line on which a key is set, from 1. The decoder does not say where an unknown key was, so the
+// source is read once more for its tables and keys; when the key is inside an inline table the line is that of the
+// table.
+func lineOf(source []byte, key toml.Key) int {
+	for ; len(key) > 0; key = key[:len(key)-1] {
+		table := ""
+		for i, line := range strings.Split(string(source), "\n") {
+			line, _, _ = strings.Cut(line, "#")
+			line = strings.TrimSpace(line)
+			if strings.HasPrefix(line, "[") {
+				table = normalKey(strings.Trim(line, "[] "))
+				if table == normalKey(key.String()) {
+					return i + 1
+				}
+				continue
+			}
+			name, _, isPair := strings.Cut(line, "=")
+			if !isPair {
+				continue
+			}
+			if full := strings.Trim(table+"."+normalKey(name), "."); full == normalKey(key.String()) {
+				return i + 1
+			}
+		}
+	}
+	return 1
+}
+
+// normalKey returns a dotted key without the spaces and quotes it may be written with.
+func normalKey(key string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '"' || r == '\'' || r == ' ' || r == '\t' {
+			return -1
+		}
+		return r
+	}, key)
+}
+
+// suggestion returns "; did you mean …?" when a known key is close.
+func suggestion(key string) string {
+	best, least := "", 4
+	for _, known := range Keys() {
+		if d := distance(key, known); d < least {
+			best, least = known, d
+		}
+	}
+	if best == "" {
+		return "; docs/configuration.md lists them all"
+	}
+	return "; did you mean " + best + "?"
+}
+
+// distance is the number of characters to insert, remove or replace to make b of a.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// Keys returns every key of the configuration, with dots between the sections; those of a queue once, for a queue
+// called NAME.
+func Keys() []string {
+	var keys []string
+	walk(reflect.ValueOf(&Config{Queues: map[string]Queue{"NAME": {}}}).Elem(), "", func(key string, _ reflect.Value) {
+		keys = append(keys, key)
+	})
+	return keys
+}
+
+// Variable returns the environment variable of a key.
+func Variable(key string) string {
+	return Prefix + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(key))
+}
+
+// walk calls fn for each leaf of a configuration.
+func walk(v reflect.Value, prefix string, fn func(key string, leaf reflect.Value)) {
+	if v.Kind() != reflect.Struct {
+		fn(prefix, v)
+		return
+	}
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Tag.Get("toml")
+		if prefix != "" {
+			name = prefix + "." + name
+		}
+		field := v.Field(i)
+		if field.Kind() != reflect.Map {
+			walk(field, name, fn)
+			continue
+		}
+		for _, key := range field.MapKeys() {
+			walk(field.MapIndex(key), name+"."+key.String(), fn)
+		}
+	}
+}
+
+// otherVariables are the variables with our prefix that are not configuration of a server: the commands read the
+// first three, machines are given the others.
+var otherVariables = []string{
+	"DAYFLY_URL", "DAYFLY_CONFIG", "DAYFLY_TOKEN",
+	"DAYFLY_JOB_ID", "DAYFLY_ATTEMPT", "DAYFLY_INPUT", "DAYFLY_RESULT", "DAYFLY_PROGRESS", "DAYFLY_MACHINE", "DAYFLY_FAILPOINTS",
+}
+
+func (c *Config) loadEnviron(environ []string) error {
+	leaves := map[string]reflect.Value{}
+	walk(reflect.ValueOf(c).Elem(), "", func(key string, leaf reflect.Value) {
+		if leaf.CanSet() { // those of queues are inside a map and are set below
+			leaves[Variable(key)] = leaf
+		}
+	})
+	for _, pair := range slices.Sorted(slices.Values(environ)) {
+		name, value, _ := strings.Cut(pair, "=")
+		if !strings.HasPrefix(name, Prefix) || slices.Contains(otherVariables, name) {
+			continue
+		}
+		leaf, known := leaves[name]
+		var err error
+		switch {
+		case known:
+			err = set(leaf, value)
+		default:
+			known, err = c.setQueue(name, value)
+		}
+		if err != nil {
+			return fault.Say(fault.Invalid, "the environment variable %s: %v", name, err)
+		}
+		if !known {
+			return fault.Say(fault.Invalid, "the environment variable %s configures nothing%s", name, variableSuggestion(name))
+		}
+	}
+	return nil
+}
+
+func variableSuggestion(name string) string {
+	best, least := "", 4
+	for _, key := range Keys() {
+		if d := distance(name, Variable(key)); d < least {
+			best, least = Variable(key), d
+		}
+	}
+	if best == "" {
+		return "; docs/configuration.md lists them all"
+	}
+	return "; did you mean " + best + "?"
+}
+
+// setQueue sets a limit of a queue from a variable such as DAYFLY_QUEUES_VIDEO_HD_CONCURRENCY. It means the configured
+// queue whose name it is with _ for - and . or else the queue "video_hd".
+func (c *Config) setQueue(variable, value string) (known bool, err error) {
+	rest, ok := strings.CutPrefix(variable, Prefix+"QUEUES_")
+	if !ok {
+		return false, nil
+	}
+	name, key := strings.CutSuffix(rest, "_KEY_CONCURRENCY")
+	if !key {
+		if name, ok = strings.CutSuffix(rest, "_CONCURRENCY"); !ok {
+			return false, nil
+		}
+	}
+	if name == "" {
+		return false, nil
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil {
+		return true, fmt.Errorf("%q is not a number", value)
+	}
+	queue := strings.ToLower(name)
+	for configured := range c.Queues {
+		if Variable(configured) == Prefix+name {
+			queue = configured
+		}
+	}
+	limits := c.Queues[queue]
+	if key {
+		limits.KeyConcurrency = n
+	} else {
+		limits.Concurrency = n
+	}
+	if c.Queues == nil {
+		c.Queues = map[string]Queue{}
+	}
+	c.Queues[queue] = limits
+	return true, nil
+}
+
+// set sets one value from the text of an environment variable.
+func set(leaf reflect.Value, text string) error {
+	switch target := leaf.Addr().Interface().(type) {
+	case *string:
+		*target = text
+	case *[]string:
+		*target = (*target)[:0:0]
+		for _, item := range strings.Split(text, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				*target = append(*target, item)
+			}
+		}
+	case *int:
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return fmt.Errorf("%q is not a number", text)
+		}
+		*target = n
+	case *bool:
+		b, err := strconv.ParseBool(text)
+		if err != nil {
+			return fmt.Errorf("%q is neither true nor false", text)
+		}
+		*target = b
+	case *dayfly.Duration:
+		return target.UnmarshalText([]byte(text))
+	default:
+		panic(fmt.Sprintf("app: a configuration key has the type %T, which no environment variable can set", target))
+	}
+	return nil
+}

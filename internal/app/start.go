@@ -1,0 +1,137 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/lmittmann/tint"
+	"golang.org/x/term"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/machine"
+	"github.com/dayfly-run/dayfly/machine/local"
+	"github.com/dayfly-run/dayfly/server"
+)
+
+// StartOptions are the optional parts of [Start]; nil means the defaults.
+type StartOptions struct {
+	Version string    // to show
+	LogTo   io.Writer // where the log goes; nil: nowhere
+	// Embedded is set when the server lives inside a command that does something else, for as long as that takes. It
+	// then asks everybody for a token, because nobody has asked for a server, and it leaves the process as it is.
+	Embedded bool
+}
+
+// Start builds the server that the configuration describes, with its listeners open. The caller calls Run, or Close.
+// Errors are those of [Config.Validate] and of server.New.
+func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, error) {
+	if o == nil {
+		o = &StartOptions{}
+	}
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	certificate, err := c.TLS.load()
+	if err != nil {
+		return nil, err
+	}
+	if !o.Embedded {
+		tuneProcess()
+	}
+	logger := newLogger(c.Log, o.LogTo)
+	provider, err := local.New(local.Options{
+		Dir:        filepath.Join(c.DataDir, "machines"),
+		Supervisor: supervisor(),
+		Logger:     logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	queues := make(map[string]server.Queue, len(c.Queues))
+	for name, q := range c.Queues {
+		queues[name] = server.Queue(q)
+	}
+	s, err := server.New(ctx, server.Options{
+		DataDir:         c.DataDir,
+		Providers:       map[string]machine.Provider{"local": provider},
+		DefaultProvider: c.DefaultProvider,
+		Listen:          c.Listen,
+		TLS:             certificate,
+		PublicURL:       c.PublicURL,
+		RequireToken:    c.RequireToken || o.Embedded,
+		AllowOpen:       c.AllowOpen,
+		Connections:     c.Limits.Connections,
+		Queues:          queues,
+		MaxMachines:     map[string]int{"local": c.Providers.Local.MaxMachines},
+		MaxOpenJobs:     c.Limits.OpenJobs,
+		LogLimit:        int64(c.Limits.OutputMB) << 20,
+		Retention:       time.Duration(c.Retention),
+		LostAfter:       time.Duration(c.Timeouts.LostAfter), UnreachableAfter: time.Duration(c.Timeouts.UnreachableAfter),
+		OrphanAfter: time.Duration(c.Timeouts.OrphanAfter), Heartbeat: time.Duration(c.Timeouts.Heartbeat),
+		Version: o.Version,
+		Logger:  logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	// A supervisor that has outlived the last server learns here where the new one is.
+	provider.SetHome(s.LocalURL())
+	return s, nil
+}
+
+// tuneProcess sets what belongs to the whole process and is right for one that serves for weeks: files that nobody
+// else may read, and a heap that stays near what is in use.
+func tuneProcess() {
+	syscall.Umask(0o077)
+	debug.SetGCPercent(50)
+}
+
+func (t TLS) load() (*tls.Config, error) {
+	if t.Certificate == "" {
+		return nil, nil
+	}
+	certificate, err := tls.LoadX509KeyPair(t.Certificate, t.Key)
+	if err != nil {
+		return nil, fault.Field("tls", "the certificate cannot be used: %v", err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}, nil
+}
+
+// newLogger returns the logger that the configuration asks for.
+func newLogger(l Log, w io.Writer) *slog.Logger {
+	if w == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
+		level = slog.LevelInfo // Validate has refused this
+	}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
+	}
+	file, isFile := w.(*os.File)
+	return slog.New(tint.NewHandler(w, &tint.Options{
+		Level: level, TimeFormat: time.DateTime, NoColor: !isFile || !term.IsTerminal(int(file.Fd())),
+	}))
+}
+
+// supervisor is the command that supervises machines on this host: the small program beside this one, or else this
+// one itself, which can do that too.
+func supervisor() []string {
+	self, err := os.Executable()
+	if err != nil {
+		return []string{"dayfly-agent", "supervise"} // to be found in PATH; without it the provider says what is missing
+	}
+	small := filepath.Join(filepath.Dir(self), "dayfly-agent")
+	if info, err := os.Stat(small); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0 {
+		return []string{small, "supervise"}
+	}
+	return []string{self, "agent", "supervise"}
+}

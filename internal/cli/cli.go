@@ -1,0 +1,246 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/agent/agentmain"
+)
+
+// program is one invocation of the command.
+type program struct {
+	version string
+
+	in       *os.File
+	out, err io.Writer
+	inTTY    bool // standard input is a terminal, so a question can be answered
+	outTTY   bool
+	errTTY   bool
+	width    int  // of the terminal, in columns
+	colors   bool // the terminal shows them and the user wants them
+	unicode  bool // the locale can show more than ASCII
+
+	server string // --server or DAYFLY_URL
+	token  string // --token or DAYFLY_TOKEN
+	json   bool
+}
+
+// Main runs the command with os.Args and returns the exit code.
+func Main(version string) int {
+	// A supervisor of machines is started often and must be up quickly: it needs nothing of what follows.
+	if len(os.Args) > 1 && os.Args[1] == "agent" {
+		return agentmain.Main(os.Args[2:], version)
+	}
+	p := newProgram(version)
+	root := p.root()
+	root.SetArgs(os.Args[1:])
+	return p.execute(root)
+}
+
+func newProgram(version string) *program {
+	p := &program{version: version, in: os.Stdin, out: os.Stdout, err: os.Stderr, width: 80}
+	p.inTTY = term.IsTerminal(int(os.Stdin.Fd()))
+	p.outTTY = term.IsTerminal(int(os.Stdout.Fd()))
+	p.errTTY = term.IsTerminal(int(os.Stderr.Fd()))
+	p.colors = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	for _, file := range []*os.File{os.Stdout, os.Stderr} {
+		if width, _, err := term.GetSize(int(file.Fd())); err == nil && width > 0 {
+			p.width = width
+		}
+	}
+	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
+		if value := strings.ToLower(os.Getenv(name)); value != "" {
+			p.unicode = strings.Contains(value, "utf-8") || strings.Contains(value, "utf8")
+			break
+		}
+	}
+	return p
+}
+
+// execute runs the command line and turns its error into a sentence and an exit code.
+func (p *program) execute(root *cobra.Command) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
+	}
+	if exit, ok := errors.AsType[*exitError](err); ok {
+		if exit.err != nil {
+			p.complain(exit.err)
+		}
+		return exit.code
+	}
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return codeCanceled
+	}
+	p.complain(err)
+	if cmd != nil && cmd.Name() == "run" && cmd.Parent() == root {
+		return codeNotRun
+	}
+	if _, ok := errors.AsType[*usageError](err); ok || strings.HasPrefix(err.Error(), "unknown command") {
+		return codeUsage
+	}
+	return codeFailed
+}
+
+// complain says on standard error what went wrong and, where there is something, what to do about it.
+func (p *program) complain(err error) {
+	text := err.Error()
+	if sentence, ok := fault.Sentence(err); ok {
+		text = sentence
+	}
+	fmt.Fprintf(p.err, "dayfly: %s\n", plain(text))
+	if hint := p.hint(err); hint != "" {
+		fmt.Fprintf(p.err, "        %s\n", hint)
+	}
+}
+
+// hint is the next thing to try after an error of this kind.
+func (p *program) hint(err error) string {
+	if mistake, ok := errors.AsType[*usageError](err); ok {
+		return "See " + mistake.command + " --help."
+	}
+	switch fault.Of(err).General() {
+	case fault.Unauthenticated:
+		if p.token == "" {
+			return "The server wants a token: set DAYFLY_TOKEN or --token. Its operator makes one with dayfly tokens create."
+		}
+		return "The token is unknown, expired or revoked. The server's operator makes a new one with dayfly tokens create."
+	case fault.Denied:
+		return "The token does not have the scope for this. Tokens with more are made with dayfly tokens create --scope."
+	case fault.Unavailable:
+		if p.server != "" {
+			return "Is the server running, and is " + plain(p.server) + " its address? It comes from --server or DAYFLY_URL."
+		}
+		return "dayfly doctor looks for the reason."
+	}
+	return ""
+}
+
+// The exit codes. Those above 123 are the ones that shells, timeout(1) and container tools use, so that scripts need
+// to learn nothing new.
+const (
+	codeFailed        = 1
+	codeUsage         = 2
+	codeTimeout       = 124 // a time limit of the job passed
+	codeNotRun        = 125 // Dayfly could not run it, or could not bring its result home
+	codeNotExecutable = 126
+	codeNotFound      = 127
+	codeSignal        = 128 // plus the signal's number
+	codeCanceled      = 130
+)
+
+// exitError ends the command with a code of its own; err is what to say, or nil when it has been said.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// usageError is a mistake in the command line.
+type usageError struct {
+	command string
+	text    string
+}
+
+func (e *usageError) Error() string { return e.text }
+
+func usage(cmd *cobra.Command, format string, args ...any) error {
+	return &usageError{cmd.CommandPath(), fmt.Sprintf(format, args...)}
+}
+
+// root builds the tree of commands.
+func (p *program) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "dayfly",
+		Short: "Run any job on a machine that lives only as long as the job",
+		Long: `Dayfly runs any job on a machine that lives only as long as the job.
+
+The first command to type is one that runs something:
+
+  dayfly run -- echo hello
+  dayfly run --in song.wav --out song.mp3 -- ffmpeg -i song.wav song.mp3
+
+It needs no server: without one, dayfly serves itself while the command lasts and keeps jobs in
+~/.local/state/dayfly. dayfly serve runs the same thing as a service.`,
+		Example: `  dayfly run -- uname -a
+  dayfly jobs
+  dayfly show JOB
+  dayfly serve`,
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&p.server, "server", os.Getenv("DAYFLY_URL"), "the server's `URL`; also DAYFLY_URL")
+	flags.StringVar(&p.token, "token", "", "the `token` for it; better in DAYFLY_TOKEN, which others cannot see")
+	flags.BoolVar(&p.json, "json", false, "print JSON instead of text")
+	flags.Lookup("server").DefValue = ""
+	root.PersistentPreRun = func(*cobra.Command, []string) {
+		if p.token == "" {
+			p.token = os.Getenv("DAYFLY_TOKEN")
+		}
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
+	root.SetOut(p.out)
+	root.SetErr(p.err)
+	root.AddGroup(
+		&cobra.Group{ID: "jobs", Title: "Jobs:"},
+		&cobra.Group{ID: "service", Title: "The service:"},
+	)
+	add := func(group string, commands ...*cobra.Command) {
+		for _, c := range commands {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("jobs", p.runCommand(), p.jobsCommand(), p.showCommand(), p.logsCommand(), p.waitCommand(), p.whyCommand(),
+		p.cancelCommand(), p.retryCommand(), p.deleteCommand())
+	add("service", p.serveCommand(), p.machinesCommand(), p.tokensCommand(), p.doctorCommand())
+	root.AddCommand(p.versionCommand())
+	return root
+}
+
+// exactly wants n arguments, and says which.
+func exactly(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == len(names) {
+			return nil
+		}
+		if len(names) == 0 {
+			return usage(cmd, "%s takes no arguments, but got %q", cmd.CommandPath(), args)
+		}
+		return usage(cmd, "%s wants %s, but got %d arguments", cmd.CommandPath(), strings.Join(names, " and "), len(args))
+	}
+}
+
+// printJSON writes v as indented JSON to standard output.
+func (p *program) printJSON(v any) error {
+	encoder := json.NewEncoder(p.out)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(v)
+}
+
+// note says something on standard error.
+func (p *program) note(format string, args ...any) { fmt.Fprintf(p.err, format+"\n", args...) }

@@ -1,0 +1,158 @@
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+)
+
+// transfers is how many files are in flight at once, in either direction.
+const transfers = 4
+
+// bars are progress bars on a terminal, or nothing elsewhere.
+type bars struct{ progress *mpb.Progress }
+
+func (r *runner) newBars(ctx context.Context) *bars {
+	if !r.summary || !r.p.errTTY {
+		return &bars{}
+	}
+	return &bars{mpb.NewWithContext(ctx, mpb.WithOutput(r.p.err), mpb.WithWidth(min(r.p.width, 80)))}
+}
+
+// reader returns source with a bar that shows how much of it has been read. A file that is small is there before a
+// bar could be drawn.
+func (b *bars) reader(verb, name string, size int64, source io.Reader) io.ReadCloser {
+	const small = 1 << 20
+	if b.progress == nil || size < small {
+		return io.NopCloser(source)
+	}
+	bar := b.progress.AddBar(size,
+		mpb.BarRemoveOnComplete(),
+		mpb.PrependDecorators(decor.Name(verb+" "+plain(name)+" ")),
+		mpb.AppendDecorators(decor.CountersKibiByte("% .1f / % .1f"), decor.Percentage(decor.WCSyncSpace)))
+	return bar.ProxyReader(source)
+}
+
+func (b *bars) wait() {
+	if b.progress != nil {
+		b.progress.Shutdown()
+	}
+}
+
+// upload sends the inputs to where the job says, a few at a time.
+func (r *runner) upload(ctx context.Context, inputs []input) error {
+	bars := r.newBars(ctx)
+	defer bars.wait()
+	where := map[string]*dayfly.Upload{}
+	for _, in := range r.job.Inputs {
+		where[in.Name] = in.Upload
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(transfers)
+	for _, in := range inputs {
+		upload := where[in.name]
+		if upload == nil {
+			return fault.Say(fault.Internal, "the server did not say where to upload %s", in.name)
+		}
+		group.Go(func() error {
+			file, err := os.Open(in.path)
+			if err != nil {
+				return fault.Say(fault.Invalid, "--in: %v", err)
+			}
+			defer file.Close()
+			source := seekable{bars.reader("uploading", in.name, in.size, file), file}
+			defer source.Close()
+			if err := r.c.Upload(ctx, *upload, source, in.size); err != nil {
+				return fmt.Errorf("uploading %s: %w", in.name, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// seekable reads through a progress bar and seeks in the file behind it.
+type seekable struct {
+	io.ReadCloser
+	file *os.File
+}
+
+func (s seekable) Seek(offset int64, whence int) (int64, error) { return s.file.Seek(offset, whence) }
+
+// download brings the job's artifacts into the directory that the user wants them in, and returns their names.
+func (r *runner) download(ctx context.Context) ([]string, error) {
+	if len(r.job.Artifacts) == 0 {
+		return nil, nil
+	}
+	if err := os.MkdirAll(r.f.outDir, 0o777); err != nil {
+		return nil, fault.Say(fault.Invalid, "--out-dir: %v", err)
+	}
+	root, err := os.OpenRoot(r.f.outDir)
+	if err != nil {
+		return nil, fault.Say(fault.Invalid, "--out-dir: %v", err)
+	}
+	defer root.Close()
+	bars := r.newBars(ctx)
+	defer bars.wait()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(transfers)
+	names := make([]string, len(r.job.Artifacts))
+	for i, artifact := range r.job.Artifacts {
+		names[i] = filepath.Join(r.f.outDir, filepath.FromSlash(artifact.Name))
+		group.Go(func() error {
+			if err := r.downloadOne(ctx, root, bars, artifact); err != nil {
+				return fmt.Errorf("bringing %s home: %w; it is kept with the job: %s", plain(artifact.Name), err, r.job.ID)
+			}
+			return nil
+		})
+	}
+	return names, group.Wait()
+}
+
+// downloadOne writes one artifact under a temporary name and gives it its own when it has arrived whole, so that a
+// file of that name is never half of one. The root keeps it inside, whatever the artifact's name says.
+func (r *runner) downloadOne(ctx context.Context, root *os.Root, bars *bars, a dayfly.Artifact) (err error) {
+	name := filepath.FromSlash(a.Name)
+	if !filepath.IsLocal(name) {
+		return fault.Say(fault.Invalid, "its name does not stay in the directory")
+	}
+	if dir := path.Dir(a.Name); dir != "." {
+		if err := root.MkdirAll(filepath.FromSlash(dir), 0o777); err != nil {
+			return err
+		}
+	}
+	body, err := r.c.Download(ctx, a)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	temp := filepath.Join(filepath.Dir(name), ".dayfly-"+rand.Text()[:12])
+	file, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, root.Remove(temp))
+		}
+	}()
+	source := bars.reader("downloading", a.Name, a.Size, body)
+	_, err = io.Copy(file, source)
+	source.Close()
+	if err = errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	return root.Rename(temp, name)
+}

@@ -1,0 +1,134 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+)
+
+// lateString is a value that is known later than it is asked for. It is safe for concurrent use.
+type lateString struct {
+	mu    sync.Mutex
+	value string
+}
+
+func (s *lateString) set(value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.value = value
+}
+
+func (s *lateString) get() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.value
+}
+
+// outputs are where the two streams of a job's output go.
+type outputs struct {
+	stdout, stderr io.Writer
+	screens        []*screen
+}
+
+// outputs returns the writers for a job's output: disarmed where they are a terminal, untouched elsewhere.
+func (p *program) outputs(raw bool) *outputs {
+	o := &outputs{stdout: p.out, stderr: p.err}
+	if p.outTTY && !raw {
+		s := &screen{w: p.out}
+		o.stdout, o.screens = s, append(o.screens, s)
+	}
+	if p.errTTY && !raw {
+		s := &screen{w: p.err}
+		o.stderr, o.screens = s, append(o.screens, s)
+	}
+	return o
+}
+
+// errOutput wraps a failure to write what the job prints: nobody reads it any more.
+var errOutput = errors.New("the output cannot be written")
+
+// write writes one record. What is missing is said on standard error.
+func (o *outputs) write(p *program, r dayfly.LogRecord) error {
+	if r.Gap > 0 {
+		p.note("dayfly: %d bytes of %s are missing here: %s", r.Gap, r.Stream, plain(r.Why))
+		return nil
+	}
+	w := o.stdout
+	if r.Stream == "stderr" {
+		w = o.stderr
+	}
+	if _, err := w.Write(r.Data); err != nil {
+		return errors.Join(errOutput, err)
+	}
+	return nil
+}
+
+func (o *outputs) flush() {
+	for _, s := range o.screens {
+		_ = s.Flush() // a terminal that has gone away has no use for the end of a line
+	}
+}
+
+// follow prints the job's output until it has ended, and leaves the job as it ended in r.job.
+func (r *runner) follow(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	if r.summary && r.p.errTTY {
+		go r.sayWhyItWaits(ctx)
+	}
+	if !r.p.json {
+		out := r.p.outputs(r.f.raw)
+		defer out.flush()
+		for record, err := range r.c.Logs(ctx, r.job.ID, &dayfly.LogOptions{Follow: true}) {
+			if err != nil {
+				return err
+			}
+			r.talk.mu.Lock() // not while a question is being asked
+			err = out.write(r.p, record)
+			r.talk.mu.Unlock()
+			if err != nil {
+				return err
+			}
+		}
+	}
+	job, err := r.c.Job(ctx, r.job.ID)
+	if err == nil && !job.State.Terminal() { // the output can end a moment before the job does
+		job, err = r.c.Wait(ctx, r.job.ID)
+	}
+	if err == nil {
+		r.job = job
+	}
+	return err
+}
+
+// patient is how long a job may wait to run before somebody at a terminal is told why.
+const patient = 2 * time.Second
+
+// sayWhyItWaits tells somebody at a terminal why nothing happens yet.
+func (r *runner) sayWhyItWaits(ctx context.Context) {
+	timer := time.NewTimer(patient)
+	defer timer.Stop()
+	said := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		why, err := r.c.Why(ctx, r.job.ID)
+		if err != nil || why.State.Terminal() || why.State == dayfly.Running {
+			return // there is output to look at, or an error that the main loop meets too
+		}
+		if len(why.Answers) > 0 && why.Answers[0] != said {
+			said = why.Answers[0]
+			r.talk.mu.Lock()
+			r.p.note("%s", r.p.colored(r.p.err, dim, "waiting: "+plain(said)))
+			r.talk.mu.Unlock()
+		}
+		timer.Reset(patient)
+	}
+}

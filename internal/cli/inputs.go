@@ -1,0 +1,198 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/dayfly-run/dayfly/fault"
+)
+
+// maxInputs is how many files one job may be given; the server refuses more.
+const maxInputs = 256
+
+// input is one local file to upload.
+type input struct {
+	name string // where the job finds it, with forward slashes
+	path string // where it is here; "-" is standard input, held in a temporary file
+	size int64
+	temp bool // path is a temporary file
+}
+
+// collectInputs resolves the --in flags: a file, a directory whose files are taken with their paths, or "-" for
+// standard input. Errors are sentences of kind invalid, found before anything is sent.
+func collectInputs(flags []string, stdin io.Reader) (inputs []input, err error) {
+	defer func() {
+		if err != nil {
+			removeTemporary(inputs)
+			inputs = nil
+		}
+	}()
+	for _, flag := range flags {
+		source, name := splitInput(flag)
+		if source == "-" {
+			in, err := spoolInput(stdin, name)
+			if err != nil {
+				return inputs, err
+			}
+			inputs = append(inputs, in)
+			continue
+		}
+		if inputs, err = appendInput(inputs, source, name); err != nil {
+			return inputs, err
+		}
+	}
+	names := map[string]string{}
+	for _, in := range inputs {
+		if other, taken := names[in.name]; taken {
+			return inputs, fault.Say(fault.Invalid, "--in: %s and %s would both be %s in the job; name one of them with --in PATH:NAME", other, in.path, in.name)
+		}
+		names[in.name] = in.path
+	}
+	return inputs, nil
+}
+
+// splitInput splits PATH:NAME. A path that exists is taken whole, so that a file with a colon in its name needs no
+// escaping.
+func splitInput(flag string) (source, name string) {
+	if _, err := os.Lstat(flag); err != nil {
+		if i := strings.LastIndexByte(flag, ':'); i > 0 {
+			return flag[:i], flag[i+1:]
+		}
+	}
+	return flag, filepath.ToSlash(filepath.Base(filepath.Clean(flag)))
+}
+
+// appendInput adds the file, or the files of the directory, at source.
+func appendInput(inputs []input, source, name string) ([]input, error) {
+	info, err := os.Stat(source)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return inputs, fault.Say(fault.Invalid, "--in: there is no file %s", source)
+	case err != nil:
+		return inputs, fault.Say(fault.Invalid, "--in: %v", err)
+	case info.IsDir():
+		return appendDirectory(inputs, source, name)
+	}
+	return appendFile(inputs, source, name, info)
+}
+
+func appendFile(inputs []input, source, name string, info fs.FileInfo) ([]input, error) {
+	if !info.Mode().IsRegular() {
+		return inputs, fault.Say(fault.Invalid, "--in: %s is not a file or a directory but a %s", source, kindOfFile(info.Mode()))
+	}
+	if err := checkInputName(name); err != nil {
+		return inputs, err
+	}
+	if len(inputs) == maxInputs {
+		return inputs, fault.Say(fault.Invalid, "--in: more than %d files; pack them into one with tar and unpack it in the job", maxInputs)
+	}
+	return append(inputs, input{name: path.Clean(name), path: source, size: info.Size()}), nil
+}
+
+// appendDirectory adds the files below a directory. It follows links to files, not to directories: those could lead
+// in a circle, or out of what the user meant to send.
+func appendDirectory(inputs []input, source, name string) ([]input, error) {
+	if name != "." {
+		if err := checkInputName(name); err != nil {
+			return inputs, err
+		}
+	}
+	err := filepath.WalkDir(source, func(file string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return fault.Say(fault.Invalid, "--in: %v", err)
+		}
+		if entry.IsDir() {
+			return nil
+		}
+		info, err := os.Stat(file)
+		if err != nil {
+			return fault.Say(fault.Invalid, "--in: %v", err)
+		}
+		if info.IsDir() {
+			return fault.Say(fault.Invalid, "--in: %s is a link to a directory; give that directory with an --in of its own", file)
+		}
+		relative, err := filepath.Rel(source, file)
+		if err != nil {
+			return fmt.Errorf("--in: %w", err)
+		}
+		inputs, err = appendFile(inputs, file, path.Join(name, filepath.ToSlash(relative)), info)
+		return err
+	})
+	return inputs, err
+}
+
+// checkInputName refuses a name that would not stay inside the job's working directory.
+func checkInputName(name string) error {
+	switch {
+	case name == "":
+		return fault.Say(fault.Invalid, "--in: the name after the colon is empty")
+	case len(name) > 1024:
+		return fault.Say(fault.Invalid, "--in: the name %.40s… is longer than 1024 bytes", name)
+	case strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return fault.Say(fault.Invalid, "--in: the name %q holds a control character", name)
+	case !filepath.IsLocal(filepath.FromSlash(name)) || path.Clean(name) == ".":
+		return fault.Say(fault.Invalid, "--in: the name %s does not stay in the job's working directory; give one that does with --in PATH:NAME", name)
+	}
+	return nil
+}
+
+func kindOfFile(mode fs.FileMode) string {
+	switch {
+	case mode&fs.ModeNamedPipe != 0:
+		return "pipe"
+	case mode&fs.ModeSocket != 0:
+		return "socket"
+	case mode&fs.ModeDevice != 0:
+		return "device"
+	}
+	return "special file"
+}
+
+// spoolInput keeps standard input in a temporary file, because an upload has to know its size.
+func spoolInput(stdin io.Reader, name string) (input, error) {
+	if name == "-" {
+		return input{}, fault.Say(fault.Invalid, "--in: standard input needs a name: --in -:NAME")
+	}
+	if err := checkInputName(name); err != nil {
+		return input{}, err
+	}
+	file, err := os.CreateTemp("", "dayfly-stdin-*")
+	if err != nil {
+		return input{}, fmt.Errorf("--in: keeping standard input: %w", err)
+	}
+	defer file.Close()
+	size, err := io.Copy(file, stdin)
+	if err != nil {
+		os.Remove(file.Name())
+		return input{}, fmt.Errorf("--in: reading standard input: %w", err)
+	}
+	return input{name: path.Clean(name), path: file.Name(), size: size, temp: true}, nil
+}
+
+func removeTemporary(inputs []input) {
+	for _, in := range inputs {
+		if in.temp {
+			os.Remove(in.path)
+		}
+	}
+}
+
+// checkOutputs refuses patterns that could never match a file in the working directory.
+func checkOutputs(patterns []string) error {
+	for _, pattern := range patterns {
+		if pattern == "" || path.IsAbs(pattern) || slices.Contains(strings.Split(pattern, "/"), "..") {
+			return fault.Say(fault.Invalid, "--out: %q does not stay in the job's working directory; patterns are relative to it", pattern)
+		}
+		if _, err := path.Match(pattern, ""); err != nil {
+			return fault.Say(fault.Invalid, "--out: %q is not a pattern: %v", pattern, err)
+		}
+	}
+	return nil
+}

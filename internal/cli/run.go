@@ -1,0 +1,405 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// runFlags are the flags of dayfly run.
+type runFlags struct {
+	on, image, size   string
+	in, out           []string
+	outDir            string
+	env, labels       []string
+	timeout           time.Duration
+	retries, priority int
+	name, queue       string
+	payload           string
+	detach, raw       bool
+	quiet, verbose    bool
+}
+
+func (p *program) runCommand() *cobra.Command {
+	f := &runFlags{}
+	cmd := &cobra.Command{
+		Use:   "run [flags] -- COMMAND [ARG]...",
+		Short: "Run a command on a machine of its own and bring back what it made",
+		Long: `Runs a command as a job on a machine that lives only as long as the job.
+
+The files given with --in are put into the job's working directory. What the command prints is printed here as it is
+printed there: its standard output to standard output, its standard error to standard error. The files that match --out
+come back into the current directory, checked against their SHA-256. The exit code is the command's own.
+
+No shell is involved unless you name one: dayfly run -- sh -c 'sort words | uniq'.
+
+Exit codes other than the command's own:
+
+  124      a time limit of the job passed
+  125      Dayfly could not run it, or could not bring its files home
+  126      the command cannot be executed
+  127      the command does not exist
+  128+N    signal N ended the command (137: SIGKILL, also for want of memory)
+  130      the job was canceled
+
+Ctrl-C asks whether to cancel the job or to leave it running; Ctrl-C again cancels it. Without a terminal, SIGINT and
+SIGTERM cancel it.
+
+When standard output is a terminal, what the command prints is shown without the control characters that could act on
+your terminal; colors stay, and a progress line becomes a line each. --raw passes everything through. Into a pipe or a
+file every byte goes unchanged.`,
+		Example: `  dayfly run -- echo hello
+  dayfly run --in song.wav --out song.mp3 -- ffmpeg -i song.wav -b:a 192k song.mp3
+  dayfly run --in data:input --out 'results/**' --timeout 10m -- ./analyze input results
+  dayfly run --detach --retries 3 --label nightly=yes -- ./backup.sh
+  tar c src | dayfly run --in -:src.tar --out app -- sh -c 'tar x <src.tar && make -C src && mv src/app .'`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usage(cmd, "there is no command to run; it comes after --, as in: dayfly run -- echo hello")
+			}
+			return p.run(cmd, f, args)
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func (f *runFlags) register(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // what follows the command's first word is the command's
+	flags.StringVar(&f.on, "on", "", "the `PROVIDER` to run it on (default: the server's)")
+	flags.StringVar(&f.image, "image", "", "the `IMAGE` to run it in, for providers that have images")
+	flags.StringVar(&f.size, "size", "", "the `SIZE` of the machine, such as shared-cpu-1x")
+	flags.StringArrayVar(&f.in, "in", nil, "a file or directory to give it: `PATH[:NAME]`, or -:NAME for standard input")
+	flags.StringArrayVar(&f.out, "out", nil, "files to bring back: a `GLOB`, where ** is any number of directories")
+	flags.StringVar(&f.outDir, "out-dir", ".", "the `DIR` to bring them back to")
+	flags.StringArrayVar(&f.env, "env", nil, "an environment variable: `K=V`, or K to pass this shell's on")
+	flags.DurationVar(&f.timeout, "timeout", 0, "how long the command may run, such as 10m (default 1h)")
+	flags.IntVar(&f.retries, "retries", 0, "how often to try again when it fails: `N`")
+	flags.StringVar(&f.name, "name", "", "a `NAME` for people")
+	flags.StringVar(&f.queue, "queue", "", "the `QUEUE` to wait in")
+	flags.IntVar(&f.priority, "priority", 0, "higher runs first: -1000 to 1000")
+	flags.StringArrayVar(&f.labels, "label", nil, "a mark to find it by: `K=V`")
+	flags.StringVar(&f.payload, "payload", "", "`JSON` for the file that DAYFLY_INPUT names; @FILE reads it, @- from standard input")
+	flags.BoolVar(&f.detach, "detach", false, "do not wait; print the job's id")
+	flags.BoolVar(&f.raw, "raw", false, "pass control characters through to the terminal")
+	flags.BoolVarP(&f.quiet, "quiet", "q", false, "no summary, no progress")
+	flags.BoolVarP(&f.verbose, "verbose", "v", false, "a summary also when standard error is not a terminal")
+	cmd.MarkFlagsMutuallyExclusive("quiet", "verbose")
+	complete(cmd, "size", machine.Presets()...)
+	complete(cmd, "on", "local")
+}
+
+// complete offers fixed words for a flag.
+func complete(cmd *cobra.Command, flag string, words ...string) {
+	err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+	if err != nil {
+		panic(err) // there is no flag of that name: a mistake in this program
+	}
+}
+
+// spec is the job the flags describe.
+func (f *runFlags) spec(cmd *cobra.Command, command []string, stdin io.Reader) (*dayfly.JobSpec, error) {
+	spec := &dayfly.JobSpec{
+		Name: f.name, Command: command, Provider: f.on, Image: f.image, Size: f.size,
+		Outputs: f.out, Queue: f.queue, Priority: f.priority,
+	}
+	if f.timeout < 0 {
+		return nil, usage(cmd, "--timeout: %v is negative", f.timeout)
+	}
+	if f.retries < 0 || f.retries > 99 {
+		return nil, usage(cmd, "--retries: %d is not between 0 and 99", f.retries)
+	}
+	if f.size != "" {
+		if _, err := machine.ParseSize(f.size); err != nil {
+			return nil, usage(cmd, "--size: %q is not a size; the sizes are %s", f.size, strings.Join(machine.Presets(), ", "))
+		}
+	}
+	spec.Timeouts.Run = dayfly.Duration(f.timeout)
+	if f.retries > 0 {
+		spec.Retry.MaxAttempts = f.retries + 1
+	}
+	if err := checkOutputs(f.out); err != nil {
+		return nil, err
+	}
+	var err error
+	if spec.Env, err = f.environment(cmd); err != nil {
+		return nil, err
+	}
+	if spec.Labels, err = pairs(cmd, "--label", f.labels); err != nil {
+		return nil, err
+	}
+	spec.Payload, err = readPayload(cmd, f.payload, stdin)
+	return spec, err
+}
+
+// environment resolves the --env flags: K=V, or K for the value it has here.
+func (f *runFlags) environment(cmd *cobra.Command) (map[string]string, error) {
+	var given []string
+	for _, pair := range f.env {
+		if !strings.Contains(pair, "=") {
+			value, ok := os.LookupEnv(pair)
+			if !ok {
+				return nil, usage(cmd, "--env: %s is not set here; give it a value with --env %s=VALUE", pair, pair)
+			}
+			pair += "=" + value
+		}
+		given = append(given, pair)
+	}
+	return pairs(cmd, "--env", given)
+}
+
+// pairs splits K=V flags.
+func pairs(cmd *cobra.Command, flag string, given []string) (map[string]string, error) {
+	if len(given) == 0 {
+		return nil, nil
+	}
+	m := make(map[string]string, len(given))
+	for _, pair := range given {
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok || key == "" {
+			return nil, usage(cmd, "%s: %q has not the form KEY=VALUE", flag, pair)
+		}
+		m[key] = value
+	}
+	return m, nil
+}
+
+// maxPayload is the largest payload the server takes, in bytes.
+const maxPayload = 256 << 10
+
+func readPayload(cmd *cobra.Command, flag string, stdin io.Reader) (json.RawMessage, error) {
+	data := []byte(flag)
+	if name, isFile := strings.CutPrefix(flag, "@"); isFile {
+		from := stdin
+		if name != "-" {
+			file, err := os.Open(name)
+			if err != nil {
+				return nil, usage(cmd, "--payload: %v", err)
+			}
+			defer file.Close()
+			from = file
+		}
+		var err error
+		if data, err = io.ReadAll(io.LimitReader(from, maxPayload+1)); err != nil {
+			return nil, usage(cmd, "--payload: %v", err)
+		}
+	}
+	if len(data) == 0 {
+		return nil, nil
+	}
+	if len(data) > maxPayload {
+		return nil, usage(cmd, "--payload: more than %d bytes; give large data as a file with --in", maxPayload)
+	}
+	if !json.Valid(data) {
+		return nil, usage(cmd, "--payload: that is not JSON; a text is written with quotes: '\"text\"'")
+	}
+	return data, nil
+}
+
+// run carries out dayfly run.
+func (p *program) run(cmd *cobra.Command, f *runFlags, command []string) (err error) {
+	spec, err := f.spec(cmd, command, p.in)
+	if err != nil {
+		return err
+	}
+	inputs, err := collectInputs(f.in, p.in)
+	if err != nil {
+		return err
+	}
+	defer removeTemporary(inputs)
+	for _, in := range inputs {
+		spec.Inputs = append(spec.Inputs, dayfly.InputSpec{Name: in.name})
+	}
+	c, err := p.connect()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closeErr := c.close(); closeErr != nil && err == nil {
+			err = closeErr
+		}
+	}()
+
+	// From here on a signal does not end this process: it ends the job, or our watching it.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(cmd.Context()))
+	defer cancel(nil)
+
+	r := &runner{p: p, c: c, f: f, cancel: cancel, summary: !f.quiet && !p.json && (p.errTTY || f.verbose)}
+	go r.heed(ctx, signals)
+	return r.do(ctx, spec, inputs)
+}
+
+// runner is one dayfly run.
+type runner struct {
+	p       *program
+	c       *connection
+	f       *runFlags
+	cancel  context.CancelCauseFunc // ends our watching, with one of the causes below
+	summary bool
+	talk    terminal
+
+	job *dayfly.Job // once submitted
+	id  lateString  // its id, for the goroutine that heeds signals
+}
+
+// The causes for which watching ends before the job does.
+var (
+	errDetached = errors.New("detached")
+	errGivenUp  = errors.New("interrupted before the job began")
+)
+
+// do submits the job and sees it through.
+func (r *runner) do(ctx context.Context, spec *dayfly.JobSpec, inputs []input) error {
+	var err error
+	if r.job, err = r.c.Submit(context.WithoutCancel(ctx), spec, nil); err != nil {
+		return r.explain(err)
+	}
+	r.id.set(r.job.ID)
+	if len(inputs) > 0 {
+		if err := r.upload(ctx, inputs); err != nil {
+			return r.giveUp(ctx, err)
+		}
+		if _, err := r.c.Start(ctx, r.job.ID); err != nil {
+			return r.giveUp(ctx, err)
+		}
+	}
+	if r.f.detach {
+		return r.detached()
+	}
+	if err := r.follow(ctx); err != nil {
+		if errors.Is(context.Cause(ctx), errDetached) {
+			return r.detached()
+		}
+		return r.lostSight(err)
+	}
+	return r.finish(ctx)
+}
+
+// giveUp cancels a job that could not be given its inputs, so that it does not wait for them for ever.
+func (r *runner) giveUp(ctx context.Context, why error) error {
+	interrupted := errors.Is(context.Cause(ctx), errGivenUp) || errors.Is(context.Cause(ctx), errDetached)
+	cleanup, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer stop()
+	if _, err := r.c.Cancel(cleanup, r.job.ID); err != nil && !errors.Is(err, fault.AlreadyFinished) {
+		r.p.note("dayfly: %s has not got its inputs and could not be canceled: %s", r.job.ID, plain(err.Error()))
+	}
+	if interrupted {
+		return &exitError{codeCanceled, fmt.Errorf("interrupted; %s was canceled before it began", r.job.ID)}
+	}
+	return r.explain(why)
+}
+
+// explain adds nothing to an error that a person will understand, and gives it run's own exit code.
+func (r *runner) explain(err error) error { return &exitError{codeNotRun, err} }
+
+// lostSight is the error for a job that we can no longer watch.
+func (r *runner) lostSight(err error) error {
+	r.p.note("dayfly: %s may still run, but it can no longer be watched. To look again: dayfly wait %s", r.job.ID, r.job.ID)
+	return r.explain(err)
+}
+
+// detached says where the job is and how to get back to it.
+func (r *runner) detached() error {
+	if r.p.json {
+		job, err := r.c.Job(context.Background(), r.job.ID)
+		if err != nil {
+			return r.explain(err)
+		}
+		return r.p.printJSON(job)
+	}
+	if r.f.detach {
+		fmt.Fprintln(r.p.out, r.job.ID)
+	}
+	if r.summary || !r.f.detach {
+		r.p.footer("It runs on. Next:", []nextStep{
+			{"dayfly logs -f " + r.job.ID, "its output, as it comes"},
+			{"dayfly wait " + r.job.ID, "until it ends; exits with its code"},
+			{"dayfly cancel " + r.job.ID, "end it now"},
+		})
+	}
+	return nil
+}
+
+// finish brings the outputs home, says how it went, and returns the job's exit code.
+func (r *runner) finish(ctx context.Context) error {
+	job := r.job
+	downloaded, err := r.download(ctx)
+	if r.p.json {
+		if printErr := r.p.printJSON(job); printErr != nil && err == nil {
+			err = printErr
+		}
+	}
+	if r.summary {
+		r.p.summarize(job, downloaded)
+	}
+	if err != nil {
+		return r.explain(err)
+	}
+	code := exitCode(job)
+	if code == 0 {
+		return nil
+	}
+	return &exitError{code, verdict(job)}
+}
+
+// verdict is what to say about a job that did not succeed: nothing, when all there is to say is the command's own
+// exit code.
+func verdict(job *dayfly.Job) error {
+	if job.Reason == dayfly.ReasonExitNonzero {
+		return nil
+	}
+	message := job.Message
+	if message == "" {
+		message = fmt.Sprintf("the job is %s (%s)", job.State, job.Reason)
+	}
+	return fault.Say(fault.Internal, "%s: %s", job.ID, message)
+}
+
+// exitCode is the exit code that stands for how a job ended.
+func exitCode(job *dayfly.Job) int {
+	switch {
+	case job.State == dayfly.Succeeded:
+		return 0
+	case job.State == dayfly.Canceled:
+		return codeCanceled
+	case job.State == dayfly.Expired:
+		return codeTimeout
+	}
+	switch job.Reason {
+	case dayfly.ReasonTimeout, dayfly.ReasonDeadline, dayfly.ReasonQueueTimeout:
+		return codeTimeout
+	case dayfly.ReasonCommandNotFound:
+		if job.ExitCode != nil && *job.ExitCode == codeNotExecutable {
+			return codeNotExecutable
+		}
+		return codeNotFound
+	case dayfly.ReasonOOMKilled:
+		return codeSignal + int(syscall.SIGKILL)
+	case dayfly.ReasonSignaled, dayfly.ReasonExitNonzero, dayfly.ReasonDiskFull:
+		if n := len(job.Attempts); n > 0 && job.Attempts[n-1].Signal != "" {
+			return codeSignal + int(unix.SignalNum(job.Attempts[n-1].Signal))
+		}
+		if job.ExitCode != nil && *job.ExitCode > 0 {
+			return *job.ExitCode
+		}
+	}
+	return codeNotRun
+}

@@ -1,0 +1,230 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// console is a terminal with the dayfly command running in it.
+type console struct {
+	t    *testing.T
+	main *os.File // what a person sees and types
+	cmd  *exec.Cmd
+	done chan error
+
+	mu   sync.Mutex
+	seen strings.Builder
+}
+
+// inTerminal runs dayfly with these arguments in a terminal of its own, with dir as its home.
+func inTerminal(t *testing.T, dir string, args ...string) *console {
+	t.Helper()
+	main, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := unix.IoctlGetInt(int(main.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(main.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		err = unix.IoctlSetWinsize(int(main.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 50, Col: 120})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tty.Close()
+	cmd := exec.Command(program0(t), args...)
+	cmd.Dir = dir
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TERM=xterm"}
+	if config := filepath.Join(dir, "dayfly.toml"); exists(config) {
+		cmd.Env = append(cmd.Env, "DAYFLY_CONFIG="+config)
+	}
+	if err := setup(dir, func(key, value string) { cmd.Env = append(cmd.Env, key+"="+value) }); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c := &console{t: t, main: main, cmd: cmd, done: make(chan error, 1)}
+	go io.Copy(c, main)
+	go func() { c.done <- cmd.Wait() }()
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		main.Close()
+	})
+	return c
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// program0 is the dayfly command that TestMain put into PATH.
+func program0(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("dayfly")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Write implements io.Writer for what appears on the terminal.
+func (c *console) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.seen.Write(p)
+}
+
+func (c *console) text() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.seen.String()
+}
+
+// expect waits until the terminal shows something.
+func (c *console) expect(pattern string) {
+	c.t.Helper()
+	want := regexp.MustCompile(pattern)
+	deadline := time.Now().Add(20 * time.Second)
+	for !want.MatchString(c.text()) {
+		if time.Now().After(deadline) {
+			c.t.Fatalf("the terminal does not show %s within 20s; it shows:\n%s", pattern, c.text())
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+// press types keys.
+func (c *console) press(keys string) {
+	c.t.Helper()
+	if _, err := c.main.WriteString(keys); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// exits waits for the command's end and checks its exit code.
+func (c *console) exits(want int) {
+	c.t.Helper()
+	select {
+	case <-c.done:
+	case <-time.After(20 * time.Second):
+		c.t.Fatalf("dayfly has not ended after 20s; the terminal shows:\n%s", c.text())
+	}
+	if got := c.cmd.ProcessState.ExitCode(); got != want {
+		c.t.Errorf("exit code %d, want %d; the terminal shows:\n%s", got, want, c.text())
+	}
+}
+
+const ctrlC = "\x03"
+
+func TestATerminalShowsASummaryAndWhatToDoNext(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "song.wav"), make([]byte, 3<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := inTerminal(t, dir, "run", "--in", "song.wav", "--out", "copy.wav", "--", "sh", "-c", `printf '\033]0;owned\007\033[31mred\033[0m 10%%\r20%%\n'; cp song.wav copy.wav`)
+	c.exits(0)
+	for _, want := range []string{
+		`\^\[\]0;owned\^G`,                  // the title was not set
+		"\x1b\\[31mred\x1b\\[0m 10%\r\n20%", // the color passed; the progress line became two
+		`succeeded`,
+		`running +[0-9.]+ ms`,
+		`artifact +3\.1 MB +copy\.wav +sha256:[0-9a-f]{12}`,
+		`dayfly show job_`,
+		`dayfly retry job_`,
+	} {
+		c.expect(want)
+	}
+	if strings.Contains(c.text(), "\x1b]0;") {
+		t.Errorf("the terminal's title was set:\n%q", c.text())
+	}
+}
+
+func TestRawPassesControlCharactersThrough(t *testing.T) {
+	t.Parallel()
+	c := inTerminal(t, t.TempDir(), "run", "--raw", "--quiet", "--", "printf", `\033]0;title\007`)
+	c.exits(0)
+	c.expect("\x1b\\]0;title\x07")
+}
+
+func TestCtrlCAsksAndTheSecondOneCancels(t *testing.T) {
+	t.Parallel()
+	c := inTerminal(t, t.TempDir(), "run", "--", "sh", "-c", "echo up; exec sleep 60")
+	c.expect("up")
+	c.press(ctrlC)
+	c.expect(`\[c\]ancel it, \[d\]etach`)
+	c.press(ctrlC)
+	c.exits(codeCanceled)
+	c.expect("canceled")
+}
+
+func TestCtrlCCanDetach(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	c := inTerminal(t, dir, "run", "--", "sh", "-c", "echo up; while [ ! -e "+dir+"/go ]; do sleep 0.05; done; echo done")
+	c.expect("up")
+	c.press(ctrlC)
+	c.expect(`\[d\]etach`)
+	c.press("d")
+	c.exits(0)
+	c.expect(`dayfly wait job_`)
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	id := regexp.MustCompile(`dayfly wait (job_\w+)`).FindStringSubmatch(c.text())[1]
+	inTerminal(t, dir, "wait", id).exits(0)
+}
+
+func TestCtrlCCanBeTakenBack(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	c := inTerminal(t, dir, "run", "--", "sh", "-c", "echo up; while [ ! -e "+dir+"/go ]; do sleep 0.05; done; echo finished")
+	c.expect("up")
+	c.press(ctrlC)
+	c.expect(`\[d\]etach`)
+	c.press("x")
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.exits(0)
+	c.expect("finished")
+}
+
+func TestATerminalIsToldWhyAJobWaits(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	config := filepath.Join(dir, "dayfly.toml")
+	if err := os.WriteFile(config, []byte("[queues.narrow]\nconcurrency = 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	first := inTerminal(t, dir, "run", "--queue", "narrow", "--", "sh", "-c", "echo up; while [ ! -e "+dir+"/go ]; do sleep 0.05; done")
+	first.expect("up")
+	second := inTerminal(t, dir, "run", "--queue", "narrow", "--", "true")
+	second.expect("waiting: .*narrow")
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	first.exits(0)
+	second.exits(0)
+}

@@ -1,0 +1,247 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// Group is one process tree: whatever was started in it, with all descendants. It is safe for concurrent use.
+type Group struct {
+	host *Host
+	name string
+	size machine.Size
+	dirs []cgroup // where it exists: the directory that kills first; empty on a host that scans
+
+	overDisk atomic.Bool // the tree has written more than its size allows
+
+	mu     sync.RWMutex // held for reading while a process is being started
+	fd     int          // guarded by mu; of the version 2 directory to fork into, else -1
+	closed bool         // guarded by mu
+
+	started   sync.Mutex
+	processes []*Process // guarded by started; on a host that scans, those whose session may have members
+	measured  []string   // guarded by started; the directories that count against DiskMB, when set
+}
+
+// make makes the group's directories and sets its limits.
+func (g *Group) make() error {
+	trees := &g.host.trees
+	if t := trees.kill; t != nil {
+		g.dirs = append(g.dirs, t.group(g.name))
+	}
+	wanted := map[*hierarchy][]limit{}
+	for _, t := range trees.all() {
+		for _, l := range limits(t.version, g.size.MemoryMB, g.size.Processes, g.size.CPUs) {
+			if trees.limits[l.controller] == t {
+				wanted[t] = append(wanted[t], l)
+			}
+		}
+		if t != trees.kill && wanted[t] != nil {
+			g.dirs = append(g.dirs, t.group(g.name))
+		}
+	}
+	for _, dir := range g.dirs {
+		if err := dir.make(); err != nil {
+			return err
+		}
+	}
+	for t, limits := range wanted {
+		if err := setLimits(t, t.group(g.name), limits); err != nil {
+			return err
+		}
+	}
+	return g.openToFork()
+}
+
+// setLimits writes the control files. The children of the prefix directory are given a controller only when the
+// first of them needs it: a cgroup with a controller costs several times as much to make as one without.
+func setLimits(t *hierarchy, dir cgroup, limits []limit) error {
+	for _, l := range limits {
+		err := writeFile(filepath.Join(dir.path, l.file), l.value)
+		if gone(err) && t.version == 2 {
+			passOn(t.dir, []string{l.controller})
+			err = writeFile(filepath.Join(dir.path, l.file), l.value)
+		}
+		if err != nil && !(l.optional && gone(err)) {
+			return fmt.Errorf("%s: %w", l.controller, err)
+		}
+	}
+	return nil
+}
+
+// open finds the group's directories wherever they may be.
+func (g *Group) open() error {
+	candidates := slices.Clone(g.host.places)
+	for i, t := range g.host.trees.all() {
+		candidates = slices.Insert(candidates, i, t.dir)
+	}
+	for _, place := range candidates {
+		dir := cgroup{path: filepath.Join(place, g.name), version: 1}
+		var st unix.Stat_t
+		if err := unix.Stat(dir.path, &st); err != nil {
+			if gone(err) {
+				continue
+			}
+			return &os.PathError{Op: "stat", Path: dir.path, Err: err}
+		}
+		if unix.Access(dir.path+"/cgroup.events", unix.F_OK) == nil {
+			dir.version = 2
+		}
+		g.dirs = append(g.dirs, dir)
+	}
+	return nil
+}
+
+// openToFork opens the directory that processes are forked into. It stays open until Close: once the directory is
+// removed, by whomever, a fork into it fails for ever, even when a directory of the same name is made again. So a
+// group that was ended elsewhere cannot come to life again.
+func (g *Group) openToFork() error {
+	if len(g.dirs) == 0 || g.dirs[0].version != 2 {
+		return nil
+	}
+	fd, err := unix.Open(g.dirs[0].path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: g.dirs[0].path, Err: err}
+	}
+	g.mu.Lock()
+	g.fd = fd
+	g.mu.Unlock()
+	return nil
+}
+
+// Measure names the directories whose content counts against the DiskMB of the group's size. Without it the Dir of
+// each command counts. It applies to processes that are started afterwards.
+func (g *Group) Measure(dirs ...string) {
+	g.started.Lock()
+	defer g.started.Unlock()
+	g.measured = slices.Clone(dirs)
+}
+
+// Signal sends s to every process of the tree that it can find. An empty tree is no error, but fault.Unavailable
+// says that a process could not be signaled or that the tree could not be read.
+func (g *Group) Signal(s syscall.Signal) error {
+	if len(g.dirs) == 0 {
+		return g.story(g.signalMarked(s))
+	}
+	pids, err := g.dirs[0].pids()
+	if err != nil {
+		return g.story(err)
+	}
+	var failed error
+	for _, pid := range pids {
+		if err := g.dirs[0].signal(pid, s); err != nil {
+			failed = errors.Join(failed, err)
+		}
+	}
+	return g.story(failed)
+}
+
+// Kill sends SIGKILL to every process of the tree until none is left, also to those that were forked twice or made
+// a session of their own. It returns nil only when none is left, and fault.Unavailable when ctx ends before. It may
+// be called by another process than the one that started them, by several at once, and again.
+func (g *Group) Kill(ctx context.Context) error {
+	if len(g.dirs) == 0 {
+		return g.story(g.killMarked(ctx))
+	}
+	for _, dir := range g.dirs {
+		if err := dir.kill(ctx); err != nil {
+			return g.story(err)
+		}
+	}
+	return nil
+}
+
+// Empty reports whether no process of the tree is left.
+func (g *Group) Empty() (bool, error) {
+	if len(g.dirs) == 0 {
+		tree, err := g.search()
+		return len(tree) == 0, g.story(err)
+	}
+	for _, dir := range g.dirs {
+		if empty, err := dir.empty(); err != nil || !empty {
+			return false, g.story(err)
+		}
+	}
+	return true, nil
+}
+
+// OOMKilled reports whether the kernel has killed a process of the tree for want of memory. Without a memory
+// controller nobody knows, and it reports false.
+func (g *Group) OOMKilled() bool {
+	t := g.host.trees.limits["memory"]
+	if t == nil {
+		return false
+	}
+	dir := t.group(g.name)
+	return slices.Contains(g.dirs, dir) && dir.oomKills() > 0
+}
+
+// Close removes the group's traces on the host. It fails with fault.Conflict while a process is left. It may be
+// repeated; once it has succeeded nothing can be started in the group.
+func (g *Group) Close() error {
+	if len(g.dirs) == 0 {
+		if empty, err := g.Empty(); err != nil {
+			return err
+		} else if !empty {
+			return fmt.Errorf("process: group %s: %w: processes are left", g.name, fault.Conflict)
+		}
+	}
+	for _, dir := range g.dirs {
+		err := dir.remove()
+		if errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("process: group %s: %w: processes are left", g.name, fault.Conflict)
+		}
+		if err != nil {
+			return g.story(err)
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	if g.fd >= 0 {
+		unix.Close(g.fd)
+		g.fd = -1
+	}
+	return nil
+}
+
+// mark is the environment entry by which a search of /proc knows the group.
+func (g *Group) mark() string { return "DAYFLY_GROUP=" + g.host.prefix + "/" + g.name }
+
+// roots returns what is known of the tree without a cgroup: the sessions of the processes that were started here.
+func (g *Group) roots() []session {
+	g.started.Lock()
+	defer g.started.Unlock()
+	roots := make([]session, len(g.processes))
+	for i, p := range g.processes {
+		roots[i] = session{leader: p.pid, over: p.hasEnded()}
+	}
+	return roots
+}
+
+// forget drops the sessions that a search found to be over and empty, so that their ids, which may be used again,
+// are not taken for the group's.
+func (g *Group) forget(empty []int) {
+	g.started.Lock()
+	defer g.started.Unlock()
+	g.processes = slices.DeleteFunc(g.processes, func(p *Process) bool { return slices.Contains(empty, p.pid) })
+}
+
+func (g *Group) story(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("process: group %s: %w: %w", g.name, fault.Unavailable, err)
+}

@@ -1,0 +1,266 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly-run/dayfly/fault"
+)
+
+// spawnThreads is how many threads start processes. Go lets one thread of a program fork at a time, so the second is
+// there for the time the first spends moving between cgroups.
+const spawnThreads = 2
+
+// likelyVictim is the least oom_score_adj of what is started: with it a process looks half the computer larger than
+// it is to the kernel when that must choose whom to kill for want of memory.
+const likelyVictim = 500
+
+// spawning is one request to a thread that starts processes, and its answer.
+type spawning struct {
+	path  string
+	argv  []string
+	attr  *syscall.ProcAttr
+	moves []*hierarchy // version 1 hierarchies whose cgroup of that name the child is born in
+	group *Group
+
+	pid   int
+	pidfd int
+	err   error
+	done  chan struct{}
+}
+
+// Start starts a process in the group; it may be called more than once. The first element of Argv is the program.
+//
+// A program that does not exist is fault.NotFound and exec.ErrNotFound, one that may not be executed fault.NotFound
+// and fs.ErrPermission; the text says where it was searched. A group that has been closed, or whose cgroup somebody
+// has removed, is fault.Conflict. Anything else is fault.Unavailable.
+func (g *Group) Start(c *Command) (*Process, error) {
+	path, err := lookUp(c)
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{group: g, dir: c.Dir, done: make(chan struct{})}
+	request := &spawning{path: path, argv: c.Argv, group: g, pidfd: -1, done: make(chan struct{})}
+	request.attr = &syscall.ProcAttr{
+		Dir:   c.Dir,
+		Env:   g.environment(c.Env),
+		Files: []uintptr{g.host.descriptor(c.Stdin), g.host.descriptor(c.Stdout), g.host.descriptor(c.Stderr)},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL, PidFD: &request.pidfd},
+	}
+	if err := g.spawn(request); err != nil {
+		return nil, err
+	}
+	runtime.KeepAlive(c)
+	p.pid = request.pid
+	if len(g.dirs) == 0 {
+		g.started.Lock()
+		g.processes = append(g.processes, p)
+		g.started.Unlock()
+	}
+	go p.wait(request.pidfd)
+	if g.size.DiskMB > 0 {
+		go g.watchDisk(p)
+	}
+	return p, nil
+}
+
+// spawn hands the request to a thread. The group's descriptor cannot be closed, and so not be used for something
+// else, before the child is born.
+func (g *Group) spawn(r *spawning) error {
+	h := g.host
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.closed {
+		return fmt.Errorf("process: group %s: %w: the group is closed", g.name, fault.Conflict)
+	}
+	if g.fd >= 0 {
+		r.attr.Sys.UseCgroupFD, r.attr.Sys.CgroupFD = true, g.fd
+	}
+	for _, t := range h.trees.all() {
+		if t.version == 1 && slices.Contains(g.dirs, t.group(g.name)) {
+			r.moves = append(r.moves, t)
+		}
+	}
+	if err := h.began(); err != nil {
+		return err
+	}
+	h.starting.Do(func() {
+		for range spawnThreads {
+			go h.spawner(make(chan struct{}))
+		}
+	})
+	h.requests <- r
+	<-r.done
+	if r.err != nil {
+		h.ended()
+		return g.startFailed(r)
+	}
+	return nil
+}
+
+// startFailed classifies what the fork or the exec answered.
+func (g *Group) startFailed(r *spawning) error {
+	switch {
+	case errors.Is(r.err, unix.ENODEV), errors.Is(r.err, fs.ErrNotExist) && g.removed():
+		return fmt.Errorf("process: group %s: %w: its cgroup has been removed", g.name, fault.Conflict)
+	case errors.Is(r.err, fs.ErrNotExist) && unix.Access(r.path, unix.F_OK) == nil:
+		return fmt.Errorf("process: %w: %w: the interpreter of %s, named in its first line or header, or the directory %s does not exist",
+			fault.NotFound, exec.ErrNotFound, r.path, r.attr.Dir)
+	case errors.Is(r.err, fs.ErrNotExist):
+		return fmt.Errorf("process: %w: %w: %s", fault.NotFound, exec.ErrNotFound, r.path)
+	case errors.Is(r.err, fs.ErrPermission), errors.Is(r.err, unix.ENOEXEC):
+		return fmt.Errorf("process: %w: %s cannot be executed: %w: %w", fault.NotFound, r.path, fs.ErrPermission, r.err)
+	}
+	return fmt.Errorf("process: start %s: %w: %w", r.path, fault.Unavailable, r.err)
+}
+
+// removed reports whether somebody has removed the directory that processes are forked into. The kernel answers
+// such a fork with the same error as the exec of a program that does not exist. The caller holds mu.
+func (g *Group) removed() bool {
+	return g.fd >= 0 && unix.Faccessat(g.fd, "cgroup.procs", unix.F_OK, 0) != nil
+}
+
+// spawner is one thread that starts processes. It is locked to its thread and ends only with the host: the kernel
+// sends the children their parent-death signal when the thread that forked them ends, not when the program does.
+// What is set on the thread cannot be unset, so it is never unlocked either.
+//
+// It is not the program's first thread, whose settings /proc shows as those of the program. When the scheduler puts
+// it there it holds on to that thread until a second one has found another.
+func (h *Host) spawner(running chan<- struct{}) {
+	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		elsewhere := make(chan struct{})
+		go h.spawner(elsewhere)
+		<-elsewhere
+		close(running)
+		runtime.UnlockOSThread()
+		return
+	}
+	close(running)
+	// What this program inherited without close-on-exec must not leak into a machine.
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		h.log.Warn("no_new_privs cannot be set: programs may gain privileges by set-user-id bits", "err", err)
+	}
+	thread := strconv.Itoa(unix.Gettid())
+	for r := range h.requests {
+		r.err = r.moveIn(thread)
+		if r.err == nil {
+			r.pid, r.err = syscall.ForkExec(r.path, r.argv, r.attr)
+		}
+		r.moveOut(h, thread)
+		if r.err == nil {
+			h.restrict(r)
+		}
+		close(r.done)
+	}
+}
+
+// moveIn and moveOut put this thread into the version 1 cgroups of the group for as long as it forks, so that the
+// child is born inside them.
+func (r *spawning) moveIn(thread string) error {
+	for _, t := range r.moves {
+		if err := writeFile(t.group(r.group.name).path+"/tasks", thread); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *spawning) moveOut(h *Host, thread string) {
+	for _, t := range r.moves {
+		if err := writeFile(t.home+"/tasks", thread); err != nil {
+			h.log.Error("a thread stays in a machine's cgroup", "machine", r.group.name, "err", err)
+		}
+	}
+}
+
+// restrict sets what Go cannot set between fork and exec. The program may run for some microseconds without; none of
+// it is something that a program could use that time to escape from.
+func (h *Host) restrict(r *spawning) {
+	limit := func(resource int, bytes uint64) {
+		if err := unix.Prlimit(r.pid, resource, &unix.Rlimit{Cur: bytes, Max: bytes}, nil); err != nil && err != unix.ESRCH {
+			h.log.Warn("a resource limit cannot be set", "machine", r.group.name, "resource", resource, "err", err)
+		}
+	}
+	limit(unix.RLIMIT_CORE, 0)
+	if mb := r.group.size.DiskMB; mb > 0 {
+		limit(unix.RLIMIT_FSIZE, uint64(mb)<<20)
+	}
+	file := "/proc/" + strconv.Itoa(r.pid) + "/oom_score_adj"
+	if err := writeFile(file, strconv.Itoa(likelyVictim)); err != nil && !gone(err) && !errors.Is(err, fs.ErrPermission) {
+		h.log.Warn("oom_score_adj cannot be set", "machine", r.group.name, "err", err)
+	}
+}
+
+// environment returns env with the group's mark, and with its name unless env tells of one already.
+func (g *Group) environment(env []string) []string {
+	all := make([]string, 0, len(env)+2)
+	named := false
+	for _, entry := range env {
+		if strings.HasPrefix(entry, "DAYFLY_GROUP=") {
+			continue
+		}
+		named = named || strings.HasPrefix(entry, "DAYFLY_MACHINE=")
+		all = append(all, entry)
+	}
+	if !named {
+		all = append(all, "DAYFLY_MACHINE="+g.name)
+	}
+	return append(all, g.mark())
+}
+
+// descriptor returns the number of f, in blocking mode, or that of /dev/null.
+func (h *Host) descriptor(f *os.File) uintptr {
+	if f == nil {
+		f = h.null
+	}
+	return f.Fd()
+}
+
+// lookUp finds the program that c names: a path as it is, relative to Dir, and a plain name in the PATH of Env.
+func lookUp(c *Command) (string, error) {
+	if len(c.Argv) == 0 || c.Argv[0] == "" {
+		return "", fmt.Errorf("process: %w: no program is named", fault.Invalid)
+	}
+	name, path := c.Argv[0], ""
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for _, entry := range c.Env {
+		if value, ok := strings.CutPrefix(entry, "PATH="); ok {
+			path = value
+		}
+	}
+	found := ""
+	for _, dir := range filepath.SplitList(path) {
+		if !filepath.IsAbs(dir) {
+			continue // An empty or relative element would search the working directory, which the machine writes to.
+		}
+		candidate := dir + "/" + name
+		var st unix.Stat_t
+		if unix.Stat(candidate, &st) != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			continue
+		}
+		if unix.Access(candidate, unix.X_OK) == nil {
+			return candidate, nil
+		}
+		found = candidate
+	}
+	if found != "" {
+		return "", fmt.Errorf("process: %w: %w: %s cannot be executed", fault.NotFound, fs.ErrPermission, found)
+	}
+	return "", fmt.Errorf("process: %w: %w: %q is not in PATH %q", fault.NotFound, exec.ErrNotFound, name, path)
+}

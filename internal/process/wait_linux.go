@@ -1,0 +1,109 @@
+package process
+
+import (
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// Process is one process that was started in a [Group]. It is safe for concurrent use.
+type Process struct {
+	group *Group
+	pid   int
+	dir   string
+	done  chan struct{}
+
+	exit  machine.Exit // set before done is closed
+	usage Usage        // set before done is closed
+}
+
+// Pid returns its process id. Once the process has ended the id may belong to somebody else.
+func (p *Process) Pid() int { return p.pid }
+
+// Done is closed when this process itself has ended; descendants may live on.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Exit waits until the process has ended, and says how it ended and what it used. OOMKilled and DiskFull are set only
+// on a failure.
+func (p *Process) Exit() (machine.Exit, Usage) {
+	<-p.done
+	return p.exit, p.usage
+}
+
+func (p *Process) hasEnded() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// wait reaps the process. The runtime's poller watches the process's descriptor, so that a thousand processes that
+// run cost a thousand goroutines and not a thousand threads. Without descriptors (before Linux 5.4) a thread waits.
+func (p *Process) wait(pidfd int) {
+	var status syscall.WaitStatus
+	var usage syscall.Rusage
+	reap := func(options int) bool {
+		for {
+			pid, err := syscall.Wait4(p.pid, &status, options, &usage)
+			if err != syscall.EINTR {
+				return pid == p.pid || err != nil
+			}
+		}
+	}
+	if pidfd < 0 || !awaitReadable(pidfd, func() bool { return reap(syscall.WNOHANG) }) {
+		reap(0)
+	}
+	p.usage = Usage{
+		MaxRSSKB: usage.Maxrss,
+		User:     time.Duration(usage.Utime.Nano()),
+		System:   time.Duration(usage.Stime.Nano()),
+	}
+	p.exit = p.group.classify(status, p.dir)
+	p.group.host.ended()
+	close(p.done)
+}
+
+// awaitReadable calls ready, and calls it again each time the descriptor becomes readable, until it reports true. It
+// closes the descriptor. It returns false if the poller cannot watch it.
+func awaitReadable(fd int, ready func() bool) bool {
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return false
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	return raw.Read(func(uintptr) bool { return ready() }) == nil
+}
+
+// classify tells how a process ended, and whether memory or disk was the reason.
+func (g *Group) classify(status syscall.WaitStatus, dir string) machine.Exit {
+	exit := machine.Exit{Code: status.ExitStatus()}
+	if status.Signaled() {
+		exit.Code = -1
+		exit.Signal = unix.SignalName(status.Signal())
+	}
+	if exit.OK() {
+		return exit
+	}
+	exit.OOMKilled = g.OOMKilled()
+	exit.DiskFull = exit.Signal == "SIGXFSZ" || g.diskFull(dir)
+	switch {
+	case exit.OOMKilled && g.size.MemoryMB > 0:
+		exit.Message = "The kernel killed it because it needed more memory than the machine has."
+	case exit.DiskFull && g.size.DiskMB > 0:
+		exit.Message = "It failed when it had used up the disk space of the machine."
+	case exit.DiskFull:
+		exit.Message = "It failed while the file system it works in was full."
+	}
+	return exit
+}

@@ -1,0 +1,255 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+)
+
+const (
+	selectJob = `SELECT ` + jobColumns + ` FROM ` + jobTables + ` `
+	jobBySeq  = selectJob + `WHERE j.seq = $1`
+	jobByID   = selectJob + `WHERE j.id = $1`
+)
+
+const inputsOfJob = `
+SELECT name, content_type, size, sha256, stored_at FROM inputs WHERE job = $1 ORDER BY place`
+
+const attemptsOfJob = `
+SELECT ` + attemptColumns + `, ` + machineColumns + ` FROM attempts a WHERE a.seq BETWEEN $1 AND $2 ORDER BY a.seq`
+
+const artifactsOfAttempt = `SELECT name, size, sha256, content_type FROM artifacts WHERE attempt = $1 ORDER BY name`
+
+const eventsOfJob = `
+SELECT seq, time, type, state, attempt, reason, message FROM events
+WHERE job = $1 AND seq > $2 ORDER BY seq LIMIT $3`
+
+// whole is a job with all that belongs to it, as it was read.
+type whole struct {
+	jobRow
+	inputs    []store.Input
+	attempts  []attemptAndMachine
+	artifacts []dayfly.Artifact
+}
+
+type attemptAndMachine struct {
+	attempt attemptRow
+	machine machineRow
+}
+
+// decode returns the job.
+func (w *whole) decode() (*store.Job, error) {
+	job, err := w.jobRow.decode()
+	if err != nil {
+		return nil, err
+	}
+	job.Inputs, job.Artifacts = w.inputs, w.artifacts
+	for _, row := range w.attempts {
+		a, err := row.attempt.decode()
+		if err != nil {
+			return nil, err
+		}
+		a.JobID, a.Machine = job.ID, row.machine.decode(a.ID, job.ID)
+		job.AttemptLog = append(job.AttemptLog, a)
+	}
+	return job, nil
+}
+
+// readJob returns the row that a query of selectJob finds, or nil.
+func readJob(s *session, query string, arg any) (*jobRow, error) {
+	r := new(jobRow)
+	found, err := s.one(r.columns(), query, arg)
+	if !found || err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// readJobs returns the rows that a query of selectJob finds.
+func readJobs(s *session, query string, args ...any) (rows []*jobRow, err error) {
+	err = s.each(func(row *sql.Rows) error {
+		r := new(jobRow)
+		rows = append(rows, r)
+		return s.scan(row, r.columns())
+	}, query, args...)
+	return rows, err
+}
+
+// readWhole returns the job that a query of selectJob finds with all that belongs to it, or nil.
+func readWhole(s *session, query string, arg any) (*whole, error) {
+	r, err := readJob(s, query, arg)
+	if r == nil || err != nil {
+		return nil, err
+	}
+	w := &whole{jobRow: *r}
+	if w.inputs, err = readInputs(s, r); err != nil {
+		return nil, err
+	}
+	err = s.each(func(row *sql.Rows) error {
+		var a attemptAndMachine
+		err := s.scan(row, append(a.attempt.columns(), a.machine.columns()...))
+		w.attempts = append(w.attempts, a)
+		return err
+	}, attemptsOfJob, firstAttempt(r.Seq), lastAttempt(r.Seq))
+	if err != nil {
+		return nil, err
+	}
+	// An attempt's artifacts are the job's until the next attempt begins.
+	err = s.each(func(row *sql.Rows) error {
+		var a dayfly.Artifact
+		err := s.scan(row, []any{&a.Name, number[int64]{&a.Size}, &a.SHA256, &a.ContentType})
+		w.artifacts = append(w.artifacts, a)
+		return err
+	}, artifactsOfAttempt, attemptSeq(r.Seq, r.Number))
+	return w, err
+}
+
+func readInputs(s *session, r *jobRow) (inputs []store.Input, err error) {
+	if r.inputs == 0 {
+		return nil, nil
+	}
+	err = s.each(func(row *sql.Rows) error {
+		var in store.Input
+		err := s.scan(row, []any{&in.Name, &in.ContentType, number[int64]{&in.Size}, &in.SHA256, instant{&in.StoredAt}})
+		inputs = append(inputs, in)
+		return err
+	}, inputsOfJob, r.Seq)
+	return inputs, err
+}
+
+// Job implements store.Jobs.
+func (s *Store) Job(ctx context.Context, id string) (*store.Job, error) {
+	var found *whole
+	err := s.read(ctx, func(c *session) (err error) {
+		found, err = readWhole(c, jobByID, id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if found == nil {
+		return nil, noJob(id)
+	}
+	return found.decode()
+}
+
+// Events implements store.Jobs.
+func (s *Store) Events(ctx context.Context, id string, after int64, limit int) ([]*dayfly.Event, error) {
+	var events []*dayfly.Event
+	err := s.read(ctx, func(c *session) error {
+		var job int64
+		var state dayfly.State
+		found, err := c.one([]any{number[int64]{&job}, word[dayfly.State]{&state}}, stateByID, id)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return noJob(id)
+		}
+		return c.each(func(row *sql.Rows) error {
+			e := &dayfly.Event{Job: id}
+			events = append(events, e)
+			return c.scan(row, []any{number[int64]{&e.Seq}, instant{&e.Time}, &e.Type, word[dayfly.State]{&e.State},
+				number[int]{&e.Attempt}, word[dayfly.Reason]{&e.Reason}, &e.Message})
+		}, eventsOfJob, job, after, limit)
+	})
+	return events, err
+}
+
+// List implements store.Jobs.
+func (s *Store) List(ctx context.Context, q *store.Query) ([]*store.Job, error) {
+	if q.Limit < 1 || q.Limit > 1000 {
+		return nil, fmt.Errorf("sqlite: list: %w: limit %d is not between 1 and 1000", fault.Invalid, q.Limit)
+	}
+	var jobs []*store.Job
+	for before := q.Before; ; {
+		missing := q.Limit - len(jobs)
+		rows, err := s.list(ctx, q, before, missing)
+		if err != nil {
+			return nil, err
+		}
+		jobs = append(jobs, s.readable(rows)...)
+		if len(rows) < missing || len(jobs) == q.Limit {
+			return jobs, nil
+		}
+		before = rows[len(rows)-1].Seq
+	}
+}
+
+// list reads one page of rows, of which some may turn out to be unreadable.
+func (s *Store) list(ctx context.Context, q *store.Query, before int64, limit int) ([]*jobRow, error) {
+	query, args := listQuery(q, before, limit)
+	var rows []*jobRow
+	err := s.read(ctx, func(c *session) error {
+		return c.eachOnce(func(row *sql.Rows) error {
+			r := new(jobRow)
+			rows = append(rows, r)
+			return c.scan(row, r.columns())
+		}, query, args...)
+	})
+	return rows, err
+}
+
+// indexOf returns a query for the seqs of the jobs that may be in a state, by an index that holds few others. There is
+// none of succeeded jobs: they are so many that going through all jobs is as good.
+func indexOf(state dayfly.State) (query string, ok bool) {
+	switch state {
+	case dayfly.Created:
+		return `SELECT seq FROM jobs WHERE state = 'created'`, true
+	case dayfly.Scheduled:
+		return `SELECT seq FROM jobs WHERE run_at IS NOT NULL`, true
+	case dayfly.Queued:
+		return `SELECT seq FROM jobs WHERE state = 'queued' AND held = 0 UNION ALL SELECT seq FROM jobs WHERE held = 1`, true
+	case dayfly.Starting, dayfly.Running:
+		return `SELECT job FROM attempts WHERE ended_at IS NULL`, true
+	case dayfly.Failed, dayfly.Canceled, dayfly.Expired:
+		return `SELECT seq FROM jobs WHERE state = '` + string(state) + `'`, true
+	}
+	return "", false
+}
+
+// listQuery returns the query for a page of jobs. Its text depends on the shape of q only, never on its values.
+func listQuery(q *store.Query, before int64, limit int) (string, []any) {
+	var args []any
+	arg := func(value any) string {
+		args = append(args, value)
+		return "$" + strconv.Itoa(len(args))
+	}
+	var where []string
+	if before > 0 {
+		where = append(where, "j.seq < "+arg(before))
+	}
+	if len(q.States) > 0 {
+		var names, indexes []string
+		for _, state := range q.States {
+			names = append(names, arg(string(state)))
+			if index, ok := indexOf(state); ok {
+				indexes = append(indexes, index)
+			}
+		}
+		where = append(where, "j.state IN ("+strings.Join(names, ", ")+")")
+		if len(indexes) == len(q.States) {
+			where = append(where, "j.seq IN ("+strings.Join(indexes, " UNION ALL ")+")")
+		}
+	}
+	if q.Queue != "" {
+		where = append(where, "j.queue = "+arg(q.Queue))
+	}
+	if q.Name != "" {
+		where = append(where, "j.name = "+arg(q.Name))
+	}
+	for key, value := range q.Labels {
+		where = append(where, "j.seq IN (SELECT job FROM labels WHERE key = "+arg(key)+" AND value = "+arg(value)+")")
+	}
+	text := selectJob
+	if len(where) > 0 {
+		text += "WHERE " + strings.Join(where, " AND ")
+	}
+	return text + " ORDER BY j.seq DESC LIMIT " + arg(limit), args
+}

@@ -1,0 +1,139 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+)
+
+const activeInQueue = `SELECT count(*) FROM attempts WHERE ended_at IS NULL AND queue = $1`
+
+const activeOfKey = `SELECT count(*) FROM attempts WHERE ended_at IS NULL AND queue = $1 AND key = $2`
+
+const holdJob = `UPDATE jobs SET held = 1 WHERE seq = $1`
+
+const launchJob = `
+UPDATE jobs SET version = $2, state = 'starting', held = 0, attempt = $3, number = $4, events = $5 WHERE seq = $1`
+
+const insertAttempt = `
+INSERT INTO attempts (seq, id, job, number, state, provider, queue, key, queued_at, created_at, machine, machine_state,
+	lifetime)
+VALUES ($1, $2, $3, $4, 'creating', $5, $6, $7, $8, $9, $10, 'creating', $11)`
+
+// Launch implements store.Queue.
+func (s *Store) Launch(ctx context.Context, launches []*store.Launch) ([]error, error) {
+	wishes := make([]store.Launch, len(launches))
+	for i, l := range launches {
+		wishes[i] = *l
+	}
+	var refusals []error
+	err := s.write(ctx, opLaunch, func(t *tx) error {
+		refusals = make([]error, len(wishes))
+		active := actives{t: t, queues: map[string]int{}, keys: map[[2]string]int{}}
+		for i := range wishes {
+			refusal, err := active.launch(&wishes[i])
+			if err != nil {
+				return err
+			}
+			refusals[i] = refusal
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return refusals, nil
+}
+
+// actives carries out the launches of one call. It counts the active jobs of a queue or key once and then counts
+// along.
+type actives struct {
+	t      *tx
+	queues map[string]int
+	keys   map[[2]string]int // by queue and key
+}
+
+// launch carries out one launch, or says why it may not be: refusal. An error fails the whole call.
+func (a *actives) launch(l *store.Launch) (refusal, err error) {
+	j, err := readJob(a.t.session, jobByID, l.JobID)
+	if err != nil {
+		return nil, err
+	}
+	if j == nil || j.State != dayfly.Queued || j.Version != l.Version {
+		return fmt.Errorf("sqlite: launch job %s: %w: it is not queued at version %d any more",
+			l.JobID, fault.Conflict, l.Version), nil
+	}
+	if refusal, err := a.limited(j, l); refusal != nil || err != nil {
+		return refusal, err
+	}
+	return nil, a.t.launch(j, l)
+}
+
+// limited refuses a launch when the queue or the key has as many active jobs as it may have.
+func (a *actives) limited(j *jobRow, l *store.Launch) (refusal, err error) {
+	if l.QueueLimit > 0 {
+		n, err := count(a, a.queues, j.Queue, activeInQueue, j.Queue)
+		if err != nil {
+			return nil, err
+		}
+		if n >= l.QueueLimit {
+			return fmt.Errorf("sqlite: launch job %s: %w: queue %s has %d active jobs", l.JobID, fault.Exhausted, j.Queue, n), nil
+		}
+	}
+	if l.KeyLimit > 0 && j.Key != "" {
+		n, err := count(a, a.keys, [2]string{j.Queue, j.Key}, activeOfKey, j.Queue, j.Key)
+		if err != nil {
+			return nil, err
+		}
+		if n >= l.KeyLimit {
+			if _, _, err := a.t.exec(holdJob, j.Seq); err != nil {
+				return nil, err
+			}
+			return fmt.Errorf("sqlite: launch job %s: %w: its key has %d active jobs", l.JobID, fault.Exhausted, n), nil
+		}
+	}
+	if _, counted := a.queues[j.Queue]; counted {
+		a.queues[j.Queue]++
+	}
+	if _, counted := a.keys[[2]string{j.Queue, j.Key}]; counted {
+		a.keys[[2]string{j.Queue, j.Key}]++
+	}
+	return nil, nil
+}
+
+// count returns how many jobs are active, from memory or from the database.
+func count[K comparable](a *actives, known map[K]int, k K, query string, args ...any) (int, error) {
+	if n, ok := known[k]; ok {
+		return n, nil
+	}
+	var n int
+	_, err := a.t.one([]any{number[int]{&n}}, query, args...)
+	known[k] = n
+	return n, err
+}
+
+// launch moves a job to starting, with a new attempt and its machine.
+func (t *tx) launch(j *jobRow, l *store.Launch) error {
+	j.Version++
+	j.Events++
+	j.Number++
+	j.State, j.Held, j.Attempt = dayfly.Starting, false, l.AttemptID
+	p := &pair{job: *j}
+	a := &p.attempt
+	a.Seq, a.ID, a.Number, a.State = attemptSeq(j.Seq, j.Number), l.AttemptID, j.Number, dayfly.AttemptCreating
+	a.Provider, a.QueuedAt, a.CreatedAt = l.Provider, j.QueuedAt, stored(l.Time)
+	_, _, err := t.exec(insertAttempt, a.Seq, a.ID, j.Seq, a.Number, a.Provider, j.Queue, j.Key, micros(a.QueuedAt),
+		micros(a.CreatedAt), l.Machine, l.Lifetime.Microseconds())
+	if err != nil {
+		return err
+	}
+	if _, _, err := t.exec(launchJob, j.Seq, j.Version, j.Attempt, j.Number, j.Events); err != nil {
+		return err
+	}
+	t.moved(j.lane(), dayfly.Queued, dayfly.Starting)
+	t.pairs.remember(p)
+	return t.event(j.Seq, j.Events, &event{time: l.Time, kind: eventStarting, state: j.State, attempt: j.Number})
+}

@@ -1,0 +1,188 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+)
+
+// Machines implements store.Machines.
+func (s *Store) Machines(ctx context.Context, q *store.MachineQuery) ([]*store.Machine, error) {
+	if q.Limit < 1 || q.Limit > 10_000 || len(q.Names) > 1000 {
+		return nil, fmt.Errorf("sqlite: machines: %w: limit %d is not between 1 and 10000, or more than 1000 names",
+			fault.Invalid, q.Limit)
+	}
+	var machines []*store.Machine
+	err := s.read(ctx, func(c *session) error {
+		for _, table := range []string{launchedMachines, adoptedMachines} {
+			query, args := machinesQuery(q, table)
+			err := c.eachOnce(func(row *sql.Rows) error {
+				var r machineRow
+				var attempt, job string
+				err := c.scan(row, append(r.columns(), &attempt, &job))
+				machines = append(machines, r.decode(attempt, job))
+				return err
+			}, query, args...)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	slices.SortFunc(machines, func(a, b *store.Machine) int { return strings.Compare(b.Name, a.Name) })
+	return machines[:min(len(machines), q.Limit)], err
+}
+
+const launchedMachines = `SELECT ` + machineColumns + `, a.id, j.id FROM attempts a JOIN jobs j ON j.seq = a.job`
+
+const adoptedMachines = `SELECT ` + machineColumns + `, a.attempt, a.job FROM adopted a`
+
+// machinesQuery returns the query for a page of machines of one of the two tables. Names grow with time, so the newest
+// come first when they are in falling order.
+func machinesQuery(q *store.MachineQuery, table string) (string, []any) {
+	var args []any
+	var where []string
+	arg := func(value string) string {
+		args = append(args, value)
+		return "$" + strconv.Itoa(len(args))
+	}
+	in := func(column string, values []string) {
+		var list []string
+		for _, value := range values {
+			list = append(list, arg(value))
+		}
+		where = append(where, column+" IN ("+strings.Join(list, ", ")+")")
+	}
+	if len(q.States) > 0 {
+		var states []string
+		for _, state := range q.States {
+			states = append(states, string(state))
+		}
+		in("a.machine_state", states)
+	}
+	switch {
+	case len(q.Names) > 0:
+		in("a.machine", q.Names)
+	case len(q.States) > 0 && !slices.Contains(q.States, store.MachineGone):
+		where = append(where, "a.gone_at IS NULL") // there is an index of these few
+	}
+	if q.Before != "" {
+		where = append(where, "a.machine < "+arg(q.Before))
+	}
+	if q.Provider != "" {
+		where = append(where, "a.provider = "+arg(q.Provider))
+	}
+	text := table
+	if len(where) > 0 {
+		text += ` WHERE ` + strings.Join(where, " AND ")
+	}
+	return text + ` ORDER BY a.machine DESC LIMIT ` + strconv.Itoa(q.Limit), args
+}
+
+// The states from which a machine may move are five at most. Those missing are filled up with one that is there.
+const (
+	ifFrom = ` WHERE machine = $1 AND
+	(machine_state = $4 OR machine_state = $5 OR machine_state = $6 OR machine_state = $7 OR machine_state = $8)`
+
+	toGone     = ` SET machine_state = 'gone', gone_at = $2` + withMessage + ifFrom
+	toDeleting = ` SET machine_state = 'deleting', delete_at = $2, gone_at = NULL` + withMessage + ifFrom
+	toOther    = ` SET machine_state = $9, gone_at = NULL` + withMessage + ifFrom + ` AND $2 IS NOT NULL`
+
+	withMessage = `, machine_message = CASE $3 WHEN '' THEN machine_message ELSE $3 END`
+)
+
+// machineMove is a store.MachineMove made ready to be written: to one table, or else to the other.
+type machineMove struct {
+	launched, adopted string
+	args              []any
+}
+
+func newMachineMove(m *store.MachineMove) (*machineMove, error) {
+	if len(m.From) == 0 || len(m.From) > 5 || m.Time.IsZero() {
+		return nil, fmt.Errorf("sqlite: move machine %s: %w: from %d states, at %v", m.Name, fault.Invalid, len(m.From), m.Time)
+	}
+	args := []any{m.Name, micros(m.Time), m.Message}
+	for i := range 5 {
+		args = append(args, string(m.From[min(i, len(m.From)-1)]))
+	}
+	switch m.To {
+	case store.MachineGone:
+		return &machineMove{`UPDATE attempts` + toGone, `UPDATE adopted` + toGone, args}, nil
+	case store.MachineDeleting:
+		return &machineMove{`UPDATE attempts` + toDeleting, `UPDATE adopted` + toDeleting, args}, nil
+	case store.MachineCreating, store.MachinePresent, store.MachineQuarantined:
+		return &machineMove{`UPDATE attempts` + toOther, `UPDATE adopted` + toOther, append(args, string(m.To))}, nil
+	}
+	return nil, fmt.Errorf("sqlite: move machine %s: %w: state %q is unknown", m.Name, fault.Invalid, m.To)
+}
+
+// MoveMachine implements store.Machines.
+func (s *Store) MoveMachine(ctx context.Context, moves []*store.MachineMove) error {
+	if len(moves) == 0 {
+		return nil
+	}
+	list := make([]*machineMove, len(moves))
+	for i, m := range moves {
+		move, err := newMachineMove(m)
+		if err != nil {
+			return err
+		}
+		list[i] = move
+	}
+	return s.write(ctx, opMoveMachine, func(t *tx) error {
+		for _, m := range list {
+			changed, _, err := t.exec(m.launched, m.args...)
+			if err == nil && changed == 0 {
+				_, _, err = t.exec(m.adopted, m.args...)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+const machineKnown = `SELECT count(*) FROM attempts WHERE machine = $1`
+
+const insertAdopted = `
+INSERT INTO adopted (machine, provider, machine_id, attempt, job, machine_state, lifetime, location, machine_message,
+	created_at, delete_at, gone_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`
+
+// Nothing else removes adopted machines, since no job of ours need have made them.
+const forgetAdopted = `
+DELETE FROM adopted WHERE machine IN (
+	SELECT machine FROM adopted WHERE gone_at IS NOT NULL AND gone_at < $1 LIMIT 100)`
+
+// keepAdopted is how long an adopted machine is remembered once it is gone.
+const keepAdopted = 7 * 24 * time.Hour
+
+// AdoptMachine implements store.Machines.
+func (s *Store) AdoptMachine(ctx context.Context, m *store.Machine) error {
+	adopted := *m
+	return s.write(ctx, opAdoptMachine, func(t *tx) error {
+		var known int
+		if _, err := t.one([]any{number[int]{&known}}, machineKnown, adopted.Name); err != nil {
+			return err
+		}
+		if known > 0 {
+			return fmt.Errorf("sqlite: adopt machine %s: %w: a launch made it", adopted.Name, fault.Conflict)
+		}
+		_, _, err := t.exec(insertAdopted, adopted.Name, adopted.Provider, adopted.ID, adopted.Attempt, adopted.JobID,
+			string(adopted.State), adopted.Lifetime.Microseconds(), adopted.Location, adopted.Message,
+			micros(adopted.CreatedAt), micros(adopted.DeleteAt), micros(adopted.GoneAt))
+		if err != nil {
+			return fmt.Errorf("sqlite: adopt machine %s: %w", adopted.Name, err)
+		}
+		_, _, err = t.exec(forgetAdopted, adopted.CreatedAt.Add(-keepAdopted).UnixMicro())
+		return err
+	})
+}

@@ -1,0 +1,31 @@
+package sqlite
+
+// The names of the operations that write, in the names of their failpoints and in messages.
+const (
+	opSubmit       = "submit"        // Submit
+	opStart        = "start"         // Move out of created
+	opCancel       = "cancel"        // Move to canceled, or to mark a cancel
+	opMove         = "move"          // any other Move
+	opStoreInput   = "store_input"   // StoreInput
+	opLaunch       = "launch"        // Launch
+	opPromote      = "promote"       // Promote
+	opClaim        = "claim"         // Claim
+	opEnd          = "end"           // End
+	opNote         = "note"          // Note
+	opMoveMachine  = "move_machine"  // MoveMachine
+	opAdoptMachine = "adopt_machine" // AdoptMachine
+	opAddToken     = "add_token"     // AddToken
+	opRevokeToken  = "revoke_token"  // RevokeToken
+	opBoot         = "boot"          // Boot, once and then for each thousand held jobs
+	opTouch        = "touch"         // Touch
+	opDelete       = "delete"        // Delete
+)
+
+// Ops returns the name of every operation that writes. For each there are two failpoints, store.OP.before and
+// store.OP.after.
+func Ops() []string {
+	return []string{
+		opSubmit, opStart, opCancel, opMove, opStoreInput, opLaunch, opPromote, opClaim, opEnd, opNote, opMoveMachine,
+		opAdoptMachine, opAddToken, opRevokeToken, opBoot, opTouch, opDelete,
+	}
+}

@@ -1,0 +1,197 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+)
+
+// readyLanes leaps through the index of ready jobs from one lane to the next, so it reads one entry per lane.
+const readyLanes = `
+WITH RECURSIVE lane (provider, queue) AS (
+	SELECT * FROM (SELECT provider, queue FROM jobs WHERE state = 'queued' AND held = 0 ORDER BY provider, queue LIMIT 1)
+	UNION ALL
+	SELECT next.provider, next.queue FROM lane, jobs AS next
+	WHERE next.seq = (
+		SELECT seq FROM jobs WHERE state = 'queued' AND held = 0 AND (provider, queue) > (lane.provider, lane.queue)
+		ORDER BY provider, queue LIMIT 1)
+)
+SELECT provider, queue FROM lane`
+
+const readyJobs = selectJob + `
+WHERE j.state = 'queued' AND j.held = 0 AND j.provider = $1 AND j.queue = $2
+ORDER BY j.priority DESC, j.seq LIMIT $3 OFFSET $4`
+
+const readyAhead = `
+SELECT count(*) FROM jobs
+WHERE state = 'queued' AND held = 0 AND provider = $1 AND queue = $2 AND priority >= $3 AND (priority > $3 OR seq < $4)`
+
+// Lanes implements store.Queue.
+func (s *Store) Lanes(ctx context.Context) ([]store.Lane, error) {
+	var lanes []store.Lane
+	err := s.read(ctx, func(c *session) error {
+		return c.each(func(row *sql.Rows) error {
+			var l store.Lane
+			err := c.scan(row, []any{&l.Provider, &l.Queue})
+			lanes = append(lanes, l)
+			return err
+		}, readyLanes)
+	})
+	return lanes, err
+}
+
+// Ready implements store.Queue.
+func (s *Store) Ready(ctx context.Context, lane store.Lane, limit int) ([]*store.Job, error) {
+	var jobs []*store.Job
+	for passed := 0; ; {
+		missing := limit - len(jobs)
+		var rows []*jobRow
+		err := s.read(ctx, func(c *session) (err error) {
+			rows, err = readJobs(c, readyJobs, lane.Provider, lane.Queue, missing, passed)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		jobs = append(jobs, s.readable(rows)...)
+		if len(rows) < missing || len(jobs) == limit {
+			return jobs, nil
+		}
+		passed += len(rows) // some of them cannot be read, and must not hide those behind them
+	}
+}
+
+// Ahead implements store.Queue.
+func (s *Store) Ahead(ctx context.Context, job *store.Job) (int, error) {
+	var n int
+	err := s.read(ctx, func(c *session) error {
+		_, err := c.one([]any{number[int]{&n}}, readyAhead, job.Provider, job.Queue, job.Priority, job.Seq)
+		return err
+	})
+	return n, err
+}
+
+// Counts implements store.Queue.
+func (s *Store) Counts(context.Context) ([]store.Count, error) {
+	return s.writer.tally.counts(), nil
+}
+
+const dueJobs = selectJob + `WHERE j.run_at IS NOT NULL AND j.run_at <= $1 ORDER BY j.run_at LIMIT $2`
+
+const lateJobs = selectJob + `
+WHERE j.queue_deadline IS NOT NULL AND j.number = 0 AND j.finished_at IS NULL AND j.queue_deadline < $1
+	AND j.state IN ('scheduled', 'queued')
+ORDER BY j.queue_deadline LIMIT $2`
+
+const promoteJob = `
+UPDATE jobs SET version = $2, state = 'queued', run_at = NULL, queued_at = $3, events = $4 WHERE seq = $1`
+
+const expireJob = `
+UPDATE jobs SET version = $2, state = 'expired', held = 0, run_at = NULL, finished_at = $3, reason = $4, message = $5,
+	events = $6 WHERE seq = $1`
+
+const nextDue = `SELECT run_at FROM jobs WHERE run_at IS NOT NULL ORDER BY run_at LIMIT 1`
+
+const nextLate = `
+SELECT queue_deadline FROM jobs
+WHERE queue_deadline IS NOT NULL AND number = 0 AND finished_at IS NULL AND state IN ('scheduled', 'queued')
+ORDER BY queue_deadline LIMIT 1`
+
+// Promote implements store.Queue. It expires first, so that a job that is both due and late moves once.
+func (s *Store) Promote(ctx context.Context, now, clock time.Time, limit int) ([]*store.Job, time.Time, error) {
+	if limit < 1 {
+		return nil, time.Time{}, fmt.Errorf("sqlite: promote: %w: limit %d is not positive", fault.Invalid, limit)
+	}
+	var moved []*jobRow
+	var next time.Time
+	err := s.write(ctx, opPromote, func(t *tx) error {
+		late, err := t.expire(now, clock, limit)
+		if err != nil {
+			return err
+		}
+		due, err := t.promote(now, limit)
+		if err != nil {
+			return err
+		}
+		moved = append(late, due...)
+		next, err = t.next()
+		return err
+	})
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	return s.readable(moved), next, nil
+}
+
+func (t *tx) promote(now time.Time, limit int) ([]*jobRow, error) {
+	due, err := readJobs(t.session, dueJobs, now.UnixMicro(), limit)
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range due {
+		t.moved(j.lane(), j.State, dayfly.Queued)
+		j.State, j.RunAt, j.QueuedAt = dayfly.Queued, time.Time{}, stored(now)
+		j.Version++
+		j.Events++
+		if _, _, err := t.exec(promoteJob, j.Seq, j.Version, micros(j.QueuedAt), j.Events); err != nil {
+			return nil, err
+		}
+		e := &event{time: now, kind: eventQueued, state: j.State}
+		if err := t.event(j.Seq, j.Events, e); err != nil {
+			return nil, err
+		}
+	}
+	return due, nil
+}
+
+func (t *tx) expire(now, clock time.Time, limit int) ([]*jobRow, error) {
+	late, err := readJobs(t.session, lateJobs, clock.UnixMicro(), limit)
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range late {
+		wasReady := j.State == dayfly.Queued && !j.Held
+		t.moved(j.lane(), j.State, dayfly.Expired)
+		j.State, j.Held, j.RunAt, j.FinishedAt = dayfly.Expired, false, time.Time{}, stored(now)
+		j.Reason, j.Message = dayfly.ReasonQueueTimeout, "Its queue timeout passed before it could be started."
+		j.Version++
+		j.Events++
+		_, _, err := t.exec(expireJob, j.Seq, j.Version, micros(j.FinishedAt), string(j.Reason), j.Message, j.Events)
+		if err != nil {
+			return nil, err
+		}
+		e := &event{time: now, kind: eventExpired, state: j.State, reason: j.Reason, message: j.Message}
+		if err := t.event(j.Seq, j.Events, e); err != nil {
+			return nil, err
+		}
+		if wasReady {
+			if err := t.release(j.Queue, j.Key); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return late, nil
+}
+
+// next returns when Promote will have more to do, or zero.
+func (t *tx) next() (time.Time, error) {
+	var due, late time.Time
+	if _, err := t.one([]any{instant{&due}}, nextDue); err != nil {
+		return time.Time{}, err
+	}
+	if _, err := t.one([]any{instant{&late}}, nextLate); err != nil {
+		return time.Time{}, err
+	}
+	if !late.IsZero() {
+		late = late.Add(time.Microsecond) // a job is late when its deadline has passed, not when it comes
+	}
+	if due.IsZero() || !late.IsZero() && late.Before(due) {
+		return late, nil
+	}
+	return due, nil
+}

@@ -1,0 +1,161 @@
+package sqlite
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// jobColumns are what [jobRow.columns] receives, from the tables of jobTables.
+const jobColumns = `j.seq, j.id, j.version, j.state, j.provider, j.queue, j.key, j.priority, j.held,
+	j.created_at, j.started_at, j.run_at, j.queued_at, j.finished_at, j.queue_deadline, j.total_deadline,
+	j.cancel_requested_at, j.attempt, j.number, j.starts, j.launches, j.losses, j.fence, j.events, j.inputs,
+	j.retried_from, j.reason, j.message, j.exit_code, j.progress, j.result, coalesce(j.spec, s.spec)`
+
+const jobTables = `jobs j LEFT JOIN specs s ON j.spec IS NULL AND s.job = j.seq`
+
+// jobRow is a job as it was read: its documents are not decoded yet, so that the writer need not wait for that.
+type jobRow struct {
+	store.Job
+	spec     []byte
+	progress []byte
+	inputs   int // how many it has
+}
+
+// columns returns where to scan jobColumns.
+func (r *jobRow) columns() []any {
+	return []any{
+		number[int64]{&r.Seq}, &r.ID, number[int64]{&r.Version}, word[dayfly.State]{&r.State},
+		&r.Provider, &r.Queue, &r.Key, number[int]{&r.Priority}, flag{&r.Held},
+		instant{&r.CreatedAt}, instant{&r.StartedAt}, instant{&r.RunAt}, instant{&r.QueuedAt}, instant{&r.FinishedAt},
+		instant{&r.QueueDeadline}, instant{&r.TotalDeadline}, instant{&r.CancelRequestedAt},
+		&r.Attempt, number[int]{&r.Number}, number[int]{&r.Starts}, number[int]{&r.Launches}, number[int]{&r.Losses},
+		number[int64]{&r.Fence}, number[int64]{&r.Events}, number[int]{&r.inputs},
+		&r.RetriedFrom, word[dayfly.Reason]{&r.Reason}, &r.Message, optional{&r.ExitCode},
+		document[[]byte]{&r.progress}, document[json.RawMessage]{&r.Result}, document[[]byte]{&r.spec},
+	}
+}
+
+func (r *jobRow) lane() store.Lane { return store.Lane{Provider: r.Provider, Queue: r.Queue} }
+
+// decode returns the job. A row that this version of the program does not understand is fault.Internal.
+func (r *jobRow) decode() (*store.Job, error) {
+	job := r.Job
+	if !knownState(job.State) {
+		return nil, fmt.Errorf("sqlite: job %s: %w: state %q is unknown to this version", job.ID, fault.Internal, job.State)
+	}
+	if err := json.Unmarshal(r.spec, &job.Spec); err != nil {
+		return nil, fmt.Errorf("sqlite: job %s: %w: its spec cannot be read: %w", job.ID, fault.Internal, err)
+	}
+	if r.progress != nil {
+		job.Progress = new(dayfly.Progress)
+		if err := json.Unmarshal(r.progress, job.Progress); err != nil {
+			return nil, fmt.Errorf("sqlite: job %s: %w: its progress cannot be read: %w", job.ID, fault.Internal, err)
+		}
+	}
+	return &job, nil
+}
+
+func knownState(s dayfly.State) bool {
+	switch s {
+	case dayfly.Created, dayfly.Scheduled, dayfly.Queued, dayfly.Starting, dayfly.Running:
+		return true
+	}
+	return s.Terminal()
+}
+
+func knownAttemptState(s dayfly.AttemptState) bool {
+	switch s {
+	case dayfly.AttemptCreating, dayfly.AttemptCreateUnknown, dayfly.AttemptBooting, dayfly.AttemptRunning:
+		return true
+	}
+	return s.Terminal()
+}
+
+// attemptColumns are what [attemptRow.columns] receives, of attempts a.
+const attemptColumns = `a.seq, a.id, a.number, a.state, a.fence, a.claimed_by, a.provider,
+	a.queued_at, a.created_at, a.booted_at, a.claimed_at, a.ended_at, a.reason, a.message, a.started, a.report`
+
+// attemptRow is an attempt as it was read.
+type attemptRow struct {
+	store.Attempt
+	report []byte
+}
+
+// columns returns where to scan attemptColumns.
+func (r *attemptRow) columns() []any {
+	return []any{
+		number[int64]{&r.Seq}, &r.ID, number[int]{&r.Number}, word[dayfly.AttemptState]{&r.State},
+		number[int64]{&r.Fence}, &r.ClaimedBy, &r.Provider,
+		instant{&r.QueuedAt}, instant{&r.CreatedAt}, instant{&r.BootedAt}, instant{&r.ClaimedAt}, instant{&r.EndedAt},
+		word[dayfly.Reason]{&r.Reason}, &r.Message, flag{&r.Started}, document[[]byte]{&r.report},
+	}
+}
+
+// report is what is known of an attempt when it has ended.
+type report struct {
+	Exit      *machine.Exit `json:"exit,omitempty"`
+	FetchMS   int64         `json:"fetch_ms,omitempty"`
+	RunMS     int64         `json:"run_ms,omitempty"`
+	FinishMS  int64         `json:"finish_ms,omitempty"`
+	MaxRSSKB  int64         `json:"max_rss_kb,omitempty"`
+	UserMS    int64         `json:"user_ms,omitempty"`
+	SystemMS  int64         `json:"system_ms,omitempty"`
+	StdoutLen int64         `json:"stdout_len,omitempty"`
+	StderrLen int64         `json:"stderr_len,omitempty"`
+}
+
+// decode returns the attempt without its job and machine. A row that this version of the program does not
+// understand is fault.Internal.
+func (r *attemptRow) decode() (*store.Attempt, error) {
+	a := r.Attempt
+	if !knownAttemptState(a.State) {
+		return nil, fmt.Errorf("sqlite: attempt %s: %w: state %q is unknown to this version", a.ID, fault.Internal, a.State)
+	}
+	if r.report == nil {
+		return &a, nil
+	}
+	var end report
+	if err := json.Unmarshal(r.report, &end); err != nil {
+		return nil, fmt.Errorf("sqlite: attempt %s: %w: its report cannot be read: %w", a.ID, fault.Internal, err)
+	}
+	a.Exit, a.FetchMS, a.RunMS, a.FinishMS = end.Exit, end.FetchMS, end.RunMS, end.FinishMS
+	a.MaxRSSKB, a.UserMS, a.SystemMS = end.MaxRSSKB, end.UserMS, end.SystemMS
+	a.StdoutLen, a.StderrLen = end.StdoutLen, end.StderrLen
+	return &a, nil
+}
+
+// firstAttempt and lastAttempt bound the seqs of a job's attempts.
+func firstAttempt(job int64) int64           { return job << 20 }
+func lastAttempt(job int64) int64            { return job<<20 | (1<<20 - 1) }
+func attemptSeq(job int64, number int) int64 { return job<<20 | int64(number) }
+
+// machineColumns are what [machineRow.columns] receives, of attempts or adopted a.
+const machineColumns = `a.machine, a.provider, a.machine_id, a.machine_state, a.machine_message, a.lifetime, a.location,
+	a.created_at, a.delete_at, a.gone_at`
+
+// machineRow is a machine as it was read.
+type machineRow struct {
+	store.Machine
+	lifetime int64 // microseconds
+}
+
+// columns returns where to scan machineColumns.
+func (r *machineRow) columns() []any {
+	return []any{
+		&r.Name, &r.Provider, &r.ID, word[store.MachineState]{&r.State}, &r.Message, number[int64]{&r.lifetime}, &r.Location,
+		instant{&r.CreatedAt}, instant{&r.DeleteAt}, instant{&r.GoneAt},
+	}
+}
+
+// decode returns the machine of an attempt of a job.
+func (r *machineRow) decode(attempt, job string) *store.Machine {
+	m := r.Machine
+	m.Lifetime, m.Attempt, m.JobID = time.Duration(r.lifetime)*time.Microsecond, attempt, job
+	return &m
+}

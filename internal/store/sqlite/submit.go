@@ -1,0 +1,210 @@
+package sqlite
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+)
+
+const insertJob = `
+INSERT INTO jobs (id, version, state, provider, queue, key, priority, name, created_at, started_at, run_at, queued_at,
+	queue_deadline, total_deadline, retried_from, events, inputs, request_key, spec)
+VALUES ($1, 1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 1, $15, $16, $17)`
+
+const insertSpec = `INSERT INTO specs (job, spec) VALUES ($1, $2)`
+
+// maxInlineSpec is the size in bytes up to which a spec is kept in the row of its job.
+const maxInlineSpec = 2 << 10
+
+const insertKey = `INSERT INTO request_keys (key, job, body_hash) VALUES ($1, $2, $3)`
+
+const insertInput = `
+INSERT INTO inputs (job, place, name, content_type, size, sha256, stored_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`
+
+const insertLabel = `INSERT INTO labels (key, value, job) VALUES ($1, $2, $3)`
+
+const jobByKey = `SELECT job, body_hash FROM request_keys WHERE key = $1`
+
+// submission is a store.Submission made ready to be written. It shares no memory that a caller might change.
+type submission struct {
+	job    store.Job // without its spec
+	spec   string
+	name   string
+	labels []label
+	inputs []store.Input
+	key    string
+	hash   []byte
+}
+
+type label struct{ key, value string }
+
+// Submit implements store.Jobs.
+func (s *Store) Submit(ctx context.Context, sub *store.Submission) (*store.Job, bool, error) {
+	n, err := newSubmission(sub)
+	if err != nil {
+		return nil, false, err
+	}
+	var seq int64
+	var earlier *whole
+	err = s.write(ctx, opSubmit, func(t *tx) error {
+		var err error
+		if earlier, err = t.earlier(n); earlier != nil || err != nil {
+			return err
+		}
+		seq, err = t.submit(n)
+		return err
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	if earlier != nil {
+		job, err := earlier.decode()
+		return job, true, err
+	}
+	job := n.job
+	job.Seq, job.Version, job.Events = seq, 1, 1
+	job.Spec, job.Inputs = sub.Job.Spec, n.inputs
+	return &job, false, nil
+}
+
+func newSubmission(s *store.Submission) (*submission, error) {
+	j := s.Job
+	switch {
+	case j.ID == "":
+		return nil, fmt.Errorf("sqlite: submit: %w: the job has no id", fault.Invalid)
+	case j.State != dayfly.Created && j.State != dayfly.Scheduled && j.State != dayfly.Queued:
+		return nil, fmt.Errorf("sqlite: submit: %w: a job cannot begin in state %q", fault.Invalid, j.State)
+	case j.State == dayfly.Scheduled && j.RunAt.IsZero():
+		return nil, fmt.Errorf("sqlite: submit: %w: a scheduled job needs a time to run at", fault.Invalid)
+	}
+	spec, err := json.Marshal(&j.Spec)
+	if err != nil {
+		return nil, fmt.Errorf("sqlite: submit: %w: the spec cannot be stored: %w", fault.Invalid, err)
+	}
+	n := &submission{
+		job: store.Job{
+			ID: j.ID, State: j.State, Provider: j.Provider, Queue: j.Queue, Key: j.Key, Priority: j.Priority,
+			CreatedAt: stored(j.CreatedAt), StartedAt: stored(j.StartedAt), RunAt: stored(j.RunAt),
+			QueuedAt: stored(j.QueuedAt), QueueDeadline: stored(j.QueueDeadline), TotalDeadline: stored(j.TotalDeadline),
+			RetriedFrom: j.RetriedFrom,
+		},
+		spec: string(spec),
+		name: j.Spec.Name,
+		key:  s.Key,
+		hash: append([]byte{}, s.BodyHash...),
+	}
+	if j.State != dayfly.Scheduled {
+		n.job.RunAt = time.Time{} // the index of scheduled jobs is that of jobs with a time to run at
+	}
+	for key, value := range j.Spec.Labels {
+		n.labels = append(n.labels, label{key, value})
+	}
+	for _, in := range s.Inputs {
+		in.StoredAt = stored(in.StoredAt)
+		n.inputs = append(n.inputs, in)
+	}
+	return n, nil
+}
+
+// stored is t as it will be read: in UTC and in microseconds.
+func stored(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Time{}
+	}
+	return time.UnixMicro(t.UnixMicro()).UTC()
+}
+
+// earlier returns the job that was submitted with the same key, or nil. fault.IdempotencyMismatch if what was asked
+// for then was something else.
+func (t *tx) earlier(n *submission) (*whole, error) {
+	if n.key == "" {
+		return nil, nil
+	}
+	var seq int64
+	var hash []byte
+	found, err := t.one([]any{number[int64]{&seq}, &hash}, jobByKey, n.key)
+	if !found || err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(hash, n.hash) {
+		return nil, fmt.Errorf("sqlite: submit: %w: the key was used for another request", fault.IdempotencyMismatch)
+	}
+	return readWhole(t.session, jobBySeq, seq)
+}
+
+// submit adds a job with everything that belongs to it and returns its seq.
+func (t *tx) submit(n *submission) (int64, error) {
+	j := &n.job
+	var key, spec any
+	if n.key != "" {
+		key = n.key
+	}
+	if len(n.spec) <= maxInlineSpec {
+		spec = n.spec
+	}
+	_, seq, err := t.exec(insertJob, j.ID, string(j.State), j.Provider, j.Queue, j.Key, j.Priority, n.name,
+		micros(j.CreatedAt), micros(j.StartedAt), micros(j.RunAt), micros(j.QueuedAt), micros(j.QueueDeadline),
+		micros(j.TotalDeadline), j.RetriedFrom, len(n.inputs), key, spec)
+	if err != nil {
+		return 0, err
+	}
+	if spec == nil {
+		if _, _, err := t.exec(insertSpec, seq, n.spec); err != nil {
+			return 0, err
+		}
+	}
+	if key != nil {
+		if _, _, err := t.exec(insertKey, key, seq, n.hash); err != nil {
+			return 0, err
+		}
+	}
+	for i, in := range n.inputs {
+		_, _, err := t.exec(insertInput, seq, i, in.Name, in.ContentType, in.Size, in.SHA256, micros(in.StoredAt))
+		if err != nil {
+			return 0, err
+		}
+	}
+	for _, l := range n.labels {
+		if _, _, err := t.exec(insertLabel, l.key, l.value, seq); err != nil {
+			return 0, err
+		}
+	}
+	t.moved(store.Lane{Provider: j.Provider, Queue: j.Queue}, "", j.State)
+	return seq, t.event(seq, 1, &event{time: j.CreatedAt, kind: eventCreated, state: j.State})
+}
+
+const stateByID = `SELECT seq, state FROM jobs WHERE id = $1`
+
+const storeInput = `
+UPDATE inputs SET content_type = $3, size = $4, sha256 = $5, stored_at = $6 WHERE job = $1 AND name = $2`
+
+// StoreInput implements store.Jobs.
+func (s *Store) StoreInput(ctx context.Context, jobID string, in store.Input) error {
+	return s.write(ctx, opStoreInput, func(t *tx) error {
+		var seq int64
+		var state dayfly.State
+		found, err := t.one([]any{number[int64]{&seq}, word[dayfly.State]{&state}}, stateByID, jobID)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return noJob(jobID)
+		}
+		if state != dayfly.Created {
+			return fmt.Errorf("sqlite: job %s: %w: it is %s and takes no inputs any more", jobID, fault.Conflict, state)
+		}
+		changed, _, err := t.exec(storeInput, seq, in.Name, in.ContentType, in.Size, in.SHA256, micros(in.StoredAt))
+		if err == nil && changed == 0 {
+			return fmt.Errorf("sqlite: job %s: %w: it declares no input %q", jobID, fault.NotFound, in.Name)
+		}
+		return err
+	})
+}
+
+func noJob(id string) error { return fmt.Errorf("sqlite: job %s: %w", id, fault.NotFound) }

@@ -1,0 +1,263 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/failpoint"
+)
+
+// The bounds of the writer. A full queue makes callers wait, which is the back-pressure.
+const (
+	maxGroup   = 512  // writes that share one transaction
+	maxWaiting = 1024 // writes that wait for their turn
+)
+
+// writer owns the connection that writes. See the package comment for what it does and why.
+type writer struct {
+	connect func(context.Context) (*session, error)
+	tally   *tally
+
+	queue    chan *request
+	closing  chan struct{} // closed by close
+	stopped  chan struct{} // closed when run has returned
+	closeOne sync.Once
+
+	// Used by run alone.
+	session *session // nil while there is none
+	pairs   pairs
+}
+
+// request is one caller's write.
+type request struct {
+	ctx    context.Context
+	op     string
+	run    func(*tx) error
+	done   chan error // holds one, so that the writer never waits for a caller that gave up
+	err    error      // what run returned when it changed nothing
+	passed bool       // its failpoint before the commit has been passed
+}
+
+// tx is the transaction that a request runs in. A request must not keep it.
+type tx struct {
+	*session
+	pairs   pairs
+	wrote   bool     // a statement of this request has changed something
+	changes []change // of the group, for the tally
+}
+
+// exec runs a statement that writes.
+func (t *tx) exec(text string, args ...any) (changed, key int64, err error) {
+	changed, key, err = t.session.exec(text, args...)
+	t.wrote = t.wrote || changed > 0 && err == nil
+	return changed, key, err
+}
+
+func newWriter(connect func(context.Context) (*session, error), first *session, t *tally) *writer {
+	return &writer{
+		connect: connect,
+		session: first,
+		pairs:   pairs{},
+		tally:   t,
+		queue:   make(chan *request, maxWaiting),
+		closing: make(chan struct{}),
+		stopped: make(chan struct{}),
+	}
+}
+
+// write has run carried out in a transaction and returns when that has been committed, or with what run returned,
+// or with why it could not be committed.
+//
+// run is called on the writer's goroutine, more than once if a transaction has to be repeated, and it may be called
+// when write has returned because ctx ended. So it must not use memory of the caller's, and what it finds out it
+// leaves in variables that it sets anew each time.
+func (w *writer) write(ctx context.Context, op string, run func(*tx) error) error {
+	r := &request{ctx: ctx, op: op, run: run, done: make(chan error, 1)}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("sqlite: %s: %w: %w", op, fault.Canceled, err)
+	}
+	select {
+	case <-w.closing:
+		return closed(op)
+	default:
+	}
+	select {
+	case w.queue <- r:
+	case <-ctx.Done():
+		return fmt.Errorf("sqlite: %s: %w before its turn: %w", op, fault.Canceled, ctx.Err())
+	case <-w.closing:
+		return closed(op)
+	}
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("sqlite: %s: %w, and it may have been carried out: %w", op, fault.Canceled, ctx.Err())
+	case <-w.stopped:
+		select {
+		case err := <-r.done:
+			return err
+		default:
+			return closed(op)
+		}
+	}
+}
+
+func closed(op string) error {
+	return fmt.Errorf("sqlite: %s: %w: the store has been closed", op, fault.Unavailable)
+}
+
+// close lets the writes that wait be carried out, and ends run.
+func (w *writer) close() {
+	w.closeOne.Do(func() { close(w.closing) })
+	<-w.stopped
+}
+
+// run carries out requests until close is called.
+func (w *writer) run() {
+	defer close(w.stopped)
+	group := make([]*request, 0, maxGroup)
+	for closing := false; ; {
+		select {
+		case r := <-w.queue:
+			group = append(group[:0], r)
+		case <-w.closing:
+			closing = true
+		}
+		if !closing {
+			// Callers whose last write has just been answered are about to write again. Letting them run first
+			// makes the group larger, and so the number of flushes smaller, at the cost of one switch.
+			runtime.Gosched()
+		}
+		group = w.fill(group)
+		if len(group) > 0 {
+			w.carryOut(group)
+		}
+		if closing && len(group) == 0 {
+			return
+		}
+		clear(group)
+		group = group[:0]
+	}
+}
+
+// fill adds the requests that wait to the group, as many as it holds. A caller that has given up is answered here.
+func (w *writer) fill(group []*request) []*request {
+	for len(group) < maxGroup {
+		select {
+		case r := <-w.queue:
+			group = append(group, r)
+		default:
+			return group
+		}
+	}
+	return group
+}
+
+// carryOut commits a group of requests in one transaction and answers each of them.
+//
+// A request that fails before it has changed anything is only refused. One that fails afterwards takes the whole
+// transaction with it, so the others are run again without it. A failure of the database itself is everybody's.
+func (w *writer) carryOut(group []*request) {
+	for len(group) > 0 {
+		failed, err := w.commit(group)
+		if err == nil {
+			for _, r := range group {
+				r.done <- r.outcome()
+			}
+			return
+		}
+		if failed == nil {
+			for _, r := range group {
+				r.done <- fmt.Errorf("%s: %w", r.op, err)
+			}
+			return
+		}
+		failed.done <- err
+		group = slices.DeleteFunc(group, func(r *request) bool { return r == failed })
+	}
+}
+
+// outcome is what the caller of a request whose transaction has been committed is told.
+func (r *request) outcome() error {
+	if r.err == nil && failpoint.Enabled {
+		if err := failpoint.Hit("store." + r.op + ".after"); err != nil {
+			return fmt.Errorf("sqlite: %s: %w, though it was committed: %w", r.op, fault.Unavailable, err)
+		}
+	}
+	return r.err
+}
+
+// commit runs the requests of a group in one transaction and commits it. If it fails, nothing has been changed, and
+// failed is the request that is to blame, or nil if it is the database.
+func (w *writer) commit(group []*request) (failed *request, err error) {
+	if err := w.begin(); err != nil {
+		return nil, err
+	}
+	t := &tx{session: w.session, pairs: w.pairs}
+	for _, r := range group {
+		before := len(t.changes)
+		t.wrote = false
+		if r.err = r.perform(t); r.err == nil {
+			continue
+		}
+		if !harmless(r.err) {
+			w.rollback()
+			return nil, r.err
+		}
+		if t.wrote {
+			w.rollback()
+			return r, r.err
+		}
+		t.changes = t.changes[:before]
+	}
+	if _, _, err := w.session.exec("COMMIT"); err != nil {
+		w.rollback()
+		return nil, err
+	}
+	w.tally.apply(t.changes)
+	return nil, nil
+}
+
+// perform runs a request in a transaction.
+func (r *request) perform(t *tx) error {
+	if err := r.ctx.Err(); err != nil {
+		return fmt.Errorf("sqlite: %s: %w before its turn: %w", r.op, fault.Canceled, err)
+	}
+	if err := r.run(t); err != nil {
+		return err
+	}
+	if failpoint.Enabled && !r.passed {
+		r.passed = true
+		return failpoint.Hit("store." + r.op + ".before")
+	}
+	return nil
+}
+
+// begin starts a transaction, on a new connection if the last one had to be given up. It takes SQLite's write lock at
+// once, because a transaction that asks for it halfway can be refused when it has already done its work.
+func (w *writer) begin() error {
+	if w.session == nil {
+		fresh, err := w.connect(context.Background())
+		if err != nil {
+			return err
+		}
+		w.session = fresh
+	}
+	_, _, err := w.session.exec("BEGIN IMMEDIATE")
+	return err
+}
+
+// rollback undoes the transaction. SQLite has done so itself after some errors, and then this fails. As it cannot be
+// told apart from a connection in an unknown state, the connection is given up in either case.
+func (w *writer) rollback() {
+	clear(w.pairs)
+	if _, _, err := w.session.exec("ROLLBACK"); err != nil {
+		_ = w.session.close()
+		w.session = nil
+	}
+}

@@ -1,0 +1,380 @@
+package storetest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+)
+
+// model is a store in memory that is as plain as can be: it keeps rows in slices and looks at all of them each time.
+// It has no tokens and never fails.
+type model struct {
+	mu       sync.Mutex // guards all below
+	identity store.Identity
+	jobs     []*modelJob // by Seq
+	machines map[string]*store.Machine
+	lastSeq  int64
+}
+
+// modelJob is a job with all that belongs to it.
+type modelJob struct {
+	store.Job
+	key       string
+	hash      []byte
+	events    []*dayfly.Event
+	attempts  []*store.Attempt // without Machine and Job
+	artifacts map[string][]dayfly.Artifact
+	machine   map[string]string // of an attempt
+}
+
+func newModel() *model { return &model{machines: map[string]*store.Machine{}} }
+
+func refuse(kind fault.Kind, format string, args ...any) error {
+	return fmt.Errorf("model: %w: %s", kind, fmt.Sprintf(format, args...))
+}
+
+func (m *model) find(id string) (*modelJob, error) {
+	for _, j := range m.jobs {
+		if j.ID == id {
+			return j, nil
+		}
+	}
+	return nil, refuse(fault.NotFound, "job %s", id)
+}
+
+func (m *model) findAttempt(id string) (*modelJob, *store.Attempt, error) {
+	for _, j := range m.jobs {
+		for _, a := range j.attempts {
+			if a.ID == id {
+				return j, a, nil
+			}
+		}
+	}
+	return nil, nil, refuse(fault.NotFound, "attempt %s", id)
+}
+
+// row is the job without what belongs to it.
+func (j *modelJob) row() *store.Job { return bare(&j.Job) }
+
+// moved ends every transition: it raises the version and records the event.
+func (j *modelJob) moved(at time.Time, kind string, attempt int, reason dayfly.Reason, message string) {
+	j.Version++
+	j.Events++
+	j.events = append(j.events, &dayfly.Event{Seq: j.Events, Job: j.ID, Time: at, Type: kind, State: j.State,
+		Attempt: attempt, Reason: reason, Message: message})
+}
+
+func (m *model) Submit(_ context.Context, s *store.Submission) (*store.Job, bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, j := range m.jobs {
+		if s.Key != "" && j.key == s.Key {
+			if !bytes.Equal(j.hash, s.BodyHash) {
+				return nil, false, refuse(fault.IdempotencyMismatch, "key %s", s.Key)
+			}
+			return m.whole(j), true, nil
+		}
+	}
+	if _, err := m.find(s.Job.ID); err == nil {
+		return nil, false, refuse(fault.Conflict, "job %s exists", s.Job.ID)
+	}
+	j := &modelJob{Job: *s.Job, key: s.Key, hash: s.BodyHash, artifacts: map[string][]dayfly.Artifact{}, machine: map[string]string{}}
+	m.lastSeq++
+	j.Seq, j.Inputs = m.lastSeq, slices.Clone(s.Inputs)
+	j.moved(j.CreatedAt, "created", 0, "", "")
+	m.jobs = append(m.jobs, j)
+	return m.whole(j), false, nil
+}
+
+// whole is the job with all that belongs to it.
+func (m *model) whole(j *modelJob) *store.Job {
+	job := j.row()
+	job.Inputs = slices.Clone(j.Inputs)
+	for _, a := range j.attempts {
+		job.AttemptLog = append(job.AttemptLog, m.wholeAttempt(j, a))
+	}
+	for _, f := range j.artifacts[j.Attempt] {
+		job.Artifacts = append(job.Artifacts, f)
+	}
+	return job
+}
+
+func (m *model) wholeAttempt(j *modelJob, a *store.Attempt) *store.Attempt {
+	c := *a
+	machine := *m.machines[j.machine[a.ID]]
+	c.Machine = &machine
+	return &c
+}
+
+func (m *model) Job(_ context.Context, id string) (*store.Job, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	j, err := m.find(id)
+	if err != nil {
+		return nil, err
+	}
+	return m.whole(j), nil
+}
+
+func (m *model) List(_ context.Context, q *store.Query) ([]*store.Job, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var list []*store.Job
+	for _, j := range slices.Backward(m.jobs) {
+		matches := (q.Before == 0 || j.Seq < q.Before) && (len(q.States) == 0 || slices.Contains(q.States, j.State)) &&
+			(q.Queue == "" || j.Queue == q.Queue) && (q.Name == "" || j.Spec.Name == q.Name)
+		for key, value := range q.Labels {
+			matches = matches && j.Spec.Labels[key] == value
+		}
+		if matches && len(list) < q.Limit {
+			list = append(list, j.row())
+		}
+	}
+	return list, nil
+}
+
+func (m *model) Events(_ context.Context, id string, after int64, limit int) ([]*dayfly.Event, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	j, err := m.find(id)
+	if err != nil {
+		return nil, err
+	}
+	rest := j.events[min(after, j.Events):]
+	return slices.Clone(rest[:min(limit, len(rest))]), nil
+}
+
+func (m *model) Move(_ context.Context, w *store.Move) (*store.Job, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	j, err := m.find(w.JobID)
+	if err != nil {
+		return nil, err
+	}
+	if j.State.Terminal() || j.State != w.From || j.Version != w.Version {
+		return nil, refuse(fault.Conflict, "job %s is %s at %d", j.ID, j.State, j.Version)
+	}
+	ready := m.ready(j)
+	if !w.CancelRequestedAt.IsZero() {
+		j.CancelRequestedAt = w.CancelRequestedAt
+	}
+	if w.From != w.To || w.CancelRequestedAt.IsZero() {
+		j.State, j.Held, j.RunAt = w.To, false, time.Time{}
+		if w.To.Terminal() {
+			j.FinishedAt, j.Reason, j.Message = w.FinishedAt, w.Reason, w.Message
+		} else {
+			j.StartedAt, j.QueuedAt = cmp.Or(w.StartedAt, j.StartedAt), cmp.Or(w.QueuedAt, j.QueuedAt)
+			j.QueueDeadline = cmp.Or(w.QueueDeadline, j.QueueDeadline)
+			j.TotalDeadline = cmp.Or(w.TotalDeadline, j.TotalDeadline)
+		}
+		if w.To == dayfly.Scheduled {
+			j.RunAt = w.RunAt
+		}
+	}
+	j.moved(w.Time, w.Event, 0, w.Reason, w.Message)
+	if ready && j.State != dayfly.Queued {
+		m.release(j.Queue, j.Key)
+	}
+	return j.row(), nil
+}
+
+func (m *model) ready(j *modelJob) bool { return j.State == dayfly.Queued && !j.Held }
+
+// inOrder returns the queued jobs for which keep holds, in the order in which they will run.
+func (m *model) inOrder(keep func(*modelJob) bool) []*modelJob {
+	var list []*modelJob
+	for _, j := range m.jobs {
+		if j.State == dayfly.Queued && keep(j) {
+			list = append(list, j)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b *modelJob) int { return b.Priority - a.Priority })
+	return list
+}
+
+func (m *model) release(queue, key string) {
+	if key == "" {
+		return
+	}
+	held := m.inOrder(func(j *modelJob) bool { return j.Held && j.Queue == queue && j.Key == key })
+	if len(held) > 0 {
+		held[0].Held = false
+	}
+}
+
+func (m *model) StoreInput(_ context.Context, jobID string, in store.Input) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	j, err := m.find(jobID)
+	if err != nil {
+		return err
+	}
+	if j.State != dayfly.Created {
+		return refuse(fault.Conflict, "job %s is %s", jobID, j.State)
+	}
+	for i := range j.Inputs {
+		if j.Inputs[i].Name == in.Name {
+			j.Inputs[i] = in
+			return nil
+		}
+	}
+	return refuse(fault.NotFound, "input %s", in.Name)
+}
+
+func (m *model) Lanes(context.Context) ([]store.Lane, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	lanes := map[store.Lane]bool{}
+	for _, j := range m.inOrder(m.ready) {
+		lanes[store.Lane{Provider: j.Provider, Queue: j.Queue}] = true
+	}
+	return slices.Collect(maps.Keys(lanes)), nil
+}
+
+func (m *model) Ready(_ context.Context, lane store.Lane, limit int) ([]*store.Job, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := []*store.Job{}
+	for _, j := range m.inOrder(m.ready) {
+		if j.Provider == lane.Provider && j.Queue == lane.Queue && len(list) < limit {
+			list = append(list, j.row())
+		}
+	}
+	return list, nil
+}
+
+func (m *model) Ahead(_ context.Context, job *store.Job) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := 0
+	for _, j := range m.inOrder(m.ready) {
+		before := j.Priority > job.Priority || j.Priority == job.Priority && j.Seq < job.Seq
+		if j.Provider == job.Provider && j.Queue == job.Queue && before {
+			n++
+		}
+	}
+	return n, nil
+}
+
+func (m *model) Counts(context.Context) ([]store.Count, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	places := map[store.Count]int{}
+	for _, j := range m.jobs {
+		if !j.State.Terminal() {
+			places[store.Count{Lane: store.Lane{Provider: j.Provider, Queue: j.Queue}, State: j.State}]++
+		}
+	}
+	var list []store.Count
+	for c, n := range places {
+		c.Jobs = n
+		list = append(list, c)
+	}
+	return list, nil
+}
+
+func (m *model) Launch(_ context.Context, launches []*store.Launch) ([]error, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var refusals []error
+	for _, l := range launches {
+		refusals = append(refusals, m.launch(l))
+	}
+	return refusals, nil
+}
+
+func (m *model) launch(l *store.Launch) error {
+	j, err := m.find(l.JobID)
+	if err != nil || j.State != dayfly.Queued || j.Version != l.Version {
+		return refuse(fault.Conflict, "job %s", l.JobID)
+	}
+	inQueue, ofKey := 0, 0
+	for _, other := range m.jobs {
+		if other.Queue != j.Queue || other.State != dayfly.Starting && other.State != dayfly.Running {
+			continue
+		}
+		inQueue++
+		if other.Key == j.Key {
+			ofKey++
+		}
+	}
+	if l.QueueLimit > 0 && inQueue >= l.QueueLimit {
+		return refuse(fault.Exhausted, "queue %s", j.Queue)
+	}
+	if l.KeyLimit > 0 && j.Key != "" && ofKey >= l.KeyLimit {
+		j.Held = true
+		return refuse(fault.Exhausted, "key %s", j.Key)
+	}
+	j.State, j.Held, j.Attempt = dayfly.Starting, false, l.AttemptID
+	j.Number++
+	j.attempts = append(j.attempts, &store.Attempt{
+		Seq: j.Seq<<20 | int64(j.Number), ID: l.AttemptID, JobID: j.ID, Number: j.Number, State: dayfly.AttemptCreating,
+		Provider: l.Provider, QueuedAt: j.QueuedAt, CreatedAt: l.Time,
+	})
+	j.machine[l.AttemptID] = l.Machine
+	m.machines[l.Machine] = &store.Machine{Name: l.Machine, Provider: l.Provider, Attempt: l.AttemptID, JobID: j.ID,
+		State: store.MachineCreating, Lifetime: l.Lifetime, CreatedAt: l.Time}
+	j.moved(l.Time, "starting", j.Number, "", "")
+	return nil
+}
+
+func (m *model) Promote(_ context.Context, now, clock time.Time, limit int) ([]*store.Job, time.Time, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var moved []*store.Job
+	byTime := func(of func(*modelJob) time.Time, keep func(*modelJob) bool) (list []*modelJob) {
+		for _, j := range m.jobs {
+			if keep(j) {
+				list = append(list, j)
+			}
+		}
+		slices.SortStableFunc(list, func(a, b *modelJob) int { return of(a).Compare(of(b)) })
+		return list
+	}
+	mayExpire := func(j *modelJob) bool {
+		return (j.State == dayfly.Scheduled || j.State == dayfly.Queued) && j.Number == 0 && !j.QueueDeadline.IsZero()
+	}
+	deadline := func(j *modelJob) time.Time { return j.QueueDeadline }
+	due := func(j *modelJob) time.Time { return j.RunAt }
+	scheduled := func(j *modelJob) bool { return j.State == dayfly.Scheduled }
+
+	late := byTime(deadline, func(j *modelJob) bool { return mayExpire(j) && j.QueueDeadline.Before(clock) })
+	for _, j := range late[:min(limit, len(late))] {
+		ready := m.ready(j)
+		j.State, j.Held, j.RunAt, j.FinishedAt = dayfly.Expired, false, time.Time{}, now
+		j.Reason, j.Message = dayfly.ReasonQueueTimeout, expiredMessage
+		j.moved(now, "expired", 0, j.Reason, j.Message)
+		if ready {
+			m.release(j.Queue, j.Key)
+		}
+		moved = append(moved, j.row())
+	}
+	promoted := byTime(due, func(j *modelJob) bool { return scheduled(j) && !j.RunAt.After(now) })
+	for _, j := range promoted[:min(limit, len(promoted))] {
+		j.State, j.RunAt, j.QueuedAt = dayfly.Queued, time.Time{}, now
+		j.moved(now, "queued", 0, "", "")
+		moved = append(moved, j.row())
+	}
+	var next time.Time
+	if rest := byTime(due, scheduled); len(rest) > 0 {
+		next = rest[0].RunAt
+	}
+	if rest := byTime(deadline, mayExpire); len(rest) > 0 {
+		if at := rest[0].QueueDeadline.Add(time.Microsecond); next.IsZero() || at.Before(next) {
+			next = at
+		}
+	}
+	return moved, next, nil
+}
+
+// expiredMessage stands for any message: what a store says to people is its own business.
+const expiredMessage = "…"

@@ -1,0 +1,106 @@
+package local_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly/machine"
+	"github.com/dayfly-run/dayfly/machine/local"
+	"github.com/dayfly-run/dayfly/machine/machinetest"
+)
+
+func TestProvider(t *testing.T) {
+	modes(t, func(t *testing.T, scan bool) {
+		machinetest.Run(t, machinetest.Harness{
+			New: func(t *testing.T) machine.Provider { return newProvider(t, newDir(t), scan) },
+			Reopen: func(t *testing.T, old machine.Provider) machine.Provider {
+				p := old.(*testProvider)
+				if err := p.Close(); err != nil {
+					t.Fatal(err)
+				}
+				return newProvider(t, p.dir, scan)
+			},
+			Spec: machine.Spec{Command: []string{"sleep", "600"}},
+			Exits: func(code int) machine.Spec {
+				return machine.Spec{Command: []string{"sh", "-c", fmt.Sprintf("exit %d", code)}}
+			},
+			Refused: []machine.Spec{
+				{Image: "debian"},
+				{Size: machine.Size{GPU: "a100-pcie-40gb"}},
+				{Size: machine.Size{MemoryMB: 1 << 30}},
+				{Size: machine.Size{CPUs: 4096}},
+				{Env: map[string]string{"LARGE": strings.Repeat("x", 1<<20)}},
+			},
+		})
+	})
+}
+
+// modes runs a test with and without cgroups.
+func modes(t *testing.T, test func(t *testing.T, scan bool)) {
+	t.Run("with cgroups", func(t *testing.T) { t.Parallel(); test(t, false) })
+	t.Run("by search", func(t *testing.T) { t.Parallel(); test(t, true) })
+}
+
+// testProvider is a provider that knows where it is.
+type testProvider struct {
+	*local.Provider
+	dir string
+}
+
+// newDir returns a state directory, longer than the address of a socket can be, whose supervisors are ended with the
+// test and which must hold no process then.
+func newDir(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), strings.Repeat("a-very-long-name/", 8))
+	t.Cleanup(func() { endSupervisors(t, dir) })
+	return dir
+}
+
+func newProvider(t *testing.T, dir string, scan bool, args ...string) *testProvider {
+	t.Helper()
+	return newProviderWith(t, dir, scan, nil, args...)
+}
+
+// newProviderWith returns a provider whose options were changed, and whose supervisors get more arguments.
+func newProviderWith(t *testing.T, dir string, scan bool, change func(*local.Options), args ...string) *testProvider {
+	t.Helper()
+	o := local.Options{
+		Dir:            dir,
+		Supervisor:     append([]string{os.Args[0], "supervise"}, args...),
+		AnswerTimeout:  time.Second,
+		DisableCgroups: scan,
+	}
+	if scan {
+		o.Supervisor = append(o.Supervisor, "scan")
+	}
+	if change != nil {
+		change(&o)
+	}
+	p, err := local.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Errorf("got %v, want a provider that can be closed", err)
+		}
+	})
+	return &testProvider{Provider: p, dir: dir}
+}
+
+// running runs Run until the test ends.
+func running(t *testing.T, p *testProvider) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+}

@@ -1,0 +1,98 @@
+package local_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly/internal/process"
+	"github.com/dayfly-run/dayfly/machine"
+	"github.com/dayfly-run/dayfly/machine/local"
+)
+
+// TestMain lets the test binary be its own supervisor: "TESTBINARY supervise [KEY=VALUE…] --dir DIR".
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "supervise" {
+		if err := supervise(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func supervise(args []string) error {
+	o := local.SupervisorOptions{
+		Guest:  guest,
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo})),
+		Grace:  300 * time.Millisecond,
+	}
+	for i, arg := range args {
+		key, value, _ := strings.Cut(arg, "=")
+		switch key {
+		case "--dir":
+			o.Dir = args[i+1]
+		case "scan":
+			o.DisableCgroups = true
+		case "idle":
+			o.Idle, _ = time.ParseDuration(value)
+		case "max":
+			o.MaxMachines, _ = strconv.Atoi(value)
+		case "fail":
+			return fmt.Errorf("told to fail")
+		}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	return local.Supervise(ctx, o)
+}
+
+// guest is an agent whose attempt is a small script: "run SCRIPT", "home" (waits for a base URL and writes it to the
+// work directory), "exit CODE".
+func guest(ctx context.Context, c *local.Cell) machine.Exit {
+	verb, rest, _ := strings.Cut(c.Spec.Agent.Attempt, " ")
+	switch verb {
+	case "run":
+		p, err := c.Group.Start(&process.Command{Argv: []string{"sh", "-c", rest}, Env: c.Env, Dir: c.WorkDir})
+		if err != nil {
+			return machine.Exit{Code: 70, Message: err.Error()}
+		}
+		exit, _ := p.Exit()
+		return exit
+	case "home":
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			if url := c.Home(); url != "" && os.WriteFile(rest+".new", []byte(url), 0o600) == nil {
+				_ = os.Rename(rest+".new", rest)
+			}
+			select {
+			case <-ctx.Done():
+				return machine.Exit{Code: 75}
+			case <-tick.C:
+			}
+		}
+	case "true":
+		p, err := c.Group.Start(&process.Command{Argv: []string{"/bin/true"}, Env: c.Env, Dir: c.WorkDir})
+		if err != nil {
+			return machine.Exit{Code: 70, Message: err.Error()}
+		}
+		exit, _ := p.Exit()
+		return exit
+	case "sleep":
+		<-ctx.Done()
+		return machine.Exit{Code: 75}
+	case "exit":
+		code, _ := strconv.Atoi(rest)
+		return machine.Exit{Code: code}
+	}
+	return machine.Exit{Code: 64}
+}

@@ -1,0 +1,201 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// orderInterval is how often Run looks after everything.
+const orderInterval = 5 * time.Second
+
+// overdue is how long after the end of its lifetime a machine is ended from outside: longer than its supervisor may
+// take for it.
+const overdue = 15 * time.Second
+
+// Run keeps order until ctx ends: it stays connected to every supervisor, ends what dead ones have left, ends machines
+// whose lifetime has passed while their supervisor does not answer, and removes what belongs to no machine.
+//
+// The provider works without it, but a machine whose supervisor is dead or stopped is then only ended when somebody
+// asks for it.
+func (p *Provider) Run(ctx context.Context) error {
+	ticker := time.NewTicker(orderInterval)
+	defer ticker.Stop()
+	for {
+		if err := p.order(ctx); err != nil && ctx.Err() == nil {
+			p.log.Error("the state directory is not in order", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-ticker.C:
+		}
+	}
+}
+
+// order does once what Run does all the time. It goes on after a failure, and returns all.
+func (p *Provider) order(ctx context.Context) error {
+	p.reap()
+	err := p.connect(ctx)
+	numbers, failed := p.layout.numbers()
+	if failed != nil {
+		return errors.Join(err, unavailable(failed))
+	}
+	for _, number := range numbers {
+		alive, failed := p.layout.alive(number)
+		if failed == nil && !alive {
+			failed = p.bury(ctx, number)
+		}
+		err = errors.Join(err, failed)
+	}
+	return errors.Join(err, p.endOverdue(ctx), p.sweepTrees(ctx), p.sweepCondemnations(), p.sweepSupervisors(), p.layout.emptyTrash())
+}
+
+// records calls use with every record that can be read.
+func (p *Provider) records(use func(*record) error) (err error) {
+	names, _, err := p.machines.names()
+	if err != nil {
+		return unavailable(err)
+	}
+	for _, name := range names {
+		r, failed := p.read(name)
+		if errors.Is(failed, fault.NotFound) {
+			continue
+		}
+		if failed == nil {
+			failed = use(r)
+		}
+		err = errors.Join(err, failed)
+	}
+	return err
+}
+
+// bury ends whatever is left of a dead supervisor's machines and puts that on record. It returns nil only when nothing
+// of them runs.
+func (p *Provider) bury(ctx context.Context, number int) error {
+	p.burying.Lock()
+	defer p.burying.Unlock()
+	var names []string
+	err := p.records(func(r *record) error {
+		if r.Supervisor != number || r.ended != nil {
+			return nil
+		}
+		if err := p.endTree(ctx, &r.birth); err != nil {
+			return err
+		}
+		if err := p.machines.end(&r.birth, &ending{Lost: true}); err != nil {
+			return unavailable(err)
+		}
+		names = append(names, r.Name)
+		return nil
+	})
+	if len(names) > 0 {
+		p.log.Warn("a supervisor has died; what was left of its machines has been ended", "supervisor", number, "machines", len(names))
+		p.changed(names)
+	}
+	return err
+}
+
+// endOverdue ends machines that their supervisor should have ended.
+func (p *Provider) endOverdue(ctx context.Context) error {
+	return p.records(func(r *record) error {
+		if r.ended != nil || r.Boot != p.boot || clock() < r.expires()+overdue {
+			return nil
+		}
+		p.log.Warn("machine has outlived its lifetime; it is ended from outside", "machine", r.Name, "supervisor", r.Supervisor)
+		if err := p.endTree(ctx, &r.birth); err != nil {
+			return err
+		}
+		exit := &machine.Exit{Code: -1, Signal: "SIGKILL", Expired: true,
+			Message: fmt.Sprintf("It was killed %v after the end of its lifetime, because its supervisor did not answer.", overdue)}
+		if err := p.machines.end(&r.birth, &ending{Exit: exit}); err != nil {
+			return unavailable(err)
+		}
+		p.changed([]string{r.Name})
+		return nil
+	})
+}
+
+// sweepTrees ends process trees that belong to no record. There are none unless somebody removed a record by hand:
+// the record is made before the tree and removed after it. For the same reason the trees are listed first, and a tree
+// must be found so twice: in between, its machine may just have been destroyed and made again.
+func (p *Provider) sweepTrees(ctx context.Context) error {
+	groups, err := p.trees.Names()
+	if err != nil {
+		return err
+	}
+	before := p.suspects
+	p.suspects = map[string]bool{}
+	for _, group := range groups {
+		name, number, _ := strings.Cut(group, ".")
+		supervisor, err := strconv.Atoi(number)
+		if err != nil || !isName(name) {
+			continue // Not one of ours, though it is where ours are.
+		}
+		r, err := p.read(name)
+		if err == nil && r.Supervisor == supervisor || err != nil && !errors.Is(err, fault.NotFound) {
+			continue
+		}
+		if !before[group] {
+			p.suspects[group] = true
+			continue
+		}
+		p.log.Warn("a process tree belongs to no machine; it is ended", "group", group)
+		if err := p.endTree(ctx, &birth{Name: name, Boot: p.boot, Supervisor: supervisor}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweepCondemnations removes those whose machine is gone: whoever destroyed it died just before the last step.
+func (p *Provider) sweepCondemnations() error {
+	_, condemned, err := p.machines.names()
+	if err != nil {
+		return unavailable(err)
+	}
+	for _, name := range condemned {
+		if _, err := p.read(name); errors.Is(err, fault.NotFound) {
+			if err := p.machines.pardon(name); err != nil {
+				return unavailable(err)
+			}
+		}
+	}
+	return nil
+}
+
+// sweepSupervisors removes the directories of dead supervisors that no machine refers to. The newest stays: its number
+// is how the next one gets another.
+func (p *Provider) sweepSupervisors() error {
+	numbers, err := p.layout.numbers()
+	if err != nil || len(numbers) < 2 {
+		return err
+	}
+	dead := map[int]bool{}
+	for _, number := range numbers[1:] {
+		alive, err := p.layout.alive(number)
+		if err != nil {
+			return unavailable(err)
+		}
+		// A directory without information is that of a supervisor that is just being started.
+		if _, err := os.Stat(p.layout.supervisor(number) + "/info.json"); err == nil && !alive {
+			dead[number] = true
+		}
+	}
+	if err := p.records(func(r *record) error { delete(dead, r.Supervisor); return nil }); err != nil {
+		return err
+	}
+	for number := range dead {
+		if err := p.layout.discard(p.layout.supervisor(number)); err != nil {
+			return unavailable(err)
+		}
+	}
+	return nil
+}

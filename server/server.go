@@ -1,0 +1,268 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dayfly-run/dayfly/blob/fileblob"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/api"
+	"github.com/dayfly-run/dayfly/internal/engine"
+	"github.com/dayfly-run/dayfly/internal/joblog"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/store/sqlite"
+	"github.com/dayfly-run/dayfly/internal/ticket"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// Options are what a server is made of. DataDir and Providers are required; the zero value of everything else is its
+// default.
+type Options struct {
+	// DataDir is where everything is kept. It is made if it is missing; an existing one must be private.
+	DataDir string
+	// Providers are what machines are made by, under the names that jobs use. One with a method Run(ctx) error is run
+	// as long as the server, and one with a method Close() error is closed with it.
+	Providers map[string]machine.Provider
+	// DefaultProvider runs the jobs that name none. It may be "" when there is only one.
+	DefaultProvider string
+
+	// Listen are the addresses to serve on; default 127.0.0.1:7700. Port 0 is any port, and the one used last if that
+	// is free, so that URLs that were handed out stay good.
+	Listen []string
+	// TLS serves HTTPS on them. This computer is then also served, without TLS, on a loopback port of its own.
+	TLS *tls.Config
+	// PublicURL is the base URL as others see it. Default: what a request was sent to, and for machines the first of
+	// Listen.
+	PublicURL string
+	// RequireToken asks everybody for a token. It is implied by an address that other computers can reach, by a
+	// PublicURL that is not this computer's, and by there being a token.
+	RequireToken bool
+	// AllowOpen lifts that: whoever can reach an address may then run commands.
+	AllowOpen bool
+	// Connections is how many may be open at once, on all addresses together; default 4096.
+	Connections int
+
+	Queues           map[string]Queue // by name; a queue that is not named has no limits
+	MaxMachines      map[string]int   // at once, by provider; default 32
+	MaxOpenJobs      int              // that have not ended; default a million
+	LogLimit         int64            // bytes of output kept of one attempt; default 64 MiB
+	Retention        time.Duration    // how long ended jobs are kept; 0: for ever
+	LostAfter        time.Duration    // default one minute
+	UnreachableAfter time.Duration    // default five minutes
+	OrphanAfter      time.Duration    // default ten minutes
+	Heartbeat        time.Duration    // default five seconds
+
+	Version string       // to show
+	Logger  *slog.Logger // default: discards
+}
+
+// Queue limits how many jobs of one queue run at once. Zero means no limit.
+type Queue struct {
+	Concurrency    int // all together
+	KeyConcurrency int // with the same concurrency key
+}
+
+// DefaultListen is where a server listens when it is not told where.
+const DefaultListen = "127.0.0.1:7700"
+
+// Server is one service. Make it with [New] and run it, once, with [Server.Run].
+type Server struct {
+	options Options
+	logger  *slog.Logger
+	store   *sqlite.Store
+	logs    *joblog.Store
+	blobs   *fileblob.Store
+	engine  *engine.Engine
+	metrics *prometheus.Registry
+	token   string // the owner's
+
+	front *front
+}
+
+// New opens the data directory and the listeners and returns a server that Run will serve with. Whoever does not call
+// Run calls Close.
+//
+// fault.Conflict if another process serves the directory; fault.Invalid or fault.Denied, with a sentence that says
+// what to do, if the options would not be safe or cannot be carried out.
+func New(ctx context.Context, o Options) (s *Server, err error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	s = &Server{options: o, logger: o.Logger, metrics: prometheus.NewRegistry()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+			s = nil
+		}
+	}()
+	if err := s.open(ctx); err != nil {
+		return s, err
+	}
+	requireToken, err := s.decideTokens(ctx)
+	if err != nil {
+		return s, err
+	}
+	if s.front, err = listen(&s.options); err != nil {
+		return s, err
+	}
+	if err := s.store.SetOwnerURL(s.front.localURL); err != nil {
+		return s, err
+	}
+	return s, s.assemble(requireToken)
+}
+
+// check fills in the defaults and refuses what cannot work.
+func (o *Options) check() error {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if len(o.Listen) == 0 {
+		o.Listen = []string{DefaultListen}
+	}
+	if o.Connections == 0 {
+		o.Connections = 4096
+	}
+	if o.DefaultProvider == "" && len(o.Providers) == 1 {
+		for name := range o.Providers {
+			o.DefaultProvider = name
+		}
+	}
+	switch {
+	case !filepath.IsAbs(o.DataDir):
+		return fault.Say(fault.Invalid, "the data directory %q is not an absolute path", o.DataDir)
+	case o.Providers[o.DefaultProvider] == nil:
+		return fault.Say(fault.Invalid, "the default provider %q is not one of the providers", o.DefaultProvider)
+	}
+	return nil
+}
+
+// open opens what is in the data directory. The store comes first: who has it open owns the rest.
+func (s *Server) open(ctx context.Context) (err error) {
+	dir := s.options.DataDir
+	if err := privateDir(dir); err != nil {
+		return err
+	}
+	if s.store, err = sqlite.Open(ctx, databasePath(dir), &sqlite.Options{Logger: s.logger}); err != nil {
+		return err
+	}
+	if s.token, err = ownerToken(dir); err != nil {
+		return err
+	}
+	if s.logs, err = joblog.Open(filepath.Join(dir, "logs"), nil); err != nil {
+		return err
+	}
+	s.blobs, err = fileblob.Open(filepath.Join(dir, "blobs"), nil)
+	return err
+}
+
+func databasePath(dir string) string { return filepath.Join(dir, "dayfly.db") }
+
+// privateDir makes the directory, or refuses one that others can enter: it will hold keys and what jobs print. It is
+// not narrowed here, because a path given by mistake could be a directory that others need.
+func privateDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fault.Say(fault.Invalid, "the data directory cannot be made: %v", err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fault.Say(fault.Invalid, "the data directory cannot be used: %v", err)
+	}
+	if open := info.Mode().Perm() & 0o077; open != 0 {
+		return fault.Say(fault.Denied, "the data directory %s is open to other users (mode %04o); close it with: chmod 700 %s",
+			dir, info.Mode().Perm(), dir)
+	}
+	return nil
+}
+
+// assemble builds the engine and the API on what is open.
+func (s *Server) assemble(requireToken bool) error {
+	key, err := ticket.LoadKey(filepath.Join(s.options.DataDir, "key"))
+	if err != nil {
+		return err
+	}
+	o := &s.options
+	queues := make(map[string]engine.QueueLimits, len(o.Queues))
+	for name, q := range o.Queues {
+		queues[name] = engine.QueueLimits{Concurrency: q.Concurrency, KeyConcurrency: q.KeyConcurrency}
+	}
+	s.engine, err = engine.New(engine.Options{
+		Store: s.store, Providers: o.Providers, DefaultProvider: o.DefaultProvider,
+		Logs: s.logs, Blobs: s.blobs, Key: key, URL: s.front.machineURL,
+		Queues: queues, MaxMachines: o.MaxMachines, MaxOpenJobs: o.MaxOpenJobs, LogLimit: o.LogLimit,
+		Retention: o.Retention, LostAfter: o.LostAfter, UnreachableAfter: o.UnreachableAfter,
+		OrphanAfter: o.OrphanAfter, Heartbeat: o.Heartbeat, Logger: s.logger,
+	})
+	if err != nil {
+		return err
+	}
+	handler, err := api.New(api.Options{
+		Engine: s.engine, Logs: s.logs, Blobs: s.blobs, Key: key,
+		Tokens: &ownersTokens{tokens: s.store, hash: hashToken(s.token)}, RequireToken: requireToken,
+		BaseURL: s.front.baseURL, Version: o.Version, Logger: s.logger, Ready: s.engine.Ready, Metrics: s.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	s.front.handler = handler.Handler()
+	return nil
+}
+
+// URL returns the server's base URL for clients.
+func (s *Server) URL() string { return s.front.publicURL }
+
+// LocalURL returns the server's base URL for this computer.
+func (s *Server) LocalURL() string { return s.front.localURL }
+
+// Token returns the owner's token, which may do everything. It is kept in the data directory.
+func (s *Server) Token() string { return s.token }
+
+// Settle waits until no machine waits to be destroyed, or ctx ends. A program that serves for the length of one job
+// calls it before it stops, so that it leaves nothing behind for the next one to clear away.
+func (s *Server) Settle(ctx context.Context) error {
+	query := &store.MachineQuery{States: []store.MachineState{store.MachineDeleting}, Limit: 1}
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		left, err := s.store.Machines(ctx, query)
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// Owner is a process that serves a data directory.
+type Owner struct {
+	PID   int
+	URL   string // for this computer; "" while it is starting
+	Token string // the owner's token
+}
+
+// FindOwner returns the process that serves the data directory, or fault.NotFound.
+func FindOwner(dir string) (*Owner, error) {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("server: %s: %w", dir, fault.NotFound)
+	}
+	info, err := sqlite.Owner(databasePath(dir))
+	if err != nil {
+		return nil, err
+	}
+	owner := &Owner{PID: info.PID, URL: info.URL}
+	if info.URL != "" {
+		if owner.Token, err = ownerToken(dir); err != nil {
+			return nil, err
+		}
+	}
+	return owner, nil
+}
