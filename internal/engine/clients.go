@@ -133,18 +133,19 @@ func (e *Engine) change(ctx context.Context, id string, decide func(*store.Job) 
 	return nil, fault.Say(fault.Unavailable, "job %s kept changing; try again", id)
 }
 
-// Start moves a created job on to its queue. Starting a job that has been started is no error and changes nothing.
-// fault.NotFound; fault.Conflict, with a sentence, while inputs are missing; fault.AlreadyFinished.
+// Start moves a created job on to its queue. Starting a job that has been started is no error and changes nothing, even
+// if it has ended since: the answer to the call that started it may have been lost. fault.NotFound; fault.Conflict, with
+// a sentence, while inputs are missing; fault.AlreadyFinished if it was canceled before it was started.
 func (e *Engine) Start(ctx context.Context, id string) (*store.Job, error) {
 	if err := e.await(ctx); err != nil {
 		return nil, err
 	}
 	return e.change(ctx, id, func(job *store.Job) (*store.Move, error) {
+		if !job.StartedAt.IsZero() {
+			return nil, nil
+		}
 		if job.State.Terminal() {
 			return nil, fault.Say(fault.AlreadyFinished, "job %s is %s and cannot be started", id, job.State)
-		}
-		if job.State != dayfly.Created {
-			return nil, nil
 		}
 		if missing := missingInputs(job); len(missing) > 0 {
 			return nil, fault.Say(fault.Conflict, "job %s cannot start: %s not been uploaded", id, plural(missing, "has", "have"))

@@ -27,6 +27,11 @@ func (e *Engine) dispatchLoop(ctx context.Context) {
 			pause(ctx, time.Second)
 			continue
 		case launched > 0:
+			if e.crowded() {
+				// Room comes back one machine at a time. Reading and committing for each alone costs more than the
+				// jobs do; in a millisecond several come back.
+				pause(ctx, time.Millisecond)
+			}
 			continue // there may be more
 		}
 		timer := time.NewTimer(5 * time.Second)
@@ -37,6 +42,16 @@ func (e *Engine) dispatchLoop(ctx context.Context) {
 		}
 		timer.Stop()
 	}
+}
+
+// crowded reports whether no provider has more than a little room left.
+func (e *Engine) crowded() bool {
+	for name, room := range e.room() {
+		if room > e.maxMachines(name)/4 {
+			return false
+		}
+	}
+	return true
 }
 
 // dispatch launches one group and returns how many jobs it moved.

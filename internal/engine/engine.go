@@ -217,7 +217,7 @@ func (e *Engine) boot(ctx context.Context) error {
 	return nil
 }
 
-// await waits until Run has read the store.
+// await waits until Run has read the store, or has found that it cannot.
 func (e *Engine) await(ctx context.Context) error {
 	select {
 	case <-e.ready:
@@ -229,6 +229,8 @@ func (e *Engine) await(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("engine: the server is starting: %w: %w", fault.Unavailable, ctx.Err())
+	case <-e.lifetime.Done():
+		return fault.Say(fault.Unavailable, "the server could not read its store and ends")
 	}
 }
 
