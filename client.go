@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
@@ -168,6 +169,9 @@ func (c *Client) newRequest(ctx context.Context, r request, body []byte) (*http.
 func unreachable(ctx context.Context, req *http.Request, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("dayfly: %s %s: %w", req.Method, req.URL.Path, context.Cause(ctx))
+	}
+	if _, classified := errors.AsType[fault.Kind](err); classified { // by a transport that knows better than we do
+		return fmt.Errorf("dayfly: %s %s: %w", req.Method, req.URL.Path, err)
 	}
 	return fmt.Errorf("dayfly: the server at %s does not answer: %w: %w", req.URL.Host, fault.Unavailable, err)
 }

@@ -148,6 +148,19 @@ func TestCallsGiveUpWhenPatienceIsUsedUp(t *testing.T) {
 	})
 }
 
+func TestATransportsOwnRefusalIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	tries := 0
+	c := clientOver(t, time.Minute, func(*http.Request) (*http.Response, error) {
+		tries++
+		return nil, fault.Say(fault.Denied, "the directory is open to others")
+	})
+	_, err := c.Job(t.Context(), "job_1")
+	if sentence, _ := fault.Sentence(err); fault.Of(err) != fault.Denied || sentence != "the directory is open to others" || tries != 1 {
+		t.Errorf("got %v after %d tries, want the transport's refusal after one", err, tries)
+	}
+}
+
 func TestWaitsAtLeastAsLongAsTheServerAsks(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -103,18 +103,25 @@ type ended struct {
 // patience is how long one job may take to end, the jobs that are before it included.
 const patience = 3 * time.Minute
 
-// awaitEnds waits until all the jobs have ended and returns their ends in the order of ids. It watches one job at a
-// time, the last one first, so that it asks for little while jobs run; who has ended when is in the jobs themselves.
-func awaitEnds(ctx context.Context, address string, ids []string) ([]ended, error) {
+// awaitLast waits until the job that was submitted last has ended, and with it most of the others: asking for one job
+// now and then disturbs the server little while it runs the rest.
+func awaitLast(ctx context.Context, address string, ids []string) error {
 	if len(ids) == 0 {
-		return nil, nil
+		return nil
 	}
 	w, err := dial(ctx, address)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer w.close()
-	if _, err := awaitEnd(ctx, w, ids[len(ids)-1]); err != nil {
+	_, err = awaitEnd(ctx, w, ids[len(ids)-1])
+	return err
+}
+
+// awaitEnds waits until all the jobs have ended and returns their ends in the order of ids. When each has ended is in
+// the jobs themselves, so it does not matter how late they are read.
+func awaitEnds(ctx context.Context, address string, ids []string) ([]ended, error) {
+	if err := awaitLast(ctx, address, ids); err != nil {
 		return nil, err
 	}
 	return readEnds(ctx, address, ids)

@@ -32,8 +32,11 @@ func measureMemory(ctx context.Context, b *bench, g *Group) error {
 		}
 		return m.measureRun(ctx, b, g)
 	})
+	if err != nil {
+		return err
+	}
 	g.note("VmRSS of the server's process, %v after the last request; it includes the pages of the program file in use", settling)
-	return err
+	return nil
 }
 
 type memoryFigures struct {

@@ -44,42 +44,53 @@ func measureNoop(ctx context.Context, b *bench, g *Group) error {
 		if err != nil {
 			return err
 		}
-		before := minimal.cpu()
 		base, err := runJobs(ctx, minimal, noop, b.noops)
 		if err != nil {
 			return err
 		}
-		theirs.add(minimal.cpu()-before, b.noops)
-		before = server.cpu()
-		rate, err := runJobs(ctx, server, noop, b.noops)
+		subject, err := runJobs(ctx, server, noop, b.noops)
 		if err != nil {
 			return err
 		}
-		ours.add(server.cpu()-before, b.noops)
-		bound.add(rate, spawned)
-		obvious.add(rate, base)
+		theirs.add(base.cpu, b.noops)
+		ours.add(subject.cpu, b.noops)
+		bound.add(subject.rate, spawned)
+		obvious.add(subject.rate, base.rate)
 		return nil
 	})
+	if err != nil {
+		return err
+	}
 	g.note("processor time per job, without the command's own: the server and its supervisor %s, the minimal program %s", ours, theirs)
 	g.note("every job was read back afterwards and had succeeded with exit status 0")
-	return err
+	return nil
 }
 
-// runJobs submits jobs, waits until all have succeeded, and returns how many there were per second, from the beginning
-// of the first submit to the end of the last job.
-func runJobs(ctx context.Context, s *service, spec *dayfly.JobSpec, count int) (float64, error) {
+// ran is how the running of a number of jobs went.
+type ran struct {
+	rate float64       // jobs per second, from the beginning of the first submit to the end of the last job
+	cpu  time.Duration // what the server and its supervisors used for them
+}
+
+// runJobs submits jobs, waits until all have ended, and checks that all have succeeded.
+func runJobs(ctx context.Context, s *service, spec *dayfly.JobSpec, count int) (*ran, error) {
+	cpu := s.cpu()
 	submitted, err := (&load{address: s.address, count: count, spec: spec}).run(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("%s: %w", s.name, err)
+	if err == nil {
+		err = awaitLast(ctx, s.address, submitted.ids)
 	}
-	ends, err := awaitEnds(ctx, s.address, submitted.ids)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.name, err)
+	}
+	cpu = s.cpu() - cpu // before the jobs are read back
+	ends, err := readEnds(ctx, s.address, submitted.ids)
 	if err == nil {
 		err = allSucceeded(submitted.ids, ends)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", s.name, err)
+		return nil, fmt.Errorf("%s: %w", s.name, err)
 	}
-	return perSecond(count, lastEnd(ends).Sub(submitted.began)), nil
+	return &ran{rate: perSecond(count, lastEnd(ends).Sub(submitted.began)), cpu: cpu}, nil
 }
 
 // spawnRate returns how many /bin/true this computer starts and waits for in a second.

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -107,14 +106,6 @@ func processesBelow(dir string) []int {
 		}
 	}
 	return pids
-}
-
-// programsRunning returns the processes that run this very program file, except one.
-func programsRunning(file string, except int) []int {
-	return slices.DeleteFunc(processesBelow(filepath.Dir(file)), func(pid int) bool {
-		target, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-		return pid == except || err != nil || strings.TrimSuffix(target, " (deleted)") != file
-	})
 }
 
 // describeMachine returns what can be read of the machine that this runs on.

@@ -22,7 +22,6 @@ import (
 type service struct {
 	name    string
 	address string // host:port
-	program string // the file it was started from
 	shop    *workshop
 	command *exec.Cmd
 	logs    *tail
@@ -87,7 +86,7 @@ func freeAddress() (string, error) {
 // serve starts a program and returns when it accepts connections and answers. The caller stops it.
 func (w *workshop) serve(ctx context.Context, name, address, dir, program string, args ...string) (*service, error) {
 	s := &service{
-		name: name, address: address, program: program, shop: w,
+		name: name, address: address, shop: w,
 		command: exec.Command(program, args...), logs: &tail{}, ended: make(chan struct{}),
 	}
 	s.command.Dir, s.command.Env = dir, w.environ(dir)
@@ -154,16 +153,12 @@ func (s *service) close() {
 // pid is the server's process.
 func (s *service) pid() int { return s.command.Process.Pid }
 
-// supervisors are the other processes that run the server's program out of its directory: those that look after
-// machines.
+// supervisors are the processes that look after the server's machines: they run Dayfly's programs and belong to it.
 func (s *service) supervisors() []int {
-	var pids []int
-	for _, pid := range programsRunning(s.program, s.pid()) {
-		if belongsTo(pid, s.command.Dir) {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
+	return slices.DeleteFunc(processesBelow(s.shop.dir), func(pid int) bool {
+		program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+		return err != nil || pid == s.pid() || program != s.shop.dayfly && program != s.shop.agent || !belongsTo(pid, s.command.Dir)
+	})
 }
 
 // belongsTo reports whether a process works for the server whose directory is dir: it was started with the

@@ -69,6 +69,9 @@ func steadyRate(times []time.Time) float64 {
 // milliseconds is the unit that times are reported in.
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
+// fromMilliseconds is the length of a time that was reported in milliseconds.
+func fromMilliseconds(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
+
 // perSecond returns how many of count there were per second.
 func perSecond(count int, elapsed time.Duration) float64 {
 	if elapsed <= 0 {

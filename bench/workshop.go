@@ -15,13 +15,12 @@ import (
 
 // workshop is the directory that everything happens in, and the programs that are measured.
 type workshop struct {
-	dir      string // absolute, without symbolic links: processes are recognized by it
-	dayfly   string // the program, inside dir
-	agent    string // inside dir
-	stamp    string // inside dir
-	self     string // this program, inside dir
-	profiles string // where CPU profiles go, or ""
-	places   int    // how many directories have been handed out
+	dir    string // absolute, without symbolic links: processes are recognized by it
+	dayfly string // the program, inside dir
+	agent  string // inside dir
+	stamp  string // inside dir
+	self   string // this program, inside dir
+	places int    // how many directories have been handed out
 }
 
 // newWorkshop makes the directory. The caller calls clear, in any case.
@@ -77,18 +76,25 @@ func (w *workshop) place(purpose string) (string, error) {
 // equip builds the programs, or takes the dayfly that is given, and copies them into the workshop. The copies are what
 // runs: a process is then ours exactly if its program is in the workshop, whatever else runs on this computer.
 func (w *workshop) equip(ctx context.Context, o *options) error {
+	w.dayfly, w.agent = filepath.Join(w.dir, "dayfly"), filepath.Join(w.dir, "dayfly-agent")
+	w.stamp, w.self = filepath.Join(w.dir, "stamp"), filepath.Join(w.dir, "bench")
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("finding this program: %w", err)
+	}
+	if err := errors.Join(install(self, w.self), build(ctx, w.stamp, "./bench/stamp")); err != nil {
+		return err
+	}
+	if o.profile != "" {
+		// Without an agent beside it, the server uses its own program for that, and so the agent is profiled too.
+		w.agent = filepath.Join(w.dir, "unused", "dayfly-agent")
+		profiles, err := filepath.Abs(o.profile)
+		return errors.Join(err, os.MkdirAll(profiles, 0o755), os.WriteFile(filepath.Join(w.dir, "profiles"), []byte(profiles), 0o600),
+			build(ctx, w.dayfly, "./bench/profiled"),
+			build(ctx, w.agent, "./cmd/dayfly-agent"))
+	}
 	source := o.dayfly
-	switch {
-	case o.profile != "":
-		w.profiles = o.profile
-		source = filepath.Join(w.dir, "dayfly")
-		if err := build(ctx, source, "./bench/profiled"); err != nil {
-			return err
-		}
-		if err := build(ctx, filepath.Join(w.dir, "dayfly-agent"), "./cmd/dayfly-agent"); err != nil {
-			return err
-		}
-	case source == "":
+	if source == "" {
 		source = filepath.Join("bin", "dayfly")
 		for _, name := range []string{"dayfly", "dayfly-agent"} {
 			if err := build(ctx, filepath.Join("bin", name), "./cmd/"+name); err != nil {
@@ -96,19 +102,7 @@ func (w *workshop) equip(ctx context.Context, o *options) error {
 			}
 		}
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("finding this program: %w", err)
-	}
-	w.stamp = filepath.Join(w.dir, "stamp")
-	if err := build(ctx, w.stamp, "./bench/stamp"); err != nil {
-		return err
-	}
-	w.dayfly, w.agent, w.self = filepath.Join(w.dir, "dayfly"), filepath.Join(w.dir, "dayfly-agent"), filepath.Join(w.dir, "bench")
-	return errors.Join(
-		install(source, w.dayfly),
-		install(filepath.Join(filepath.Dir(source), "dayfly-agent"), w.agent),
-		install(self, w.self))
+	return errors.Join(install(source, w.dayfly), install(filepath.Join(filepath.Dir(source), "dayfly-agent"), w.agent))
 }
 
 // build compiles a program of this module as a release is compiled.
@@ -121,11 +115,8 @@ func build(ctx context.Context, file, pkg string) error {
 	return nil
 }
 
-// install copies a program to a place where it is not yet.
+// install copies a program.
 func install(from, to string) error {
-	if from == to {
-		return nil
-	}
 	in, err := os.Open(from)
 	if err != nil {
 		return fmt.Errorf("taking a program into the workshop: %w", err)
@@ -143,9 +134,5 @@ func install(from, to string) error {
 
 // environ is what the programs are given: a home of their own, and no configuration.
 func (w *workshop) environ(home string) []string {
-	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_STATE_HOME=" + home, "LANG=C.UTF-8", "TZ=UTC"}
-	if w.profiles != "" {
-		env = append(env, "BENCH_PROFILE_DIR="+w.profiles)
-	}
-	return env
+	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_STATE_HOME=" + home, "LANG=C.UTF-8", "TZ=UTC"}
 }

@@ -13,11 +13,13 @@ import (
 
 func main() { os.Exit(run()) }
 
-// run writes the profile to a file that is named after the subcommand and the process.
+// run writes the profile to a file that is named after the subcommand and the process, in the directory that the file
+// "profiles" beside this program names. The environment would not do, because a server gives its supervisors none.
 func run() int {
-	dir := os.Getenv("BENCH_PROFILE_DIR")
-	if dir == "" {
-		return cli.Main("profiled")
+	dir, err := directory()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "profiled:", err)
+		return 1
 	}
 	name := "dayfly"
 	if len(os.Args) > 1 {
@@ -35,4 +37,13 @@ func run() int {
 	}
 	defer pprof.StopCPUProfile()
 	return cli.Main("profiled")
+}
+
+func directory() (string, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.ReadFile(filepath.Join(filepath.Dir(program), "profiles"))
+	return string(dir), err
 }

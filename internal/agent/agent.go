@@ -193,6 +193,8 @@ func (a *attempt) perform() *wire.Result {
 		r.Outcome, r.Message = reason, "It was told to stop before its command started."
 	case err != nil:
 		failFetch(r, err)
+	case !a.line.listen():
+		// The machine may have been suspended while it fetched, and the attempt given to another: start nothing.
 	default:
 		a.run(r)
 		a.finish(r)

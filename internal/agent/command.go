@@ -40,13 +40,13 @@ func (a *attempt) run(r *wire.Result) {
 
 	env, err := a.environment()
 	if err != nil {
-		failStart(r, err)
+		a.failStart(r, err)
 		return
 	}
 	began := a.line.clock()
 	child, pipes, err := a.start(env)
 	if err != nil {
-		failStart(r, err)
+		a.failStart(r, err)
 		return
 	}
 	r.Started, r.StartedMS = true, time.Now().UnixMilli()
@@ -187,21 +187,25 @@ func (a *attempt) endTree(child *process.Process) error {
 
 // drain waits until both outputs were read to their end.
 func (a *attempt) drain(r *wire.Result, pipes [2]*os.File) {
-	timer := time.NewTimer(maxDrain)
-	defer timer.Stop()
+	patience := time.After(maxDrain)
 	for i, s := range a.out {
 		select {
 		case <-s.ended:
 			continue
-		case <-timer.C:
-			timer.Reset(0) // for the other one
+		case <-patience:
 		}
-		a.warn(r, "Something outside the machine still held the command's %s open %v after its end; what it wrote later is not kept.",
-			s.backlog.stream, maxDrain)
-		if err := pipes[i].SetReadDeadline(time.Now()); err != nil {
-			pipes[i].Close()
+		for j, s := range a.out[i:] {
+			if s.over() {
+				continue
+			}
+			a.warn(r, "Something outside the machine still held the command's %s open %v after its end; what it wrote later is not kept.",
+				s.backlog.stream, maxDrain)
+			if err := pipes[i+j].SetReadDeadline(time.Now()); err != nil {
+				pipes[i+j].Close()
+			}
+			<-s.ended
 		}
-		<-s.ended
+		return
 	}
 }
 
@@ -267,7 +271,7 @@ func explain(exit *machine.Exit) (reason, message string) {
 }
 
 // failStart fills in the result of a command that could not be started.
-func failStart(r *wire.Result, err error) {
+func (a *attempt) failStart(r *wire.Result, err error) {
 	r.Outcome, r.Reason = wire.Failed, "never_started"
 	text := strings.TrimPrefix(plain(err), string(fault.NotFound)+": ")
 	switch {
@@ -277,7 +281,9 @@ func failStart(r *wire.Result, err error) {
 			". Check the spelling, give its full path, or use a machine or image that has it."
 	case fault.Of(err) == fault.NotFound:
 		r.Reason = "command_not_found"
-		r.Message = "The program cannot be executed: " + text + ". Make the file executable, or name the program that is to read it."
+		why := text[strings.LastIndex(text, ": ")+1:]
+		r.Message = "The program " + a.job.Command[0] + " cannot be executed:" + why +
+			". Make the file executable, or name the program that is to read it."
 	default:
 		r.Message = "The command could not be started: " + text + "."
 	}

@@ -212,6 +212,9 @@ func (s *stream) flush() []wire.LogChunk {
 	for {
 		select {
 		case <-s.done:
+			if s.backlog.waiting() > maxInline { // the shipper has given up
+				s.backlog.abandon(s.backlog.waiting(), "The server did not take the end of the output.")
+			}
 			return s.backlog.rest(maxInline)
 		case <-timer.C:
 			if s.backlog.waiting() <= maxInline {

@@ -75,7 +75,6 @@ func (a *API) putBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer release()
 	body := &patientReader{body: r.Body, connection: http.NewResponseController(w)}
-	defer body.done()
 	options := &blob.PutOptions{ContentType: contentType, Limit: file.Limit, Size: max(0, r.ContentLength)}
 	info, err := a.blobs.Put(r.Context(), key, body, options)
 	if err != nil {
@@ -163,12 +162,12 @@ type patientReader struct {
 
 func (p *patientReader) Read(b []byte) (n int, err error) {
 	p.connection.SetReadDeadline(time.Now().Add(patience)) // where there is none, the server's own limits hold
-	n, p.err = p.body.Read(b)
+	if n, p.err = p.body.Read(b); p.err == io.EOF {
+		// The deadline must not outlive the body: the server goes on reading, to learn that the client has gone.
+		p.connection.SetReadDeadline(time.Time{})
+	}
 	return n, p.err
 }
-
-// done takes the deadline off the connection.
-func (p *patientReader) done() { p.connection.SetReadDeadline(time.Time{}) }
 
 func (a *API) getBlob(w http.ResponseWriter, r *http.Request) error {
 	key := r.PathValue("key")

@@ -40,10 +40,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64, use func(data
 		}
 	}()
 	connection := http.NewResponseController(w)
-	if err := connection.SetReadDeadline(time.Now().Add(bodyTimeout)); err == nil {
-		// The deadline must not outlive the body: the server goes on reading, to learn that the client has gone.
-		defer connection.SetReadDeadline(time.Time{})
-	}
+	connection.SetReadDeadline(time.Now().Add(bodyTimeout)) // where there is none, the server's own limits hold
 	n, err := buffer.ReadFrom(io.LimitReader(r.Body, limit+1))
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -53,6 +50,8 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64, use func(data
 	case n > limit:
 		return tooLarge(limit)
 	}
+	// The deadline must not outlive the body: the server goes on reading, to learn that the client has gone.
+	connection.SetReadDeadline(time.Time{})
 	return use(buffer.Bytes())
 }
 

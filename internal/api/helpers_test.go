@@ -10,7 +10,10 @@ import (
 	"github.com/dayfly-run/dayfly/internal/store"
 )
 
-type jobRow = store.Job
+type (
+	jobRow     = store.Job
+	attemptRow = store.Attempt
+)
 
 // waitFor waits until a condition holds.
 func waitFor(t testing.TB, what string, holds func() bool) {

@@ -6,8 +6,8 @@ import (
 	"io"
 	"net/http"
 	"runtime/debug"
-	"slices"
 	"strings"
+	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
 )
@@ -61,11 +61,20 @@ func (rt *router) nowhere(w http.ResponseWriter, r *http.Request) {
 	rt.api.refuse(w, r, &withStatus{fault.Say(fault.Invalid, "%.20s is not possible here; %s is", r.Method, strings.Join(allowed, " or ")), http.StatusMethodNotAllowed})
 }
 
+// drainTimeout is how long the rest of a body may take that is not wanted any more.
+const drainTimeout = 5 * time.Second
+
 // serve is the way of every request.
 func (a *API) serve(w http.ResponseWriter, r *http.Request) {
 	rec := &recorder{ResponseWriter: w}
 	begin := a.now()
-	defer func() { a.measures.request(r.Pattern, rec.status, a.now().Sub(begin)) }()
+	defer func() {
+		if r.ContentLength != 0 {
+			// What is left of a body that nobody wanted is read and thrown away by net/http, without a limit in time.
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(drainTimeout))
+		}
+		a.measures.request(r.Pattern, rec.status, a.now().Sub(begin))
+	}()
 	defer func() {
 		if failure := recover(); failure != nil {
 			a.recovered(rec, r, failure)
@@ -147,6 +156,3 @@ func (rec *recorder) ReadFrom(r io.Reader) (int64, error) {
 
 // Unwrap lets http.ResponseController find the connection.
 func (rec *recorder) Unwrap() http.ResponseWriter { return rec.ResponseWriter }
-
-// Routes returns the patterns of all routes, for the test that holds them against who may use them.
-func (a *API) Routes() []string { return slices.Clone(a.router.patterns) }

@@ -1,8 +1,11 @@
 package api_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -11,10 +14,6 @@ import (
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/api"
 	"github.com/dayfly-run/dayfly/internal/store"
-
-	"context"
-	"fmt"
-	"log/slog"
 )
 
 func TestEveryKindOfFailureHasItsStatus(t *testing.T) {

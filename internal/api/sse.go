@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -101,7 +102,8 @@ func (s *stream) flushIfMuch() error {
 
 // flush sends what has been gathered. A reader that does not take it in time is dropped.
 func (s *stream) flush() error {
-	if err := s.connection.SetWriteDeadline(time.Now().Add(stalledAfter)); err != nil {
+	err := s.connection.SetWriteDeadline(time.Now().Add(stalledAfter))
+	if err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	if _, err := s.w.Write(s.buffer.Bytes()); err != nil {

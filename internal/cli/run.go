@@ -387,10 +387,7 @@ func exitCode(job *dayfly.Job) int {
 	case dayfly.ReasonTimeout, dayfly.ReasonDeadline, dayfly.ReasonQueueTimeout:
 		return codeTimeout
 	case dayfly.ReasonCommandNotFound:
-		if job.ExitCode != nil && *job.ExitCode == codeNotExecutable {
-			return codeNotExecutable
-		}
-		return codeNotFound
+		return missingCode(job)
 	case dayfly.ReasonOOMKilled:
 		return codeSignal + int(syscall.SIGKILL)
 	case dayfly.ReasonSignaled, dayfly.ReasonExitNonzero, dayfly.ReasonDiskFull:
@@ -402,4 +399,17 @@ func exitCode(job *dayfly.Job) int {
 		}
 	}
 	return codeNotRun
+}
+
+// missingCode tells a program that does not exist from one that may not be executed, as shells do.
+func missingCode(job *dayfly.Job) int {
+	// The reason is one for both. Agents say which in the exit code, or only in the sentence.
+	notExecutable := strings.Contains(job.Message, "cannot be executed")
+	if job.ExitCode != nil && *job.ExitCode > 0 {
+		notExecutable = *job.ExitCode == codeNotExecutable
+	}
+	if notExecutable {
+		return codeNotExecutable
+	}
+	return codeNotFound
 }

@@ -24,3 +24,30 @@ func (c clock) now() time.Time {
 
 // up returns how long the clock has run.
 func (c clock) up() time.Duration { return time.Since(c.start) }
+
+// vigil tells the silence of others from the engine's own. A process can be stopped, or get no processor, for longer
+// than any patience it has; what it then did not hear was perhaps said. So when the engine finds that it has not looked
+// at its attempts for a while, it counts from there, as it does after a restart.
+type vigil struct {
+	last  time.Time // when the engine last looked
+	since time.Time // since when it has looked all the time
+}
+
+// longestNap is how long the engine may not have looked without having been away. It looks every second.
+const longestNap = 2 * time.Second
+
+// look notes that the engine looks now.
+func (v *vigil) look(now time.Time) {
+	if now.Sub(v.last) > longestNap {
+		v.since = now
+	}
+	v.last = now
+}
+
+// elapsed returns how much of the time since t the engine was there.
+func (v *vigil) elapsed(t, now time.Time) time.Duration {
+	if t.Before(v.since) {
+		t = v.since
+	}
+	return now.Sub(t)
+}

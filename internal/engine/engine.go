@@ -79,6 +79,7 @@ type Engine struct {
 	open     atomic.Int64 // jobs that are not terminal
 
 	mu        sync.Mutex
+	vigil     vigil
 	flights   map[string]*flight // attempts in flight, by attempt id
 	byMachine map[string]*flight // the same, by machine name
 	busy      map[string]int     // flights by provider

@@ -90,21 +90,22 @@ func (e *Engine) consider(f *flight) {
 // view gathers what is known of an attempt. The caller holds mu.
 func (e *Engine) view(f *flight, now time.Time) attemptView {
 	job := f.job
+	e.vigil.look(now)
 	v := attemptView{
 		id: f.id, machine: f.machine, provider: f.provider, state: f.state, fence: f.fence,
 		cancel:  !job.CancelRequestedAt.IsZero(),
 		overdue: !job.TotalDeadline.IsZero() && !now.Before(job.TotalDeadline),
-		age:     now.Sub(f.since), boot: time.Duration(job.Spec.Timeouts.Boot),
-		silence: now.Sub(f.heard),
+		age:     e.vigil.elapsed(f.since, now), boot: time.Duration(job.Spec.Timeouts.Boot),
+		silence: e.vigil.elapsed(f.heard, now),
 		limit:   time.Duration(job.Spec.Timeouts.Run), grace: time.Duration(job.Spec.Timeouts.Grace),
 		sight: f.sight, exit: f.exit, absent: f.absent, asking: f.asking || now.Sub(f.askedAt) < lookInterval(f.looks),
 		order: f.order, killed: f.killed, gone: f.gone, sends: f.sends,
 	}
 	if !f.commandAt.IsZero() {
-		v.running = now.Sub(f.commandAt)
+		v.running = e.vigil.elapsed(f.commandAt, now)
 	}
 	if f.order != "" {
-		v.ordered = now.Sub(f.orderedAt)
+		v.ordered = e.vigil.elapsed(f.orderedAt, now)
 	}
 	v.doubt = !f.confirmed
 	v.lookDue = f.state == dayfly.AttemptCreateUnknown

@@ -150,7 +150,7 @@ func (h *Host) newGroup(name string) (*Group, error) {
 	if name == "" || name[0] == '.' || strings.ContainsAny(name, "/\x00\n") {
 		return nil, fmt.Errorf("process: %w: group name %q is not a file name", fault.Invalid, name)
 	}
-	return &Group{host: h, name: name, fd: -1}, nil
+	return &Group{host: h, name: name, fd: -1, events: -1}, nil
 }
 
 // Names returns the names of the groups that exist on this host under its prefix, sorted, for sweeping.

@@ -63,6 +63,9 @@ func (*Group) Kill(context.Context) error { return unsupported() }
 // Empty returns fault.Unsupported.
 func (*Group) Empty() (bool, error) { return false, unsupported() }
 
+// Reuse returns fault.Unsupported.
+func (*Group) Reuse(machine.Size) (*Group, error) { return nil, unsupported() }
+
 // OOMKilled returns false.
 func (*Group) OOMKilled() bool { return false }
 

@@ -450,6 +450,48 @@ func TestAGroupThatWasRemovedElsewhereStartsNothing(t *testing.T) {
 	}
 }
 
+func TestAGroupCanBeUsedForAnotherTree(t *testing.T) {
+	modes(t, func(t *testing.T, scan bool) {
+		host := newHost(t, scan)
+		group := newGroup(t, host, machine.Size{})
+		p, _ := start(t, group, "/", "(setsid sleep 0.5 &) ; exit 3")
+		if exit, _ := p.Exit(); exit.Code != 3 {
+			t.Fatalf("got %+v, want code 3", exit)
+		}
+		if _, err := group.Reuse(machine.Size{}); !errors.Is(err, fault.Conflict) {
+			t.Errorf("got %v with a process left, want fault.Conflict", err)
+		}
+		if _, err := group.Reuse(machine.Size{Processes: 10}); !errors.Is(err, fault.Unsupported) {
+			t.Errorf("got %v for a size with limits, want fault.Unsupported", err)
+		}
+		eventually(t, "the tree has ended by itself", func() bool { empty, _ := group.Empty(); return empty })
+		next, err := group.Reuse(machine.Size{DiskMB: 4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := group.Start(&process.Command{Argv: []string{"true"}, Env: environment(), Dir: "/"}); !errors.Is(err, fault.Conflict) {
+			t.Errorf("got %v for a start in the used group, want fault.Conflict", err)
+		}
+		p, out := start(t, next, t.TempDir(), "sleep 0.1; ulimit -f")
+		if exit, _ := p.Exit(); !exit.OK() || !strings.HasPrefix(read(t, out), "8192\n") {
+			t.Errorf("got %+v and %q, want the limit of the new size", exit, read(t, out))
+		}
+		start(t, next, t.TempDir(), "exec sleep 1000")
+		if err := next.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := next.Start(&process.Command{Argv: []string{"true"}, Env: environment(), Dir: "/"}); !errors.Is(err, fault.Conflict) {
+			t.Errorf("got %v for a start in a killed group, want fault.Conflict", err)
+		}
+		if _, err := next.Reuse(machine.Size{}); !errors.Is(err, fault.Unsupported) {
+			t.Errorf("got %v for a killed group, want fault.Unsupported", err)
+		}
+		if err := next.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestFindKnowsWhatDoesNotExist(t *testing.T) {
 	t.Parallel()
 	host := newHost(t, false)

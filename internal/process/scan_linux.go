@@ -184,6 +184,7 @@ func (g *Group) killMarked(ctx context.Context) error {
 			continue
 		}
 		quiet = 0
+		g.killed.Store(true)
 		for _, e := range tree {
 			_ = e.signal(unix.SIGSTOP)
 		}

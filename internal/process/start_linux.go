@@ -44,8 +44,8 @@ type spawning struct {
 // Start starts a process in the group; it may be called more than once. The first element of Argv is the program.
 //
 // A program that does not exist is fault.NotFound and exec.ErrNotFound, one that may not be executed fault.NotFound
-// and fs.ErrPermission; the text says where it was searched. A group that has been closed, or whose cgroup somebody
-// has removed, is fault.Conflict. Anything else is fault.Unavailable.
+// and fs.ErrPermission; the text says where it was searched. A group that has been closed or killed, or whose cgroup
+// somebody has removed, is fault.Conflict. Anything else is fault.Unavailable.
 func (g *Group) Start(c *Command) (*Process, error) {
 	path, err := lookUp(c)
 	if err != nil {
@@ -82,8 +82,8 @@ func (g *Group) spawn(r *spawning) error {
 	h := g.host
 	g.mu.RLock()
 	defer g.mu.RUnlock()
-	if g.closed {
-		return fmt.Errorf("process: group %s: %w: the group is closed", g.name, fault.Conflict)
+	if g.closed || g.killed.Load() {
+		return fmt.Errorf("process: group %s: %w: the group is closed or killed", g.name, fault.Conflict)
 	}
 	if g.fd >= 0 {
 		r.attr.Sys.UseCgroupFD, r.attr.Sys.CgroupFD = true, g.fd

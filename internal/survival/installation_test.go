@@ -170,16 +170,23 @@ func (in *installation) start(failpoints string) *server {
 	return s
 }
 
-// answers waits until a server answers.
+// answers waits until a server is ready for work.
 func (in *installation) answers(s *server) error {
 	return poll(in.t.Context(), 20*time.Second, func() error {
 		select {
 		case <-s.ended:
 			return fatal{fmt.Errorf("the server ended at its start: %s", describe(s.status))}
 		default:
-			_, err := in.once.Version(in.t.Context())
+		}
+		resp, err := http.Get("http://" + in.address + "/readyz")
+		if err != nil {
 			return err
 		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return errors.New(resp.Status)
+		}
+		return nil
 	})
 }
 

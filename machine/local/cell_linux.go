@@ -30,7 +30,7 @@ type cell struct {
 	// Set before made is closed, if there is a machine.
 	birth birth
 	slot  *slot
-	group *process.Group
+	group *process.Group          // the slot's
 	stop  context.CancelCauseFunc // ends what runs
 
 	ended    chan struct{} // closed once nothing of it runs and its end is on record
@@ -207,9 +207,10 @@ func (c *cell) elsewhere() error {
 
 // begin makes the group and starts what runs in it.
 func (c *cell) begin(deadline time.Duration) (err error) {
-	if c.group, err = c.s.trees.Group(c.birth.group(), c.spec.Size); err != nil {
+	if err := c.s.slots.prepare(c.slot, c.spec.Size); err != nil {
 		return c.story(err)
 	}
+	c.group = c.slot.group
 	c.group.Measure(c.slot.work, c.slot.tmp)
 	if c.s.machines.condemned(c.spec.Name) || !c.slot.named() {
 		return c.story(errDestroyed)
@@ -225,11 +226,6 @@ func (c *cell) undo() {
 	if c.stop != nil {
 		c.stop(errOver)
 	}
-	if c.group != nil {
-		if err := c.group.Close(); err != nil {
-			c.s.log.Error("a group is left behind", "machine", c.spec.Name, "err", err)
-		}
-	}
 	c.removeName()
 }
 
@@ -237,8 +233,12 @@ func (c *cell) undo() {
 // he removes the slot as well, at any moment, and it cannot be used again. He looks for the name after condemning,
 // and this looks for the condemnation after removing the name, so one of the two sees the other.
 func (c *cell) removeName() {
-	if err := c.s.machines.remove(&c.birth); err != nil {
-		c.s.log.Error("a machine's name cannot be removed", "machine", c.spec.Name, "err", err)
+	// Between looking and removing, another machine could get the name; its supervisor would notice that it is gone and
+	// end that machine, which is safe.
+	if c.slot.holds(c.s.machines, c.spec.Name) {
+		if err := c.s.machines.unlink(c.spec.Name); err != nil {
+			c.s.log.Error("a machine's name cannot be removed", "machine", c.spec.Name, "err", err)
+		}
 	}
 	if !c.s.machines.condemned(c.spec.Name) {
 		c.giveBack()
@@ -279,9 +279,6 @@ func (c *cell) start() error {
 	switch {
 	case errors.Is(err, fault.NotFound):
 		c.stop(errOver)
-		if err := c.group.Close(); err != nil {
-			c.s.log.Error("a group is left behind", "machine", c.spec.Name, "err", err)
-		}
 		return c.finish(machine.Exit{Code: -1, Message: fmt.Sprintf("The command could not be started: %v.", err)})
 	case err != nil:
 		return err
@@ -375,20 +372,22 @@ func (c *cell) terminate(ctx context.Context, done <-chan struct{}) {
 // give up, because a machine that is not certainly gone must not be said to be.
 func (c *cell) endTree(done <-chan struct{}) {
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		// Most machines end with an empty tree, which Close finds out by the way.
-		err := c.group.Close()
-		if err == nil && closed(done) {
+		over := closed(done)
+		empty, err := c.group.Empty()
+		if err == nil && empty && over {
 			return
 		}
-		if err == nil {
-			c.stop(errOver)
-		} else {
+		c.stop(errOver) // A guest must not start anything now.
+		if err == nil && !empty {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			err = c.group.Kill(ctx)
 			cancel()
-			if err != nil {
-				c.s.log.Error("a machine cannot be ended", "machine", c.spec.Name, "err", err)
-			}
+		}
+		if err != nil {
+			c.s.log.Error("a machine cannot be ended", "machine", c.spec.Name, "err", err)
+		}
+		if closed(done) {
+			continue
 		}
 		select {
 		case <-done:
@@ -401,8 +400,9 @@ func (c *cell) endTree(done <-chan struct{}) {
 // processes take the machine for running.
 func (c *cell) finish(exit machine.Exit) (err error) {
 	c.exit = &exit
+	end := &ending{Of: c.birth.Clock, Exit: &exit}
 	for {
-		if err = c.slot.end(&ending{Of: c.birth.Clock, Exit: &exit}); err == nil || !c.slot.named() {
+		if err = c.slot.end(end); err == nil || !c.slot.named() {
 			err = nil
 			break
 		}
@@ -415,7 +415,7 @@ func (c *cell) finish(exit machine.Exit) (err error) {
 		break
 	}
 	close(c.ended)
-	c.s.changed(c.spec.Name, nil)
+	c.s.changed(change{Name: c.spec.Name, Ended: end}, nil)
 	return err
 }
 

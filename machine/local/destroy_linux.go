@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
@@ -25,7 +28,7 @@ func (p *Provider) Destroy(ctx context.Context, id string) error {
 		gone, err = p.destroyOnce(ctx, id)
 	}
 	if err == nil {
-		p.changed([]string{id})
+		p.tell(id, news{gone: true})
 	}
 	return err
 }
@@ -118,15 +121,26 @@ func (p *Provider) raze(ctx context.Context, r *record) (gone bool, err error) {
 	return true, nil
 }
 
-// razeUnreadable destroys a machine whose record somebody has spoiled: every tree that can be its.
+// razeUnreadable destroys a machine whose record somebody has spoiled. The slot of which it was a link tells which
+// process tree is its.
 func (p *Provider) razeUnreadable(ctx context.Context, name string, why error) error {
 	p.log.Error("a record cannot be read; the machine is ended and removed", "machine", name, "err", why)
-	numbers, err := p.layout.numbers()
+	links, err := filepath.Glob(filepath.Join(p.layout.supervisors(), "*", "slots", "*", "record"))
 	if err != nil {
 		return unavailable(err)
 	}
-	for _, number := range numbers {
-		if err := p.endTree(ctx, &birth{Name: name, Boot: p.boot, Supervisor: number}); err != nil {
+	named, err := os.Lstat(filepath.Join(p.layout.machines(), name))
+	if err != nil {
+		return unavailable(err)
+	}
+	for _, link := range links {
+		if st, err := os.Lstat(link); err != nil || !os.SameFile(st, named) {
+			continue
+		}
+		dir := filepath.Dir(link)
+		slot, _ := strconv.Atoi(filepath.Base(dir))
+		supervisor, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(dir))))
+		if err := p.endTree(ctx, &birth{Name: name, Boot: p.boot, Supervisor: supervisor, Slot: slot}); err != nil {
 			return err
 		}
 	}
@@ -136,7 +150,8 @@ func (p *Provider) razeUnreadable(ctx context.Context, name string, why error) e
 	return nil
 }
 
-// endTree kills what runs in a machine, from outside of its supervisor.
+// endTree kills what runs in a machine, from outside of its supervisor. That must be dead, or the machine condemned:
+// otherwise the tree may be another machine's by now.
 func (p *Provider) endTree(ctx context.Context, b *birth) error {
 	if b.Boot != p.boot {
 		return nil // Everything has ended with that boot.
@@ -148,7 +163,12 @@ func (p *Provider) endTree(ctx context.Context, b *birth) error {
 	if trees != p.trees {
 		defer trees.Close()
 	}
-	group, err := trees.Find(b.group())
+	return endGroup(ctx, trees, b.group())
+}
+
+// endGroup kills a process tree and removes it, if it is there.
+func endGroup(ctx context.Context, trees *process.Host, name string) error {
+	group, err := trees.Find(name)
 	if err != nil || group == nil {
 		return err
 	}

@@ -38,7 +38,7 @@ type answer struct {
 	Hello   *greeting `json:"hello,omitempty"`
 	Made    *made     `json:"made,omitempty"`
 	Error   *problem  `json:"error,omitempty"`
-	Changed []string  `json:"changed,omitempty"` // names of machines whose state has changed
+	Changed []change  `json:"changed,omitempty"` // machines whose state has changed
 }
 
 // made answers a create, with what the provider does not know.
@@ -46,6 +46,12 @@ type made struct {
 	Exists  bool      `json:"exists,omitempty"` // there was a machine of that name; its record says the rest
 	Created time.Time `json:"created,omitzero"`
 	Ended   *ending   `json:"ended,omitempty"` // it could not be started, or was very quick
+}
+
+// change tells of a machine. What it does not say stands in the record, or the machine is gone.
+type change struct {
+	Name  string  `json:"name"`
+	Ended *ending `json:"ended,omitempty"`
 }
 
 // greeting says who answers.

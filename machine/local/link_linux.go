@@ -1,11 +1,10 @@
 package local
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -18,7 +17,7 @@ type link struct {
 	number  int // of the supervisor
 	conn    *net.UnixConn
 	silence time.Duration // after which the supervisor is taken for one that does not answer
-	changed func(names []string)
+	changed func([]change)
 
 	greeting greeting      // set before ready is closed
 	ready    chan struct{} // closed once the supervisor has said hello
@@ -27,7 +26,7 @@ type link struct {
 	heard atomic.Int64 // clock() of the last frame
 	mute  atomic.Bool  // it did not answer in time, and has not since
 
-	write sync.Mutex // held while a frame is written
+	out frameWriter
 
 	mu      sync.Mutex
 	last    uint64                  // guarded by mu; the last request's id
@@ -43,7 +42,7 @@ var (
 )
 
 // dial connects to a supervisor and says hello. The link works also when that is not answered, which it says by mute.
-func dial(ctx context.Context, l layout, number int, silence time.Duration, changed func([]string)) (*link, error) {
+func dial(ctx context.Context, l layout, number int, silence time.Duration, changed func([]change)) (*link, error) {
 	var conn *net.UnixConn
 	err := throughDescriptor(l.supervisor(number), func(address *net.UnixAddr) error {
 		// Connecting to a stopped supervisor succeeds, until its backlog is full: then it waits.
@@ -61,6 +60,7 @@ func dial(ctx context.Context, l layout, number int, silence time.Duration, chan
 	k := &link{
 		number:  number,
 		conn:    conn,
+		out:     frameWriter{conn: conn, timeout: silence},
 		silence: silence,
 		changed: changed,
 		ready:   make(chan struct{}),
@@ -87,18 +87,13 @@ func (k *link) usable(program string) bool {
 		k.greeting.Protocol == protocolVersion && k.greeting.Program == program
 }
 
-// read hands out answers until the connection ends.
+// read hands out answers until the connection ends, or what comes is not from a supervisor of this age.
 func (k *link) read() {
 	defer close(k.broken)
-	frames := bufio.NewScanner(k.conn)
-	frames.Buffer(make([]byte, 16<<10), maxFrame)
-	for frames.Scan() {
+	defer k.conn.Close()
+	_ = readFrames(k.conn, func(a *answer) error {
 		k.heard.Store(int64(clock()))
 		k.mute.Store(false)
-		var a answer
-		if err := json.Unmarshal(frames.Bytes(), &a); err != nil {
-			break // Not a supervisor, or not one of this age.
-		}
 		if a.Hello != nil && !closed(k.ready) {
 			k.greeting = *a.Hello
 			close(k.ready)
@@ -107,13 +102,13 @@ func (k *link) read() {
 			k.changed(a.Changed)
 		}
 		k.mu.Lock()
+		defer k.mu.Unlock()
 		if waiting := k.waiting[a.ID]; waiting != nil {
 			delete(k.waiting, a.ID)
-			waiting <- &a
+			waiting <- a
 		}
-		k.mu.Unlock()
-	}
-	k.conn.Close()
+		return nil
+	})
 }
 
 // expect reserves an id and returns where its answer will be.
@@ -182,22 +177,12 @@ func (a *answer) result() (*answer, error) {
 	return a, nil
 }
 
-// send writes a frame. A supervisor that has been stopped for so long that frames do not fit any more is cut off:
-// half a frame cannot be taken back.
+// send sends a frame. A supervisor that has been stopped for so long that frames do not fit any more is cut off: half
+// a frame cannot be taken back.
 func (k *link) send(r *request) error {
-	text, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	k.write.Lock()
-	defer k.write.Unlock()
-	if err := k.conn.SetWriteDeadline(time.Now().Add(k.silence)); err != nil {
-		return errBroken
-	}
-	_, err = k.conn.Write(append(text, '\n'))
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	err := k.out.send(r)
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, io.ErrShortWrite) {
 		k.mute.Store(true)
-		k.conn.Close()
 		return errMute
 	}
 	if err != nil {

@@ -37,6 +37,7 @@ type Provider struct {
 	host     string // the computer's name, for people
 	program  string // that supervisors of this provider run
 	memoryMB int    // of the computer
+	overdue  time.Duration
 
 	life     context.Context // ends with Close; for what goes on between calls
 	end      context.CancelFunc
@@ -53,8 +54,6 @@ type Provider struct {
 	unsure     map[string][]doubtful // guarded by mu; creates of a name whose outcome is not known
 	holders    map[string]*link      // guarded by mu; who has probably made which machine
 	connecting bool                  // guarded by mu; connectSoon is at work
-
-	suspects map[string]bool // used by Run alone: trees that belonged to no machine when it last looked
 }
 
 var (
@@ -78,6 +77,7 @@ func New(o Options) (*Provider, error) {
 	p := &Provider{
 		Options:  o,
 		layout:   layout(dir),
+		overdue:  defaultOverdue,
 		log:      o.Logger,
 		home:     o.Home,
 		choosing: make(chan struct{}, 1),
@@ -208,7 +208,9 @@ func (p *Provider) Create(ctx context.Context, spec *machine.Spec) (*machine.Mac
 		m, err := p.createAt(ctx, k, spec)
 		switch {
 		case err == nil:
-			p.changed([]string{m.Name})
+			told := *m // The machine returned is the caller's own.
+			told.Labels = maps.Clone(m.Labels)
+			p.tell(m.Name, news{machine: &told})
 			return m, nil
 		case errors.Is(err, errMute):
 			p.log.Warn("supervisor does not answer; another takes its place", "supervisor", k.number)

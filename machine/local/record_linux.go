@@ -40,9 +40,10 @@ type ending struct {
 	Lost bool          `json:"lost,omitempty"` // its supervisor died before it
 }
 
-// group is the name of the machine's process tree. It holds the supervisor's number too, so that a supervisor which
-// slept while the machine was destroyed and made again elsewhere cannot touch the new one's processes.
-func (b *birth) group() string { return fmt.Sprintf("%s.%d", b.Name, b.Supervisor) }
+// group is the name of the machine's process tree, which is that of its slot.
+func (b *birth) group() string { return groupName(b.Supervisor, b.Slot) }
+
+func groupName(supervisor, slot int) string { return fmt.Sprintf("%d.%d", supervisor, slot) }
 
 // expires is the end of the lifetime by clock().
 func (b *birth) expires() time.Duration { return b.Clock + b.Lifetime }

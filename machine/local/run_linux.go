@@ -16,9 +16,9 @@ import (
 // orderInterval is how often Run looks after everything.
 const orderInterval = 5 * time.Second
 
-// overdue is how long after the end of its lifetime a machine is ended from outside: longer than its supervisor may
-// take for it.
-const overdue = 15 * time.Second
+// defaultOverdue is how long after the end of its lifetime a machine is ended from outside: longer than its supervisor
+// may take for it.
+const defaultOverdue = 15 * time.Second
 
 // Run keeps order until ctx ends: it stays connected to every supervisor, ends what dead ones have left, ends machines
 // whose lifetime has passed while their supervisor does not answer, and removes what belongs to no machine.
@@ -55,7 +55,7 @@ func (p *Provider) order(ctx context.Context) error {
 		}
 		err = errors.Join(err, failed)
 	}
-	return errors.Join(err, p.endOverdue(ctx), p.sweepTrees(ctx), p.sweepCondemnations(), p.sweepSupervisors(), p.layout.emptyTrash())
+	return errors.Join(err, p.endOverdue(ctx), p.sweepCondemnations(), p.sweepSupervisors(), p.layout.emptyTrash())
 }
 
 // records calls use with every record that can be read.
@@ -82,13 +82,13 @@ func (p *Provider) records(use func(*record) error) (err error) {
 func (p *Provider) bury(ctx context.Context, number int) error {
 	p.burying.Lock()
 	defer p.burying.Unlock()
+	if err := p.endAll(ctx, number); err != nil {
+		return err
+	}
 	var names []string
 	err := p.records(func(r *record) error {
 		if r.Supervisor != number || r.ended != nil {
 			return nil
-		}
-		if err := p.endTree(ctx, &r.birth); err != nil {
-			return err
 		}
 		if err := p.machines.end(&r.birth, &ending{Lost: true}); err != nil {
 			return unavailable(err)
@@ -98,15 +98,46 @@ func (p *Provider) bury(ctx context.Context, number int) error {
 	})
 	if len(names) > 0 {
 		p.log.Warn("a supervisor has died; what was left of its machines has been ended", "supervisor", number, "machines", len(names))
-		p.changed(names)
+		p.look(names...)
 	}
 	return err
 }
 
-// endOverdue ends machines that their supervisor should have ended.
+// endAll ends every process tree of a dead supervisor, whatever record there is of it.
+func (p *Provider) endAll(ctx context.Context, number int) error {
+	trees, err := p.treesOf(number)
+	if err != nil {
+		return err
+	}
+	if trees != p.trees {
+		defer trees.Close()
+	}
+	groups, err := trees.Names()
+	if err != nil {
+		return err
+	}
+	for _, group := range groups {
+		if strings.HasPrefix(group, strconv.Itoa(number)+".") {
+			if err := endGroup(ctx, trees, group); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// endOverdue ends machines that their supervisor should have ended. Each is condemned first, because the supervisor may
+// wake up just now and use its process tree for another.
 func (p *Provider) endOverdue(ctx context.Context) error {
 	return p.records(func(r *record) error {
-		if r.ended != nil || r.Boot != p.boot || clock() < r.expires()+overdue {
+		if r.ended != nil || r.Boot != p.boot || clock() < r.expires()+p.overdue {
+			return nil
+		}
+		there, err := p.machines.condemn(&r.birth)
+		if err != nil {
+			return unavailable(err)
+		}
+		if !there {
 			return nil
 		}
 		p.log.Warn("machine has outlived its lifetime; it is ended from outside", "machine", r.Name, "supervisor", r.Supervisor)
@@ -114,45 +145,13 @@ func (p *Provider) endOverdue(ctx context.Context) error {
 			return err
 		}
 		exit := &machine.Exit{Code: -1, Signal: "SIGKILL", Expired: true,
-			Message: fmt.Sprintf("It was killed %v after the end of its lifetime, because its supervisor did not answer.", overdue)}
+			Message: fmt.Sprintf("It was killed %v after the end of its lifetime, because its supervisor did not answer.", p.overdue)}
 		if err := p.machines.end(&r.birth, &ending{Exit: exit}); err != nil {
 			return unavailable(err)
 		}
-		p.changed([]string{r.Name})
+		p.look(r.Name)
 		return nil
 	})
-}
-
-// sweepTrees ends process trees that belong to no record. There are none unless somebody removed a record by hand:
-// the record is made before the tree and removed after it. For the same reason the trees are listed first, and a tree
-// must be found so twice: in between, its machine may just have been destroyed and made again.
-func (p *Provider) sweepTrees(ctx context.Context) error {
-	groups, err := p.trees.Names()
-	if err != nil {
-		return err
-	}
-	before := p.suspects
-	p.suspects = map[string]bool{}
-	for _, group := range groups {
-		name, number, _ := strings.Cut(group, ".")
-		supervisor, err := strconv.Atoi(number)
-		if err != nil || !isName(name) {
-			continue // Not one of ours, though it is where ours are.
-		}
-		r, err := p.read(name)
-		if err == nil && r.Supervisor == supervisor || err != nil && !errors.Is(err, fault.NotFound) {
-			continue
-		}
-		if !before[group] {
-			p.suspects[group] = true
-			continue
-		}
-		p.log.Warn("a process tree belongs to no machine; it is ended", "group", group)
-		if err := p.endTree(ctx, &birth{Name: name, Boot: p.boot, Supervisor: supervisor}); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // sweepCondemnations removes those whose machine is gone: whoever destroyed it died just before the last step.

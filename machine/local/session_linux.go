@@ -1,11 +1,11 @@
 package local
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,11 +16,11 @@ import (
 type session struct {
 	s    *supervisor
 	conn *net.UnixConn
+	out  frameWriter
 
-	mu      sync.Mutex      // held while a frame is written
-	pending map[string]bool // guarded by state; names to tell of
-	state   sync.Mutex
-	wake    chan struct{} // holds one token when there is something to tell
+	mu      sync.Mutex
+	pending map[string]*ending // guarded by mu; what to tell, by machine
+	wake    chan struct{}      // holds one token when there is something to tell
 }
 
 // maxSessions bounds the connections of one supervisor.
@@ -32,7 +32,10 @@ const writeTimeout = 10 * time.Second
 
 // begin serves a connection, unless there are too many or the supervisor is about to end.
 func (s *supervisor) begin(conn *net.UnixConn) {
-	c := &session{s: s, conn: conn, pending: map[string]bool{}, wake: make(chan struct{}, 1)}
+	c := &session{
+		s: s, conn: conn, out: frameWriter{conn: conn, timeout: writeTimeout},
+		pending: map[string]*ending{}, wake: make(chan struct{}, 1),
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ending || len(s.sessions) >= maxSessions {
@@ -56,19 +59,7 @@ func (c *session) serve() {
 		delete(c.s.sessions, c)
 		c.s.mu.Unlock()
 	}()
-	frames := bufio.NewScanner(c.conn)
-	frames.Buffer(make([]byte, 16<<10), maxFrame)
-	for frames.Scan() {
-		var r request
-		if err := json.Unmarshal(frames.Bytes(), &r); err != nil {
-			c.s.log.Warn("a frame could not be read", "err", err)
-			return
-		}
-		if err := c.take(&r); err != nil {
-			return
-		}
-	}
-	if err := frames.Err(); err != nil {
+	if err := readFrames(c.conn, c.take); err != nil && !errors.Is(err, net.ErrClosed) {
 		c.s.log.Warn("a connection failed", "err", err)
 	}
 }
@@ -78,21 +69,21 @@ func (c *session) serve() {
 func (c *session) take(r *request) error {
 	switch {
 	case r.Hello:
-		return c.write(&answer{ID: r.ID, Hello: &greeting{Protocol: protocolVersion, Program: c.s.program}})
+		return c.out.send(&answer{ID: r.ID, Hello: &greeting{Protocol: protocolVersion, Program: c.s.program}})
 	case r.Home != nil:
 		c.s.setHome(*r.Home)
 		return nil
 	case r.Create != nil && r.Create.Spec != nil:
 		cell, isNew, err := c.s.admit(r.Create.Spec)
 		if err != nil {
-			return c.write(&answer{ID: r.ID, Error: newProblem(err)})
+			return c.out.send(&answer{ID: r.ID, Error: newProblem(err)})
 		}
 		c.carryOut(func() *answer {
 			made, err := c.s.create(r.Create, cell, isNew)
 			if err != nil {
 				return &answer{ID: r.ID, Error: newProblem(err)}
 			}
-			c.s.changed(r.Create.Spec.Name, c)
+			c.s.changed(change{Name: r.Create.Spec.Name}, c)
 			return &answer{ID: r.ID, Made: made}
 		})
 		return nil
@@ -102,13 +93,13 @@ func (c *session) take(r *request) error {
 			if err := c.s.destroy(r.Destroy, cell); err != nil {
 				return &answer{ID: r.ID, Error: newProblem(err)}
 			}
-			c.s.changed(r.Destroy, c)
+			c.s.changed(change{Name: r.Destroy}, c)
 			return &answer{ID: r.ID}
 		})
 		return nil
 	}
 	err := fmt.Errorf("local: %w: a request that this supervisor does not know", fault.Unsupported)
-	return c.write(&answer{ID: r.ID, Error: newProblem(err)})
+	return c.out.send(&answer{ID: r.ID, Error: newProblem(err)})
 }
 
 func (c *session) carryOut(do func() *answer) {
@@ -116,56 +107,53 @@ func (c *session) carryOut(do func() *answer) {
 	c.s.work.Go(func() {
 		a := do()
 		<-c.s.inflight
-		if err := c.write(a); err != nil {
-			c.conn.Close()
-		}
+		_ = c.out.send(a) // A connection that fails is closed by it.
 	})
 }
 
-func (c *session) write(a *answer) error {
-	text, err := json.Marshal(a)
-	if err != nil {
-		return err
-	}
+// push notes that a machine has changed. Only the latest of each is noted, so a provider that reads slowly costs no more
+// than there are machines.
+func (c *session) push(news change) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return err
-	}
-	_, err = c.conn.Write(append(text, '\n'))
-	return err
-}
-
-// push notes that a machine has changed. Only names are noted, so a provider that reads slowly costs no more than
-// there are machines.
-func (c *session) push(name string) {
-	c.state.Lock()
-	c.pending[name] = true
-	c.state.Unlock()
+	c.pending[news.Name] = news.Ended
+	c.mu.Unlock()
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
 }
 
+// gatherTime is the least time between two frames of changes: where many machines end, one tells of several.
+const gatherTime = 2 * time.Millisecond
+
 // tell sends what was pushed.
 func (c *session) tell(ctx context.Context) {
+	pause := time.NewTimer(0)
+	defer pause.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.wake:
 		}
-		c.state.Lock()
-		names := make([]string, 0, len(c.pending))
-		for name := range c.pending {
-			names = append(names, name)
+		select {
+		case <-ctx.Done():
+			return
+		case <-pause.C:
+		}
+		pause.Reset(gatherTime)
+		c.mu.Lock()
+		changes := make([]change, 0, len(c.pending))
+		for name, ended := range c.pending {
+			changes = append(changes, change{Name: name, Ended: ended})
 		}
 		clear(c.pending)
-		c.state.Unlock()
-		if err := c.write(&answer{Changed: names}); err != nil {
-			c.conn.Close()
-			return
+		c.mu.Unlock()
+		// As many as surely fit into a frame.
+		for some := range slices.Chunk(changes, maxFrame/4096) {
+			if err := c.out.send(&answer{Changed: some}); err != nil {
+				return
+			}
 		}
 	}
 }

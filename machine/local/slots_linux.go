@@ -7,19 +7,24 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dayfly-run/dayfly/internal/process"
+	"github.com/dayfly-run/dayfly/machine"
 )
 
-// slots hands out the directories and records of a supervisor's machines.
+// slots hands out the directories, records and process groups of a supervisor's machines.
 //
 // When a machine is destroyed its slot is given to the next one. Making and removing a directory takes a fifth of a
-// millisecond on a common file system, as long as a third of starting a process, and a file nearly as long; a machine
-// has four directories and a file. Emptying them takes a tenth of that, and a link to the file a fiftieth.
+// millisecond on a common file system, as long as a third of starting a process, a file nearly as long, and a cgroup a
+// tenth; a machine has four directories, a file and a cgroup. Looking whether they are still as they were made takes
+// some microseconds, and so does a link to the file.
 type slots struct {
 	layout layout
+	trees  *process.Host
 	number int // of the supervisor
 	dir    *os.File
 
@@ -33,28 +38,32 @@ type slot struct {
 	number             int
 	path               string
 	work, tmp, scratch string
+	dirs               [3]directory
+	group              *process.Group // of the machine, or of the last one; nil when one has to be made
+	taken              time.Time
 
 	mu   sync.Mutex
 	file *os.File // guarded by mu; the record; nil once the slot is given up
 }
 
-func openSlots(l layout, number int) (*slots, error) {
+func openSlots(l layout, number int, trees *process.Host) (*slots, error) {
 	path := filepath.Join(l.supervisor(number), "slots")
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, err
 	}
 	dir, err := os.Open(path)
-	return &slots{layout: l, number: number, dir: dir}, err
+	return &slots{layout: l, trees: trees, number: number, dir: dir}, err
 }
 
-// close closes the files of the slots that are free, and the directory.
-func (s *slots) close() {
+// close gives up what the free slots hold.
+func (s *slots) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var err error
 	for _, free := range s.free {
-		free.close()
+		err = errors.Join(err, free.close())
 	}
-	s.dir.Close()
+	return errors.Join(err, s.dir.Close())
 }
 
 // take returns a slot with empty directories.
@@ -64,6 +73,7 @@ func (s *slots) take() (*slot, error) {
 		taken := s.free[last]
 		s.free = s.free[:last]
 		s.mu.Unlock()
+		taken.taken = time.Now()
 		return taken, nil
 	}
 	s.made++
@@ -71,7 +81,7 @@ func (s *slots) take() (*slot, error) {
 	s.mu.Unlock()
 	path := s.layout.slot(s.number, number)
 	made := &slot{
-		number: number, path: path,
+		number: number, path: path, taken: time.Now(),
 		work: filepath.Join(path, "work"), tmp: filepath.Join(path, "tmp"), scratch: filepath.Join(path, "scratch"),
 	}
 	if err := made.make(); err != nil {
@@ -86,6 +96,9 @@ func (s *slot) make() error {
 			return err
 		}
 	}
+	for i, dir := range []string{"work", "tmp", "scratch"} {
+		s.dirs[i].path = fmt.Sprintf("%d/%s", s.number, dir)
+	}
 	file, err := os.OpenFile(filepath.Join(s.path, "record"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,12 +106,29 @@ func (s *slot) make() error {
 	return err
 }
 
-// give takes a slot back whose machine is gone. What the machine left in it is removed; if the directories are not as
-// they were made, so are they.
+// prepare makes the slot's process group what a machine of that size needs.
+func (s *slots) prepare(taken *slot, size machine.Size) error {
+	if taken.group != nil {
+		again, err := taken.group.Reuse(size)
+		if err == nil {
+			taken.group = again
+			return nil
+		}
+		if err := taken.group.Close(); err != nil {
+			return err
+		}
+		taken.group = nil
+	}
+	var err error
+	taken.group, err = s.trees.Group(groupName(s.number, taken.number), size)
+	return err
+}
+
+// give takes a slot back whose machine is gone, with everything that ran in it. What the machine left in the directories
+// is removed; if they are not as they were made, so is the slot.
 func (s *slots) give(used *slot) error {
-	number := strconv.Itoa(used.number)
-	for _, dir := range []string{"/work", "/tmp", "/scratch"} {
-		if !asMade(int(s.dir.Fd()), number+dir) {
+	for i := range used.dirs {
+		if !used.dirs[i].asMade(int(s.dir.Fd()), used.taken) {
 			return s.giveUp(used)
 		}
 	}
@@ -110,22 +140,46 @@ func (s *slots) give(used *slot) error {
 
 // giveUp removes a slot. Its number is not used again.
 func (s *slots) giveUp(used *slot) error {
-	used.close()
-	return s.layout.discard(used.path)
+	return errors.Join(used.close(), s.layout.discard(used.path))
 }
 
-// asMade empties a directory and reports whether it can be used again. One with more in it than a few plain files is
+// directory is one of a slot's, as it was when it was last known to be empty.
+type directory struct {
+	path    string // within the directory of slots
+	changed unix.Timespec
+}
+
+// asMade empties the directory and reports whether it can be used again. One with more in it than a few plain files is
 // left to the trash.
-func asMade(at int, path string) bool {
-	fd, err := unix.Openat(at, path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+func (d *directory) asMade(at int, taken time.Time) bool {
+	var st unix.Stat_t
+	if unix.Fstatat(at, d.path, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && d.untouched(&st, taken) {
+		return true
+	}
+	fd, err := unix.Openat(at, d.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil || st.Mode&0o7777 != 0o700 || int(st.Uid) != os.Geteuid() || st.Size > largestDirectory {
+	if !empty(fd) || unix.Fstat(fd, &st) != nil {
 		return false
 	}
+	d.changed = st.Ctim
+	return st.Mode&0o7777 == 0o700 && int(st.Uid) == os.Geteuid() && st.Size <= largestDirectory
+}
+
+// clockGrain is more than the step of the clock that a file system stamps its changes with.
+const clockGrain = 20 * time.Millisecond
+
+// untouched reports whether nothing in the directory, nor its mode, has changed since it was last known to be empty. The
+// kernel stamps every change with the time, which nobody can set back. A change within the same step of that clock
+// would get the same stamp, so it must be older than the machine.
+func (d *directory) untouched(st *unix.Stat_t, taken time.Time) bool {
+	return st.Ctim == d.changed && time.Unix(d.changed.Unix()).Add(clockGrain).Before(taken)
+}
+
+// empty removes the files in an open directory and reports whether nothing is left.
+func empty(fd int) bool {
 	buf := make([]byte, 4096)
 	for range 4 {
 		n, err := unix.Getdents(fd, buf)
@@ -189,11 +243,25 @@ func (s *slot) named() bool {
 	return s.file != nil && unix.Fstat(int(s.file.Fd()), &st) == nil && st.Nlink > 1
 }
 
-func (s *slot) close() {
+// holds reports whether the machine's name still stands for the record in this slot.
+func (s *slot) holds(g *registry, name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var mine, named unix.Stat_t
+	return s.file != nil && unix.Fstat(int(s.file.Fd()), &mine) == nil &&
+		unix.Fstatat(g.fd(), name, &named, unix.AT_SYMLINK_NOFOLLOW) == nil && mine.Ino == named.Ino && mine.Dev == named.Dev
+}
+
+// close gives up the record and the process group.
+func (s *slot) close() (err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.group != nil {
+		err = s.group.Close()
+	}
 	if s.file != nil {
 		s.file.Close()
 		s.file = nil
 	}
+	return err
 }

@@ -131,15 +131,15 @@ func (s *supervisor) prepare() (err error) {
 	if s.machines, err = openRegistry(s.layout); err != nil {
 		return err
 	}
-	if s.slots, err = openSlots(s.layout, s.number); err != nil {
-		return err
-	}
 	prefix, err := s.layout.prefix()
 	if err != nil {
 		return err
 	}
 	s.trees, err = process.NewHost(&process.Options{Prefix: prefix, Logger: s.log, DisableCgroups: s.DisableCgroups})
 	if err != nil {
+		return err
+	}
+	if s.slots, err = openSlots(s.layout, s.number, s.trees); err != nil {
 		return err
 	}
 	if err := s.writeInfo(); err != nil {
@@ -177,19 +177,21 @@ func (s *supervisor) writeInfo() error {
 
 // release gives back what newSupervisor took. The lock is last: whoever sees it free may take everything for dead.
 func (s *supervisor) release() {
+	var err error
 	if s.listener != nil {
 		s.listener.Close()
 	}
-	if s.trees != nil {
-		if err := s.trees.Close(); err != nil {
-			s.log.Error("processes are left at the end", "err", err)
-		}
-	}
 	if s.slots != nil {
-		s.slots.close()
+		err = s.slots.close()
 	}
 	if s.machines != nil {
-		s.machines.close()
+		err = errors.Join(err, s.machines.close())
+	}
+	if s.trees != nil {
+		err = errors.Join(err, s.trees.Close())
+	}
+	if err != nil {
+		s.log.Error("something is left at the end", "err", err)
 	}
 	if s.lock != nil {
 		s.lock.Close()
@@ -281,8 +283,11 @@ func (s *supervisor) end(cause error) {
 	s.mu.Unlock()
 	s.work.Wait()
 	for _, c := range cells {
-		if c.err == nil {
-			c.slot.close()
+		if c.err != nil {
+			continue
+		}
+		if err := c.slot.close(); err != nil {
+			s.log.Error("a machine's process group is left behind", "machine", c.spec.Name, "err", err)
 		}
 	}
 }
@@ -313,13 +318,13 @@ func (s *supervisor) trimLog() {
 	}
 }
 
-// changed tells every connected provider that a machine's state has changed, but for the one that knows already.
-func (s *supervisor) changed(name string, knows *session) {
+// changed tells every connected provider of a machine, but for the one that knows already.
+func (s *supervisor) changed(news change, knows *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for session := range s.sessions {
 		if session != knows {
-			session.push(name)
+			session.push(news)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"maps"
 	"sync"
 	"time"
 
@@ -11,22 +12,31 @@ import (
 	"github.com/dayfly-run/dayfly/machine"
 )
 
-// watcher is one consumer of changes.
-type watcher struct {
-	wake chan struct{} // holds one token while there is something to look at
-
-	mu    sync.Mutex
-	names map[string]bool // guarded by mu; machines to look at
+// news is what is known of a machine without reading its record.
+type news struct {
+	machine *machine.Machine // as it was made
+	ended   *ending          // it has exited so
+	gone    bool             // it has been destroyed
 }
 
-// changed tells the watchers to look at machines.
-func (p *Provider) changed(names []string) {
+// watcher is one consumer of changes.
+type watcher struct {
+	wake chan struct{} // holds one token while there is something to tell
+
+	mu   sync.Mutex
+	news map[string]news // guarded by mu; by machine
+}
+
+// tell tells the watchers of a machine.
+func (p *Provider) tell(name string, what news) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for w := range p.watchers {
 		w.mu.Lock()
-		for _, name := range names {
-			w.names[name] = true
+		if _, ok := w.news[name]; ok {
+			w.news[name] = news{} // Two stories at once may have come in any order; the record knows.
+		} else {
+			w.news[name] = what
 		}
 		w.mu.Unlock()
 		select {
@@ -36,15 +46,26 @@ func (p *Provider) changed(names []string) {
 	}
 }
 
-func (w *watcher) take() []string {
+// look tells the watchers to look at machines.
+func (p *Provider) look(names ...string) {
+	for _, name := range names {
+		p.tell(name, news{})
+	}
+}
+
+// changed passes on what a supervisor tells.
+func (p *Provider) changed(changes []change) {
+	for _, c := range changes {
+		p.tell(c.Name, news{ended: c.Ended})
+	}
+}
+
+func (w *watcher) take() map[string]news {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	names := make([]string, 0, len(w.names))
-	for name := range w.names {
-		names = append(names, name)
-	}
-	clear(w.names)
-	return names
+	taken := w.news
+	w.news = map[string]news{}
+	return taken
 }
 
 // relistInterval is how often a watcher looks at everything: a supervisor that another process started a moment ago
@@ -55,7 +76,7 @@ const relistInterval = 2 * time.Second
 // the latest state of each machine.
 func (p *Provider) Watch(ctx context.Context, owner string) iter.Seq2[*machine.Machine, error] {
 	return func(yield func(*machine.Machine, error) bool) {
-		w := &watcher{wake: make(chan struct{}, 1), names: map[string]bool{}}
+		w := &watcher{wake: make(chan struct{}, 1), news: map[string]news{}}
 		p.mu.Lock()
 		p.watchers[w] = true
 		p.mu.Unlock()
@@ -79,8 +100,8 @@ func (p *Provider) Watch(ctx context.Context, owner string) iter.Seq2[*machine.M
 					return
 				}
 			case <-w.wake:
-				for _, name := range w.take() {
-					if !seen.one(ctx, name) {
+				for name, what := range w.take() {
+					if !seen.hear(ctx, name, what) {
 						return
 					}
 				}
@@ -115,28 +136,41 @@ func (s *sightings) all(ctx context.Context) bool {
 		}
 	}
 	for name := range s.known {
-		if !present[name] && !s.one(ctx, name) {
+		if !present[name] && !s.look(ctx, name) {
 			return false
 		}
 	}
 	return true
 }
 
-// one looks at one machine.
-func (s *sightings) one(ctx context.Context, name string) bool {
+// hear takes in what was told of one machine, and looks if that does not say enough.
+func (s *sightings) hear(ctx context.Context, name string, what news) bool {
+	known := s.known[name]
+	switch {
+	case ctx.Err() != nil:
+		return false
+	case what.machine != nil && what.machine.Owner != s.owner:
+		return true
+	case what.machine != nil:
+		return s.tell(what.machine)
+	case what.ended != nil && known != nil && known.State != machine.Exited:
+		exited := *known
+		exited.State, exited.Exit = machine.Exited, what.ended.Exit
+		return s.tell(&exited)
+	case what.gone:
+		return s.forget(name)
+	}
+	return s.look(ctx, name)
+}
+
+// look reads the record of one machine.
+func (s *sightings) look(ctx context.Context, name string) bool {
 	m, err := s.provider.Get(ctx, name)
 	switch {
 	case ctx.Err() != nil:
 		return false
 	case errors.Is(err, fault.NotFound):
-		known := s.known[name]
-		if known == nil {
-			return true
-		}
-		delete(s.known, name)
-		gone := *known
-		gone.State = machine.Gone
-		return s.yield(&gone, nil)
+		return s.forget(name)
 	case err != nil:
 		return s.yield(nil, err)
 	case m.Owner != s.owner:
@@ -145,20 +179,35 @@ func (s *sightings) one(ctx context.Context, name string) bool {
 	return s.tell(m)
 }
 
-// tell yields a machine if its state is news. A machine that was made anew under its name begins again.
-func (s *sightings) tell(m *machine.Machine) bool {
-	known := s.known[m.Name]
-	if known != nil && known.State == m.State && known.Created.Equal(m.Created) {
+// forget yields that a machine is gone, if the consumer knows of it.
+func (s *sightings) forget(name string) bool {
+	known := s.known[name]
+	if known == nil {
 		return true
 	}
-	if known != nil && !known.Created.Equal(m.Created) {
-		gone := *known
-		gone.State = machine.Gone
-		if !s.yield(&gone, nil) {
-			return false
+	delete(s.known, name)
+	gone := *known
+	gone.State = machine.Gone
+	return s.yield(&gone, nil)
+}
+
+// tell yields a machine if its state is news. A machine that was made anew under its name begins again.
+func (s *sightings) tell(m *machine.Machine) bool {
+	if known := s.known[m.Name]; known != nil {
+		if !known.Created.Equal(m.Created) {
+			if m.Created.Before(known.Created) {
+				return true // An old story.
+			}
+			if !s.forget(m.Name) {
+				return false
+			}
+		} else if m.State.Rank() <= known.State.Rank() {
+			return true
 		}
 	}
 	copied := *m
 	s.known[m.Name] = &copied
-	return s.yield(m, nil)
+	yielded := *m
+	yielded.Labels = maps.Clone(m.Labels)
+	return s.yield(&yielded, nil)
 }

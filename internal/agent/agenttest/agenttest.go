@@ -217,7 +217,7 @@ func (h *Home) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // the agent gave up
 	}
-	h.checkSize(path, len(body))
+	h.checkBody(path, r.Header.Get("Content-Type"), len(body))
 	switch {
 	case strings.HasPrefix(r.URL.Path, "/blobs/"):
 		h.serveBlob(w, r, strings.TrimPrefix(r.URL.Path, "/blobs/"), body)
@@ -236,18 +236,18 @@ func (h *Home) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (h *Home) checkSize(path string, size int) {
-	limit := wire.MaxRequest
+func (h *Home) checkBody(path, contentType string, size int) {
+	limit, want := wire.MaxRequest, "application/json"
 	switch {
 	case path == "batch":
 		limit = wire.MaxBatchBytes
 	case strings.HasPrefix(path, "/blobs/"):
 		return
 	case strings.HasSuffix(path, "/logs"):
-		limit = wire.MaxChunk
+		limit, want = wire.MaxChunk, "application/octet-stream"
 	}
-	if size > limit {
-		h.t.Errorf("%s: a body of %d bytes, more than %d", path, size, limit)
+	if size > limit || contentType != want {
+		h.t.Errorf("%s: a body of %d bytes of %s; want at most %d of %s", path, size, contentType, limit, want)
 	}
 }
 

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -86,7 +85,8 @@ func (t *tx) writeClaim(p *pair) error {
 	}
 	t.pairs.remember(p)
 	t.moved(j.lane(), dayfly.Starting, dayfly.Running)
-	return t.event(j.Seq, j.Events, &event{time: a.ClaimedAt, kind: eventRunning, state: dayfly.Running, attempt: a.Number})
+	t.event(event{job: j.Seq, seq: j.Events, time: a.ClaimedAt, kind: eventRunning, state: j.State, attempt: a.Number})
+	return nil
 }
 
 const bootAttempt = `UPDATE attempts SET state = 'booting', booted_at = $2, message = '' WHERE seq = $1`
@@ -225,12 +225,12 @@ func (s *Store) Live(ctx context.Context, after int64, limit int) (live []*store
 		missing := limit - len(live)
 		read := 0
 		err := s.read(ctx, func(c *session) error {
-			return c.each(func(row *sql.Rows) error {
+			return c.each(func(values row) error {
 				read++
 				var p pair
 				var m machineRow
 				dest := append(p.attempt.columns(), m.columns()...)
-				err := c.scan(row, append(dest, p.job.columns()...))
+				err := c.scan(values, append(dest, p.job.columns()...))
 				after = p.attempt.Seq
 				if err == nil {
 					var a *store.Attempt

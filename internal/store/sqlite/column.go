@@ -1,6 +1,8 @@
 package sqlite
 
 import (
+	"database/sql/driver"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -13,7 +15,15 @@ func micros(t time.Time) any {
 	return t.UnixMicro()
 }
 
-// text is how bytes of JSON are stored: as text, or NULL for nil.
+// stored is t as it will be read: in UTC and in microseconds.
+func stored(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Time{}
+	}
+	return time.UnixMicro(t.UnixMicro()).UTC()
+}
+
+// text is how JSON is stored: as text, or NULL for nil.
 func text(b []byte) any {
 	if b == nil {
 		return nil
@@ -21,14 +31,41 @@ func text(b []byte) any {
 	return string(b)
 }
 
-// The types below receive columns. database/sql finds its way to a named type, or to NULL, by reflection, which for
-// a row of thirty columns costs more than reading it.
+// column is where a value of a row goes.
+type column interface {
+	set(value driver.Value) error
+}
+
+// Each function below returns a column that leaves what it receives in the variable at to.
 
 // instant receives a time.
-type instant struct{ to *time.Time }
+func instant(to *time.Time) column { return instantColumn{to} }
 
-// Scan implements sql.Scanner.
-func (c instant) Scan(value any) error {
+// number receives an integer.
+func number[T ~int | ~int64](to *T) column { return numberColumn[T]{to} }
+
+// optional receives an integer or NULL.
+func optional(to **int) column { return optionalColumn{to} }
+
+// flag receives a truth value, stored as 0 or 1.
+func flag(to *bool) column { return flagColumn{to} }
+
+// word receives text.
+func word[T ~string](to *T) column { return wordColumn[T]{to} }
+
+// document receives text or bytes, or NULL as nil.
+func document[T ~[]byte](to *T) column { return documentColumn[T]{to} }
+
+type (
+	instantColumn                 struct{ to *time.Time }
+	numberColumn[T ~int | ~int64] struct{ to *T }
+	optionalColumn                struct{ to **int }
+	flagColumn                    struct{ to *bool }
+	wordColumn[T ~string]         struct{ to *T }
+	documentColumn[T ~[]byte]     struct{ to *T }
+)
+
+func (c instantColumn) set(value driver.Value) error {
 	switch v := value.(type) {
 	case nil:
 		*c.to = time.Time{}
@@ -40,11 +77,7 @@ func (c instant) Scan(value any) error {
 	return nil
 }
 
-// number receives an integer.
-type number[T ~int | ~int64] struct{ to *T }
-
-// Scan implements sql.Scanner.
-func (c number[T]) Scan(value any) error {
+func (c numberColumn[T]) set(value driver.Value) error {
 	v, ok := value.(int64)
 	if !ok {
 		return unexpected(value)
@@ -53,11 +86,7 @@ func (c number[T]) Scan(value any) error {
 	return nil
 }
 
-// optional receives an integer or NULL.
-type optional struct{ to **int }
-
-// Scan implements sql.Scanner.
-func (c optional) Scan(value any) error {
+func (c optionalColumn) set(value driver.Value) error {
 	switch v := value.(type) {
 	case nil:
 		*c.to = nil
@@ -70,11 +99,7 @@ func (c optional) Scan(value any) error {
 	return nil
 }
 
-// flag receives a truth value, stored as 0 or 1.
-type flag struct{ to *bool }
-
-// Scan implements sql.Scanner.
-func (c flag) Scan(value any) error {
+func (c flagColumn) set(value driver.Value) error {
 	v, ok := value.(int64)
 	if !ok {
 		return unexpected(value)
@@ -83,11 +108,7 @@ func (c flag) Scan(value any) error {
 	return nil
 }
 
-// word receives text.
-type word[T ~string] struct{ to *T }
-
-// Scan implements sql.Scanner.
-func (c word[T]) Scan(value any) error {
+func (c wordColumn[T]) set(value driver.Value) error {
 	v, ok := value.(string)
 	if !ok {
 		return unexpected(value)
@@ -96,25 +117,23 @@ func (c word[T]) Scan(value any) error {
 	return nil
 }
 
-// document receives JSON, or NULL as nil.
-type document[T ~[]byte] struct{ to *T }
-
-// Scan implements sql.Scanner.
-func (c document[T]) Scan(value any) error {
+func (c documentColumn[T]) set(value driver.Value) error {
 	switch v := value.(type) {
 	case nil:
 		*c.to = nil
 	case string:
 		*c.to = T(v)
+	case []byte:
+		*c.to = T(v) // the driver has made it for this row
 	default:
 		return unexpected(value)
 	}
 	return nil
 }
 
-func unexpected(value any) error {
+func unexpected(value driver.Value) error {
 	if value == nil {
-		return fmt.Errorf("a column that always has a value is NULL")
+		return errors.New("it is NULL, which it never should be")
 	}
-	return fmt.Errorf("a column holds a %T, which is not its type", value)
+	return fmt.Errorf("it holds a %T, which is not its type", value)
 }

@@ -150,13 +150,16 @@ func (t *tx) writeEnd(p *pair, e *ending) error {
 	}
 	a.State = e.State
 	t.pairs.remember(p)
-	return t.event(j.Seq, j.Events, endEvent(a.Number, j, e))
+	t.event(endEvent(a.Number, j, e))
+	return nil
 }
 
 // endEvent is the event of a job that its attempt's end has moved: the job's own end, or that it goes on.
-func endEvent(attempt int, j *jobRow, e *ending) *event {
-	if j.State.Terminal() {
-		return &event{time: e.Time, kind: string(j.State), state: j.State, attempt: attempt, reason: j.Reason, message: j.Message}
+func endEvent(attempt int, j *jobRow, e *ending) event {
+	ev := event{job: j.Seq, seq: j.Events, time: e.Time, kind: string(j.State), state: j.State, attempt: attempt,
+		reason: j.Reason, message: j.Message}
+	if !j.State.Terminal() {
+		ev.kind, ev.reason, ev.message = eventAttemptEnded, e.Reason, e.Message
 	}
-	return &event{time: e.Time, kind: eventAttemptEnded, state: j.State, attempt: attempt, reason: e.Reason, message: e.Message}
+	return ev
 }

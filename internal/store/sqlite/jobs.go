@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"strconv"
 	"strings"
@@ -73,10 +72,10 @@ func readJob(s *session, query string, arg any) (*jobRow, error) {
 
 // readJobs returns the rows that a query of selectJob finds.
 func readJobs(s *session, query string, args ...any) (rows []*jobRow, err error) {
-	err = s.each(func(row *sql.Rows) error {
+	err = s.each(func(values row) error {
 		r := new(jobRow)
 		rows = append(rows, r)
-		return s.scan(row, r.columns())
+		return s.scan(values, r.columns())
 	}, query, args...)
 	return rows, err
 }
@@ -91,9 +90,9 @@ func readWhole(s *session, query string, arg any) (*whole, error) {
 	if w.inputs, err = readInputs(s, r); err != nil {
 		return nil, err
 	}
-	err = s.each(func(row *sql.Rows) error {
+	err = s.each(func(values row) error {
 		var a attemptAndMachine
-		err := s.scan(row, append(a.attempt.columns(), a.machine.columns()...))
+		err := s.scan(values, append(a.attempt.columns(), a.machine.columns()...))
 		w.attempts = append(w.attempts, a)
 		return err
 	}, attemptsOfJob, firstAttempt(r.Seq), lastAttempt(r.Seq))
@@ -101,9 +100,9 @@ func readWhole(s *session, query string, arg any) (*whole, error) {
 		return nil, err
 	}
 	// An attempt's artifacts are the job's until the next attempt begins.
-	err = s.each(func(row *sql.Rows) error {
+	err = s.each(func(values row) error {
 		var a dayfly.Artifact
-		err := s.scan(row, []any{&a.Name, number[int64]{&a.Size}, &a.SHA256, &a.ContentType})
+		err := s.scan(values, []column{word(&a.Name), number(&a.Size), word(&a.SHA256), word(&a.ContentType)})
 		w.artifacts = append(w.artifacts, a)
 		return err
 	}, artifactsOfAttempt, attemptSeq(r.Seq, r.Number))
@@ -114,9 +113,9 @@ func readInputs(s *session, r *jobRow) (inputs []store.Input, err error) {
 	if r.inputs == 0 {
 		return nil, nil
 	}
-	err = s.each(func(row *sql.Rows) error {
+	err = s.each(func(values row) error {
 		var in store.Input
-		err := s.scan(row, []any{&in.Name, &in.ContentType, number[int64]{&in.Size}, &in.SHA256, instant{&in.StoredAt}})
+		err := s.scan(values, []column{word(&in.Name), word(&in.ContentType), number(&in.Size), word(&in.SHA256), instant(&in.StoredAt)})
 		inputs = append(inputs, in)
 		return err
 	}, inputsOfJob, r.Seq)
@@ -145,18 +144,18 @@ func (s *Store) Events(ctx context.Context, id string, after int64, limit int) (
 	err := s.read(ctx, func(c *session) error {
 		var job int64
 		var state dayfly.State
-		found, err := c.one([]any{number[int64]{&job}, word[dayfly.State]{&state}}, stateByID, id)
+		found, err := c.one([]column{number(&job), word(&state)}, stateByID, id)
 		if err != nil {
 			return err
 		}
 		if !found {
 			return noJob(id)
 		}
-		return c.each(func(row *sql.Rows) error {
+		return c.each(func(values row) error {
 			e := &dayfly.Event{Job: id}
 			events = append(events, e)
-			return c.scan(row, []any{number[int64]{&e.Seq}, instant{&e.Time}, &e.Type, word[dayfly.State]{&e.State},
-				number[int]{&e.Attempt}, word[dayfly.Reason]{&e.Reason}, &e.Message})
+			return c.scan(values, []column{number(&e.Seq), instant(&e.Time), word(&e.Type), word(&e.State),
+				number(&e.Attempt), word(&e.Reason), word(&e.Message)})
 		}, eventsOfJob, job, after, limit)
 	})
 	return events, err
@@ -187,10 +186,10 @@ func (s *Store) list(ctx context.Context, q *store.Query, before int64, limit in
 	query, args := listQuery(q, before, limit)
 	var rows []*jobRow
 	err := s.read(ctx, func(c *session) error {
-		return c.eachOnce(func(row *sql.Rows) error {
+		return c.eachOnce(func(values row) error {
 			r := new(jobRow)
 			rows = append(rows, r)
-			return c.scan(row, r.columns())
+			return c.scan(values, r.columns())
 		}, query, args...)
 	})
 	return rows, err

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"crypto/rand"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,7 +50,7 @@ func (s *Store) Boot(ctx context.Context) (*store.Identity, error) {
 		if _, _, err := t.exec(raiseEpoch); err != nil {
 			return err
 		}
-		_, err := t.one([]any{&id.Install, number[int64]{&id.Epoch}, instant{&id.Clock}}, identity)
+		_, err := t.one([]column{word(&id.Install), number(&id.Epoch), instant(&id.Clock)}, identity)
 		return err
 	})
 	if err != nil {
@@ -93,8 +92,8 @@ func (s *Store) Delete(ctx context.Context, id string) error {
 		var seq int64
 		var state dayfly.State
 		var spec, key []byte
-		found, err := t.one([]any{number[int64]{&seq}, word[dayfly.State]{&state}, document[[]byte]{&spec},
-			document[[]byte]{&key}}, jobToDelete, id)
+		found, err := t.one([]column{number(&seq), word(&state), document(&spec),
+			document(&key)}, jobToDelete, id)
 		switch {
 		case err != nil:
 			return err
@@ -105,7 +104,7 @@ func (s *Store) Delete(ctx context.Context, id string) error {
 		}
 		var machines int
 		first, last := firstAttempt(seq), lastAttempt(seq)
-		if _, err := t.one([]any{number[int]{&machines}}, machinesLeft, id, first, last); err != nil {
+		if _, err := t.one([]column{number(&machines)}, machinesLeft, id, first, last); err != nil {
 			return err
 		}
 		if machines > 0 {
@@ -153,9 +152,9 @@ ORDER BY finished_at LIMIT $2`
 func (s *Store) Expendable(ctx context.Context, before time.Time, limit int) ([]string, error) {
 	var ids []string
 	err := s.read(ctx, func(c *session) error {
-		return c.each(func(row *sql.Rows) error {
+		return c.each(func(values row) error {
 			var id string
-			err := c.scan(row, []any{&id})
+			err := c.scan(values, []column{word(&id)})
 			ids = append(ids, id)
 			return err
 		}, expendable, before.UnixMicro(), limit)
@@ -180,11 +179,11 @@ func (s *Store) Check(ctx context.Context) error {
 	}
 	return s.read(ctx, func(c *session) error {
 		var newest, rows int64
-		_, err := c.one([]any{number[int64]{&newest}}, `SELECT coalesce(max(seq), 0) FROM jobs`)
+		_, err := c.one([]column{number(&newest)}, `SELECT coalesce(max(seq), 0) FROM jobs`)
 		if err != nil {
 			return err
 		}
-		_, err = c.one([]any{number[int64]{&rows}}, `SELECT count(*) FROM installation`)
+		_, err = c.one([]column{number(&rows)}, `SELECT count(*) FROM installation`)
 		return err
 	})
 }

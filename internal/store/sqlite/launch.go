@@ -110,7 +110,7 @@ func count[K comparable](a *actives, known map[K]int, k K, query string, args ..
 		return n, nil
 	}
 	var n int
-	_, err := a.t.one([]any{number[int]{&n}}, query, args...)
+	_, err := a.t.one([]column{number(&n)}, query, args...)
 	known[k] = n
 	return n, err
 }
@@ -135,5 +135,6 @@ func (t *tx) launch(j *jobRow, l *store.Launch) error {
 	}
 	t.moved(j.lane(), dayfly.Queued, dayfly.Starting)
 	t.pairs.remember(p)
-	return t.event(j.Seq, j.Events, &event{time: l.Time, kind: eventStarting, state: j.State, attempt: j.Number})
+	t.event(event{job: j.Seq, seq: j.Events, time: l.Time, kind: eventStarting, state: j.State, attempt: j.Number})
+	return nil
 }

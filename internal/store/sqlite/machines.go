@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"slices"
 	"strconv"
@@ -23,10 +22,10 @@ func (s *Store) Machines(ctx context.Context, q *store.MachineQuery) ([]*store.M
 	err := s.read(ctx, func(c *session) error {
 		for _, table := range []string{launchedMachines, adoptedMachines} {
 			query, args := machinesQuery(q, table)
-			err := c.eachOnce(func(row *sql.Rows) error {
+			err := c.eachOnce(func(values row) error {
 				var r machineRow
 				var attempt, job string
-				err := c.scan(row, append(r.columns(), &attempt, &job))
+				err := c.scan(values, append(r.columns(), word(&attempt), word(&job)))
 				machines = append(machines, r.decode(attempt, job))
 				return err
 			}, query, args...)
@@ -170,7 +169,7 @@ func (s *Store) AdoptMachine(ctx context.Context, m *store.Machine) error {
 	adopted := *m
 	return s.write(ctx, opAdoptMachine, func(t *tx) error {
 		var known int
-		if _, err := t.one([]any{number[int]{&known}}, machineKnown, adopted.Name); err != nil {
+		if _, err := t.one([]column{number(&known)}, machineKnown, adopted.Name); err != nil {
 			return err
 		}
 		if known > 0 {

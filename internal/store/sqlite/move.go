@@ -99,10 +99,7 @@ func (t *tx) move(m *store.Move) (*jobRow, error) {
 	if kind == "" {
 		kind = string(m.To)
 	}
-	e := &event{time: m.Time, kind: kind, state: j.State, reason: m.Reason, message: m.Message}
-	if err := t.event(j.Seq, j.Events, e); err != nil {
-		return nil, err
-	}
+	t.event(event{job: j.Seq, seq: j.Events, time: m.Time, kind: kind, state: j.State, reason: m.Reason, message: m.Message})
 	t.moved(j.lane(), m.From, m.To)
 	t.pairs.rememberJob(j)
 	if wasReady && j.State != dayfly.Queued {

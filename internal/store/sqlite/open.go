@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"embed"
 	"errors"
 	"fmt"
@@ -67,9 +68,6 @@ func Open(ctx context.Context, path string, o *Options) (*Store, error) {
 	}
 	s := &Store{path: path, owner: owner, logger: options.Logger}
 	if err := s.open(ctx, &options); err != nil {
-		for _, db := range s.databases {
-			_ = db.Close()
-		}
 		_ = owner.release()
 		return nil, err
 	}
@@ -88,24 +86,25 @@ func (s *Store) open(ctx context.Context, o *Options) error {
 	if err := s.examine(ctx, o, fresh); err != nil {
 		return err
 	}
-	db, err := s.database(o, 1, "journal_mode(WAL)", "synchronous(FULL)", "cache_size(-8000)",
+	writing, err := s.connector(o, "journal_mode(WAL)", "synchronous(FULL)", "cache_size(-8000)",
 		"wal_autocheckpoint(1000)", "journal_size_limit(16777216)")
 	if err != nil {
 		return err
 	}
-	if err := migrate(ctx, s.path, db); err != nil {
+	if err := migrate(ctx, s.path, writing); err != nil {
 		return err
 	}
-	connect := func(ctx context.Context) (*session, error) { return newSession(ctx, db, filepath.Dir(s.path)) }
+	connect := func(ctx context.Context) (*session, error) { return newSession(ctx, writing, filepath.Dir(s.path)) }
 	first, err := connect(ctx)
 	if err != nil {
 		return err
 	}
 	counted, err := newTally(first)
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.openReaders(ctx, o)
 	}
-	if err := s.openReaders(ctx, o); err != nil {
+	if err != nil {
+		_ = first.close()
 		return err
 	}
 	s.closing = make(chan struct{})
@@ -116,14 +115,17 @@ func (s *Store) open(ctx context.Context, o *Options) error {
 }
 
 func (s *Store) openReaders(ctx context.Context, o *Options) error {
-	db, err := s.database(o, o.Readers, "query_only(1)", "cache_size(-2000)")
+	reading, err := s.connector(o, "query_only(1)", "cache_size(-2000)")
 	if err != nil {
 		return err
 	}
 	s.readers = make(chan *session, o.Readers)
 	for range o.Readers {
-		reader, err := newSession(ctx, db, filepath.Dir(s.path))
+		reader, err := newSession(ctx, reading, filepath.Dir(s.path))
 		if err != nil {
+			for len(s.readers) > 0 {
+				_ = (<-s.readers).close()
+			}
 			return err
 		}
 		s.readers <- reader
@@ -131,21 +133,17 @@ func (s *Store) openReaders(ctx context.Context, o *Options) error {
 	return nil
 }
 
-// database returns a pool of at most n connections, each set up by the given pragmas.
-func (s *Store) database(o *Options, n int, pragmas ...string) (*sql.DB, error) {
+// connector makes connections that are set up by the given pragmas.
+func (s *Store) connector(o *Options, pragmas ...string) (driver.Connector, error) {
 	query := url.Values{"_pragma": append(pragmas,
 		"busy_timeout("+strconv.FormatInt(o.BusyTimeout.Milliseconds(), 10)+")",
 		"temp_store(MEMORY)", "trusted_schema(OFF)")}
 	dsn := url.URL{Scheme: "file", OmitHost: true, Path: s.path, RawQuery: query.Encode()}
-	connector, err := sqlite.NewConnector(dsn.String())
+	c, err := sqlite.NewConnector(dsn.String())
 	if err != nil {
 		return nil, fmt.Errorf("sqlite: %s: %w: %w", s.path, fault.Internal, err)
 	}
-	db := sql.OpenDB(connector)
-	db.SetMaxOpenConns(n)
-	db.SetMaxIdleConns(n)
-	s.databases = append(s.databases, db)
-	return db, nil
+	return c, nil
 }
 
 // prepareFile makes sure that there is a file which may be a database, and that a fresh one is for our eyes only: it
@@ -176,27 +174,26 @@ func prepareFile(path string) (fresh bool, err error) {
 // examine refuses a database that is not ours or is damaged, and a SQLite that is too old. It changes nothing, except
 // that it marks a fresh file as ours.
 func (s *Store) examine(ctx context.Context, o *Options, fresh bool) error {
-	db, err := s.database(o, 1)
+	plain, err := s.connector(o)
 	if err != nil {
 		return err
 	}
-	defer db.Close()
-	c, err := newSession(ctx, db, filepath.Dir(s.path))
+	c, err := newSession(ctx, plain, filepath.Dir(s.path))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = c.close() }()
 	var version string
-	if _, err := c.one([]any{&version}, `SELECT sqlite_version()`); err != nil {
+	if _, err := c.one([]column{word(&version)}, `SELECT sqlite_version()`); err != nil {
 		return err
 	}
 	if olderThan(version, oldest) {
 		return fault.Say(fault.Unsupported, "this program contains SQLite %s; at least %s is needed", version, oldest)
 	}
 	var id, tables int
-	_, err = c.one([]any{number[int]{&id}}, `PRAGMA application_id`)
+	_, err = c.one([]column{number(&id)}, `PRAGMA application_id`)
 	if err == nil {
-		_, err = c.one([]any{number[int]{&tables}}, `SELECT count(*) FROM sqlite_schema`)
+		_, err = c.one([]column{number(&tables)}, `SELECT count(*) FROM sqlite_schema`)
 	}
 	if err != nil {
 		return s.damaged(err)
@@ -212,7 +209,7 @@ func (s *Store) examine(ctx context.Context, o *Options, fresh bool) error {
 		return nil
 	}
 	var verdict string
-	if _, err := c.one([]any{&verdict}, `PRAGMA quick_check(1)`); err != nil {
+	if _, err := c.one([]column{word(&verdict)}, `PRAGMA quick_check(1)`); err != nil {
 		return s.damaged(err)
 	}
 	if verdict != "ok" {
@@ -248,7 +245,10 @@ func olderThan(version, than string) bool {
 }
 
 // migrate brings the schema up to date, each step in a transaction of its own.
-func migrate(ctx context.Context, path string, db *sql.DB) error {
+func migrate(ctx context.Context, path string, c driver.Connector) error {
+	db := sql.OpenDB(c)
+	defer db.Close()
+	db.SetMaxOpenConns(1)
 	steps, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return fmt.Errorf("sqlite: %w: %w", fault.Internal, err)

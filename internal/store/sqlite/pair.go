@@ -50,6 +50,9 @@ func (m pairs) remember(p *pair) {
 	case p.attempt.State.Terminal():
 		delete(m, p.attempt.ID)
 	case known || len(m) < maxPairs && len(p.job.spec) <= maxPairSpec:
+		if p.job.decoded == nil {
+			p.job.decoded = new(decodedSpec)
+		}
 		m[p.attempt.ID] = p
 	}
 }
@@ -58,6 +61,7 @@ func (m pairs) remember(p *pair) {
 func (m pairs) rememberJob(j *jobRow) {
 	if p := m[j.Attempt]; p != nil {
 		changed := *p
+		j.decoded = p.job.decoded
 		changed.job = *j
 		m[j.Attempt] = &changed
 	}

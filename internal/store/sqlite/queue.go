@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"time"
 
@@ -35,9 +34,9 @@ WHERE state = 'queued' AND held = 0 AND provider = $1 AND queue = $2 AND priorit
 func (s *Store) Lanes(ctx context.Context) ([]store.Lane, error) {
 	var lanes []store.Lane
 	err := s.read(ctx, func(c *session) error {
-		return c.each(func(row *sql.Rows) error {
+		return c.each(func(values row) error {
 			var l store.Lane
-			err := c.scan(row, []any{&l.Provider, &l.Queue})
+			err := c.scan(values, []column{word(&l.Provider), word(&l.Queue)})
 			lanes = append(lanes, l)
 			return err
 		}, readyLanes)
@@ -70,7 +69,7 @@ func (s *Store) Ready(ctx context.Context, lane store.Lane, limit int) ([]*store
 func (s *Store) Ahead(ctx context.Context, job *store.Job) (int, error) {
 	var n int
 	err := s.read(ctx, func(c *session) error {
-		_, err := c.one([]any{number[int]{&n}}, readyAhead, job.Provider, job.Queue, job.Priority, job.Seq)
+		_, err := c.one([]column{number(&n)}, readyAhead, job.Provider, job.Queue, job.Priority, job.Seq)
 		return err
 	})
 	return n, err
@@ -141,10 +140,7 @@ func (t *tx) promote(now time.Time, limit int) ([]*jobRow, error) {
 		if _, _, err := t.exec(promoteJob, j.Seq, j.Version, micros(j.QueuedAt), j.Events); err != nil {
 			return nil, err
 		}
-		e := &event{time: now, kind: eventQueued, state: j.State}
-		if err := t.event(j.Seq, j.Events, e); err != nil {
-			return nil, err
-		}
+		t.event(event{job: j.Seq, seq: j.Events, time: now, kind: eventQueued, state: j.State})
 	}
 	return due, nil
 }
@@ -165,10 +161,8 @@ func (t *tx) expire(now, clock time.Time, limit int) ([]*jobRow, error) {
 		if err != nil {
 			return nil, err
 		}
-		e := &event{time: now, kind: eventExpired, state: j.State, reason: j.Reason, message: j.Message}
-		if err := t.event(j.Seq, j.Events, e); err != nil {
-			return nil, err
-		}
+		t.event(event{job: j.Seq, seq: j.Events, time: now, kind: eventExpired, state: j.State, reason: j.Reason,
+			message: j.Message})
 		if wasReady {
 			if err := t.release(j.Queue, j.Key); err != nil {
 				return nil, err
@@ -181,10 +175,10 @@ func (t *tx) expire(now, clock time.Time, limit int) ([]*jobRow, error) {
 // next returns when Promote will have more to do, or zero.
 func (t *tx) next() (time.Time, error) {
 	var due, late time.Time
-	if _, err := t.one([]any{instant{&due}}, nextDue); err != nil {
+	if _, err := t.one([]column{instant(&due)}, nextDue); err != nil {
 		return time.Time{}, err
 	}
-	if _, err := t.one([]any{instant{&late}}, nextLate); err != nil {
+	if _, err := t.one([]column{instant(&late)}, nextLate); err != nil {
 		return time.Time{}, err
 	}
 	if !late.IsZero() {

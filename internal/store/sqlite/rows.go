@@ -23,21 +23,22 @@ const jobTables = `jobs j LEFT JOIN specs s ON j.spec IS NULL AND s.job = j.seq`
 type jobRow struct {
 	store.Job
 	spec     []byte
+	decoded  *decodedSpec // of spec, or nil
 	progress []byte
 	inputs   int // how many it has
 }
 
 // columns returns where to scan jobColumns.
-func (r *jobRow) columns() []any {
-	return []any{
-		number[int64]{&r.Seq}, &r.ID, number[int64]{&r.Version}, word[dayfly.State]{&r.State},
-		&r.Provider, &r.Queue, &r.Key, number[int]{&r.Priority}, flag{&r.Held},
-		instant{&r.CreatedAt}, instant{&r.StartedAt}, instant{&r.RunAt}, instant{&r.QueuedAt}, instant{&r.FinishedAt},
-		instant{&r.QueueDeadline}, instant{&r.TotalDeadline}, instant{&r.CancelRequestedAt},
-		&r.Attempt, number[int]{&r.Number}, number[int]{&r.Starts}, number[int]{&r.Launches}, number[int]{&r.Losses},
-		number[int64]{&r.Fence}, number[int64]{&r.Events}, number[int]{&r.inputs},
-		&r.RetriedFrom, word[dayfly.Reason]{&r.Reason}, &r.Message, optional{&r.ExitCode},
-		document[[]byte]{&r.progress}, document[json.RawMessage]{&r.Result}, document[[]byte]{&r.spec},
+func (r *jobRow) columns() []column {
+	return []column{
+		number(&r.Seq), word(&r.ID), number(&r.Version), word(&r.State),
+		word(&r.Provider), word(&r.Queue), word(&r.Key), number(&r.Priority), flag(&r.Held),
+		instant(&r.CreatedAt), instant(&r.StartedAt), instant(&r.RunAt), instant(&r.QueuedAt), instant(&r.FinishedAt),
+		instant(&r.QueueDeadline), instant(&r.TotalDeadline), instant(&r.CancelRequestedAt),
+		word(&r.Attempt), number(&r.Number), number(&r.Starts), number(&r.Launches), number(&r.Losses),
+		number(&r.Fence), number(&r.Events), number(&r.inputs),
+		word(&r.RetriedFrom), word(&r.Reason), word(&r.Message), optional(&r.ExitCode),
+		document(&r.progress), document(&r.Result), document(&r.spec),
 	}
 }
 
@@ -49,7 +50,13 @@ func (r *jobRow) decode() (*store.Job, error) {
 	if !knownState(job.State) {
 		return nil, fmt.Errorf("sqlite: job %s: %w: state %q is unknown to this version", job.ID, fault.Internal, job.State)
 	}
-	if err := json.Unmarshal(r.spec, &job.Spec); err != nil {
+	var err error
+	if r.decoded != nil {
+		job.Spec, err = r.decoded.get(r.spec)
+	} else {
+		err = json.Unmarshal(r.spec, &job.Spec)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("sqlite: job %s: %w: its spec cannot be read: %w", job.ID, fault.Internal, err)
 	}
 	if r.progress != nil {
@@ -88,12 +95,12 @@ type attemptRow struct {
 }
 
 // columns returns where to scan attemptColumns.
-func (r *attemptRow) columns() []any {
-	return []any{
-		number[int64]{&r.Seq}, &r.ID, number[int]{&r.Number}, word[dayfly.AttemptState]{&r.State},
-		number[int64]{&r.Fence}, &r.ClaimedBy, &r.Provider,
-		instant{&r.QueuedAt}, instant{&r.CreatedAt}, instant{&r.BootedAt}, instant{&r.ClaimedAt}, instant{&r.EndedAt},
-		word[dayfly.Reason]{&r.Reason}, &r.Message, flag{&r.Started}, document[[]byte]{&r.report},
+func (r *attemptRow) columns() []column {
+	return []column{
+		number(&r.Seq), word(&r.ID), number(&r.Number), word(&r.State),
+		number(&r.Fence), word(&r.ClaimedBy), word(&r.Provider),
+		instant(&r.QueuedAt), instant(&r.CreatedAt), instant(&r.BootedAt), instant(&r.ClaimedAt), instant(&r.EndedAt),
+		word(&r.Reason), word(&r.Message), flag(&r.Started), document(&r.report),
 	}
 }
 
@@ -146,10 +153,10 @@ type machineRow struct {
 }
 
 // columns returns where to scan machineColumns.
-func (r *machineRow) columns() []any {
-	return []any{
-		&r.Name, &r.Provider, &r.ID, word[store.MachineState]{&r.State}, &r.Message, number[int64]{&r.lifetime}, &r.Location,
-		instant{&r.CreatedAt}, instant{&r.DeleteAt}, instant{&r.GoneAt},
+func (r *machineRow) columns() []column {
+	return []column{
+		word(&r.Name), word(&r.Provider), word(&r.ID), word(&r.State), word(&r.Message), number(&r.lifetime), word(&r.Location),
+		instant(&r.CreatedAt), instant(&r.DeleteAt), instant(&r.GoneAt),
 	}
 }
 

@@ -2,10 +2,12 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	"modernc.org/sqlite"
@@ -14,19 +16,28 @@ import (
 	"github.com/dayfly-run/dayfly/fault"
 )
 
-// session is one connection with the statements prepared on it. One goroutine uses it at a time.
+// session is one connection with the statements prepared on it. One goroutine uses it at a time, so it speaks to the
+// driver itself: what database/sql adds, pooling and locks and conversions, is of no use here and costs a fifth of
+// what writing costs.
 //
 // A statement is named by its own text: it is prepared when the text is first used and kept for as long as the
 // connection lives. The texts are constants, except for lists, whose shapes are bounded by what a query can ask for.
 type session struct {
-	conn     *sql.Conn
+	conn     driver.Conn
 	folder   string // of the database, to ask how full its disk is
-	prepared map[string]*sql.Stmt
+	prepared map[string]*statement
+	args     []driver.NamedValue // of the call under way
 }
 
-func newSession(ctx context.Context, db *sql.DB, folder string) (*session, error) {
-	s := &session{folder: folder, prepared: map[string]*sql.Stmt{}}
-	conn, err := db.Conn(ctx)
+// statement is a prepared statement.
+type statement struct {
+	driver.Stmt
+	row []driver.Value // the row that is being read
+}
+
+func newSession(ctx context.Context, c driver.Connector, folder string) (*session, error) {
+	s := &session{folder: folder, prepared: map[string]*statement{}}
+	conn, err := c.Connect(ctx)
 	if err != nil {
 		return nil, s.fail(err)
 	}
@@ -34,36 +45,72 @@ func newSession(ctx context.Context, db *sql.DB, folder string) (*session, error
 	return s, nil
 }
 
-// close ends the connection. Its pool would keep it, so the pool is told that it is broken.
+// close ends the connection.
 func (s *session) close() error {
-	for _, statement := range s.prepared {
-		_ = statement.Close()
+	for _, st := range s.prepared {
+		_ = st.Close()
 	}
-	if err := s.conn.Raw(func(any) error { return driver.ErrBadConn }); !errors.Is(err, driver.ErrBadConn) {
-		return err
-	}
-	return nil
+	return s.conn.Close()
 }
 
-func (s *session) statement(text string) (*sql.Stmt, error) {
-	if statement := s.prepared[text]; statement != nil {
-		return statement, nil
+func (s *session) statement(text string) (*statement, error) {
+	if st := s.prepared[text]; st != nil {
+		return st, nil
 	}
-	statement, err := s.conn.PrepareContext(context.Background(), text)
+	st, err := s.prepare(text)
+	if err == nil {
+		s.prepared[text] = st
+	}
+	return st, err
+}
+
+func (s *session) prepare(text string) (*statement, error) {
+	st, err := s.conn.Prepare(unnumbered(text))
 	if err != nil {
 		return nil, err
 	}
-	s.prepared[text] = statement
-	return statement, nil
+	return &statement{Stmt: st}, nil
+}
+
+// unnumbered writes the parameters $1, $2, … of a text as ?, if that means the same because they occur once each and
+// in order. The driver looks a number up by its name whenever the statement runs.
+func unnumbered(text string) string {
+	var b strings.Builder
+	rest := text
+	for n := 1; ; n++ {
+		before, after, found := strings.Cut(rest, "$")
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		digits := len(after) - len(strings.TrimLeft(after, "0123456789"))
+		if after[:digits] != strconv.Itoa(n) {
+			return text
+		}
+		b.WriteByte('?')
+		rest = after[digits:]
+	}
+}
+
+// values makes arguments ready for the driver. They are valid until the next call.
+func (s *session) values(args []any) []driver.NamedValue {
+	s.args = s.args[:0]
+	for i, arg := range args {
+		if n, ok := arg.(int); ok {
+			arg = int64(n)
+		}
+		s.args = append(s.args, driver.NamedValue{Ordinal: i + 1, Value: arg})
+	}
+	return s.args
 }
 
 // exec runs a statement and returns how many rows it changed and the key of the last row it inserted.
 func (s *session) exec(text string, args ...any) (changed, key int64, err error) {
-	statement, err := s.statement(text)
+	st, err := s.statement(text)
 	if err != nil {
 		return 0, 0, s.fail(err)
 	}
-	result, err := statement.ExecContext(context.Background(), args...)
+	result, err := st.Stmt.(driver.StmtExecContext).ExecContext(context.Background(), s.values(args))
 	if err != nil {
 		return 0, 0, s.fail(err)
 	}
@@ -72,57 +119,77 @@ func (s *session) exec(text string, args ...any) (changed, key int64, err error)
 	return changed, key, nil
 }
 
-// one runs a query and scans its first row into dest. found is false if there is no row.
-func (s *session) one(dest []any, text string, args ...any) (found bool, err error) {
-	statement, err := s.statement(text)
-	if err != nil {
-		return false, s.fail(err)
-	}
-	switch err := statement.QueryRowContext(context.Background(), args...).Scan(dest...); {
-	case errors.Is(err, sql.ErrNoRows):
-		return false, nil
-	case err != nil:
-		return false, s.fail(err)
-	}
-	return true, nil
+// row is one row of a result, valid until the next is read.
+type row []driver.Value
+
+// one runs a query and reads its first row into columns. found is false if there is no row.
+func (s *session) one(columns []column, text string, args ...any) (found bool, err error) {
+	err = s.each(func(r row) error {
+		if found {
+			return nil
+		}
+		found = true
+		return s.scan(r, columns)
+	}, text, args...)
+	return found && err == nil, err
 }
 
 // each runs a query and calls scan for every row. An error of scan ends it and is returned as it is.
-func (s *session) each(scan func(*sql.Rows) error, text string, args ...any) error {
-	statement, err := s.statement(text)
+func (s *session) each(scan func(row) error, text string, args ...any) error {
+	st, err := s.statement(text)
 	if err != nil {
 		return s.fail(err)
 	}
-	rows, err := statement.QueryContext(context.Background(), args...)
-	return s.all(scan, rows, err)
+	return s.query(st, scan, args)
 }
 
 // eachOnce is each for a text that is made up for one query and not worth keeping prepared.
-func (s *session) eachOnce(scan func(*sql.Rows) error, text string, args ...any) error {
-	rows, err := s.conn.QueryContext(context.Background(), text, args...)
-	return s.all(scan, rows, err)
-}
-
-func (s *session) all(scan func(*sql.Rows) error, rows *sql.Rows, err error) error {
+func (s *session) eachOnce(scan func(row) error, text string, args ...any) error {
+	st, err := s.prepare(text)
 	if err != nil {
 		return s.fail(err)
 	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := scan(rows); err != nil {
+	defer st.Close()
+	return s.query(st, scan, args)
+}
+
+func (s *session) query(st *statement, scan func(row) error, args []any) error {
+	rows, err := st.Stmt.(driver.StmtQueryContext).QueryContext(context.Background(), s.values(args))
+	if err != nil {
+		return s.fail(err)
+	}
+	if st.row == nil {
+		st.row = make([]driver.Value, len(rows.Columns()))
+	}
+	for {
+		err := rows.Next(st.row)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			_ = rows.Close()
+			return s.fail(err)
+		}
+		if err := scan(st.row); err != nil {
+			_ = rows.Close()
 			return err
 		}
 	}
-	if err := rows.Err(); err != nil {
+	if err := rows.Close(); err != nil {
 		return s.fail(err)
 	}
 	return nil
 }
 
-// scan reads the columns of a row.
-func (s *session) scan(row *sql.Rows, dest []any) error {
-	if err := row.Scan(dest...); err != nil {
-		return s.fail(err)
+// scan reads a row into columns.
+func (s *session) scan(r row, columns []column) error {
+	if len(r) != len(columns) {
+		return fmt.Errorf("sqlite: %w: %d columns for a row of %d", fault.Internal, len(columns), len(r))
+	}
+	for i, c := range columns {
+		if err := c.set(r[i]); err != nil {
+			return fmt.Errorf("sqlite: %w: column %d of %d: %w", fault.Internal, i+1, len(r), err)
+		}
 	}
 	return nil
 }

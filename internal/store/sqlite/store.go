@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -32,7 +31,6 @@ type Store struct {
 	mu    sync.Mutex // guards owner
 	owner *ownership
 
-	databases []*sql.DB
 	writer    *writer
 	readers   chan *session // those that are idle
 	closing   chan struct{}
@@ -64,9 +62,6 @@ func (s *Store) close() error {
 	var err error
 	if s.writer.session != nil {
 		err = s.writer.session.close()
-	}
-	for _, db := range s.databases {
-		_ = db.Close()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

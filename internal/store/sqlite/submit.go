@@ -112,14 +112,6 @@ func newSubmission(s *store.Submission) (*submission, error) {
 	return n, nil
 }
 
-// stored is t as it will be read: in UTC and in microseconds.
-func stored(t time.Time) time.Time {
-	if t.IsZero() {
-		return time.Time{}
-	}
-	return time.UnixMicro(t.UnixMicro()).UTC()
-}
-
 // earlier returns the job that was submitted with the same key, or nil. fault.IdempotencyMismatch if what was asked
 // for then was something else.
 func (t *tx) earlier(n *submission) (*whole, error) {
@@ -128,7 +120,7 @@ func (t *tx) earlier(n *submission) (*whole, error) {
 	}
 	var seq int64
 	var hash []byte
-	found, err := t.one([]any{number[int64]{&seq}, &hash}, jobByKey, n.key)
+	found, err := t.one([]column{number(&seq), document(&hash)}, jobByKey, n.key)
 	if !found || err != nil {
 		return nil, err
 	}
@@ -176,7 +168,8 @@ func (t *tx) submit(n *submission) (int64, error) {
 		}
 	}
 	t.moved(store.Lane{Provider: j.Provider, Queue: j.Queue}, "", j.State)
-	return seq, t.event(seq, 1, &event{time: j.CreatedAt, kind: eventCreated, state: j.State})
+	t.event(event{job: seq, seq: 1, time: j.CreatedAt, kind: eventCreated, state: j.State})
+	return seq, nil
 }
 
 const stateByID = `SELECT seq, state FROM jobs WHERE id = $1`
@@ -189,7 +182,7 @@ func (s *Store) StoreInput(ctx context.Context, jobID string, in store.Input) er
 	return s.write(ctx, opStoreInput, func(t *tx) error {
 		var seq int64
 		var state dayfly.State
-		found, err := t.one([]any{number[int64]{&seq}, word[dayfly.State]{&state}}, stateByID, jobID)
+		found, err := t.one([]column{number(&seq), word(&state)}, stateByID, jobID)
 		if err != nil {
 			return err
 		}

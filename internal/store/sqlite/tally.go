@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"database/sql"
 	"sync"
 
 	"github.com/dayfly-run/dayfly"
@@ -75,9 +74,9 @@ func newTally(s *session) (*tally, error) {
 	t := &tally{jobs: map[place]int{}}
 	var p place
 	var n int
-	columns := []any{&p.lane.Provider, &p.lane.Queue, word[dayfly.State]{&p.state}, number[int]{&n}}
-	err := s.each(func(row *sql.Rows) error {
-		err := s.scan(row, columns)
+	columns := []column{word(&p.lane.Provider), word(&p.lane.Queue), word(&p.state), number(&n)}
+	err := s.each(func(values row) error {
+		err := s.scan(values, columns)
 		t.jobs[p] = n
 		return err
 	}, countJobs)

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"fmt"
 	"strings"
 	"time"
@@ -42,8 +41,9 @@ type tokenRow struct {
 }
 
 // columns returns where to scan tokenColumns.
-func (r *tokenRow) columns() []any {
-	return []any{&r.ID, &r.Name, &r.Hash, &r.scopes, instant{&r.CreatedAt}, instant{&r.ExpiresAt}, instant{&r.RevokedAt}}
+func (r *tokenRow) columns() []column {
+	return []column{word(&r.ID), word(&r.Name), document(&r.Hash), word(&r.scopes), instant(&r.CreatedAt),
+		instant(&r.ExpiresAt), instant(&r.RevokedAt)}
 }
 
 func (r *tokenRow) decode() *store.Token {
@@ -59,7 +59,7 @@ func (s *Store) AddToken(ctx context.Context, token *store.Token) error {
 	scopes := strings.Join(token.Scopes, " ")
 	return s.write(ctx, opAddToken, func(t *tx) error {
 		var live int
-		if _, err := t.one([]any{number[int]{&live}}, liveTokenNamed, added.Name, added.CreatedAt.UnixMicro()); err != nil {
+		if _, err := t.one([]column{number(&live)}, liveTokenNamed, added.Name, added.CreatedAt.UnixMicro()); err != nil {
 			return err
 		}
 		if live > 0 {
@@ -91,9 +91,9 @@ func (s *Store) TokenByHash(ctx context.Context, hash []byte) (*store.Token, err
 func (s *Store) Tokens(ctx context.Context) ([]*store.Token, error) {
 	var tokens []*store.Token
 	err := s.read(ctx, func(c *session) error {
-		return c.each(func(row *sql.Rows) error {
+		return c.each(func(values row) error {
 			var r tokenRow
-			err := c.scan(row, r.columns())
+			err := c.scan(values, r.columns())
 			tokens = append(tokens, r.decode())
 			return err
 		}, newestTokens, maxTokens)

@@ -30,6 +30,7 @@ type writer struct {
 	// Used by run alone.
 	session *session // nil while there is none
 	pairs   pairs
+	batch   string // the statement that writes a batch of events
 }
 
 // request is one caller's write.
@@ -48,6 +49,7 @@ type tx struct {
 	pairs   pairs
 	wrote   bool     // a statement of this request has changed something
 	changes []change // of the group, for the tally
+	events  []event  // of the group, to be written
 }
 
 // exec runs a statement that writes.
@@ -62,6 +64,7 @@ func newWriter(connect func(context.Context) (*session, error), first *session, 
 		connect: connect,
 		session: first,
 		pairs:   pairs{},
+		batch:   insertEventBatch(),
 		tally:   t,
 		queue:   make(chan *request, maxWaiting),
 		closing: make(chan struct{}),
@@ -200,7 +203,7 @@ func (w *writer) commit(group []*request) (failed *request, err error) {
 	}
 	t := &tx{session: w.session, pairs: w.pairs}
 	for _, r := range group {
-		before := len(t.changes)
+		changes, events := len(t.changes), len(t.events)
 		t.wrote = false
 		if r.err = r.perform(t); r.err == nil {
 			continue
@@ -213,9 +216,13 @@ func (w *writer) commit(group []*request) (failed *request, err error) {
 			w.rollback()
 			return r, r.err
 		}
-		t.changes = t.changes[:before]
+		t.changes, t.events = t.changes[:changes], t.events[:events]
 	}
-	if _, _, err := w.session.exec("COMMIT"); err != nil {
+	err = t.writeEvents(w.batch)
+	if err == nil {
+		_, _, err = w.session.exec("COMMIT")
+	}
+	if err != nil {
 		w.rollback()
 		return nil, err
 	}

@@ -58,7 +58,8 @@ CREATE INDEX jobs_held ON jobs (queue, key, priority DESC, seq) WHERE held = 1;
 CREATE INDEX jobs_expiring ON jobs (queue_deadline)
     WHERE queue_deadline IS NOT NULL AND number = 0 AND finished_at IS NULL;
 CREATE INDEX jobs_finished ON jobs (finished_at) WHERE finished_at IS NOT NULL;
-CREATE INDEX jobs_unsuccessful ON jobs (state, seq) WHERE state IN ('failed', 'canceled', 'expired');
+CREATE INDEX jobs_unsuccessful ON jobs (state, seq)
+    WHERE state = 'failed' OR state = 'canceled' OR state = 'expired'; -- IN would make a temporary table each time
 
 -- Every transition rewrites the row of its job. A spec with a large payload stands apart, so that it is written once.
 CREATE TABLE specs (

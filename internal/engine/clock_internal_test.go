@@ -1,0 +1,32 @@
+package engine
+
+import (
+	"testing"
+	"time"
+)
+
+func TestTheEnginesOwnAbsenceIsNobodysSilence(t *testing.T) {
+	t.Parallel()
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	at := func(seconds float64) time.Time { return start.Add(time.Duration(seconds * float64(time.Second))) }
+	var v vigil
+	for _, step := range []struct {
+		look  float64 // when the engine looks at an attempt
+		heard float64 // when the attempt's agent was last heard of
+		want  float64 // for how long it has been silent
+	}{
+		{look: 1, heard: 0, want: 0}, // the first look after a start
+		{look: 2, heard: 0, want: 1},
+		{look: 3.5, heard: 0, want: 2.5}, // a little late is not away
+		{look: 4, heard: 3.75, want: 0.25},
+		{look: 300, heard: 3.75, want: 0}, // stopped, and continued
+		{look: 301, heard: 3.75, want: 1},
+		{look: 302, heard: 301.5, want: 0.5},
+	} {
+		v.look(at(step.look))
+		want := time.Duration(step.want * float64(time.Second))
+		if got := v.elapsed(at(step.heard), at(step.look)); got != want {
+			t.Errorf("at %v, heard at %v: got a silence of %v, want %v", step.look, step.heard, got, want)
+		}
+	}
+}
