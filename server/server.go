@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,8 +45,8 @@ type Options struct {
 	// PublicURL is the base URL as others see it. Default: what a request was sent to, and for machines the first of
 	// Listen.
 	PublicURL string
-	// RequireToken asks everybody for a token. It is implied by an address that other computers can reach, by a
-	// PublicURL that is not this computer's, and by there being a token.
+	// RequireToken asks everybody for a token. It is implied by an address that other computers can reach, and by a
+	// PublicURL that is not this computer's.
 	RequireToken bool
 	// AllowOpen lifts that: whoever can reach an address may then run commands.
 	AllowOpen bool
@@ -166,8 +168,9 @@ func (s *Server) open(ctx context.Context) (err error) {
 
 func databasePath(dir string) string { return filepath.Join(dir, "dayfly.db") }
 
-// privateDir makes the directory, or refuses one that others can enter: it will hold keys and what jobs print. It is
-// not narrowed here, because a path given by mistake could be a directory that others need.
+// privateDir makes the directory, and closes it to others, because it will hold keys and what jobs print. One that is
+// empty, or that Dayfly has used before, is Dayfly's to close. A directory with something else in it may be one that
+// others need, given by mistake, so it is refused.
 func privateDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fault.Say(fault.Invalid, "the data directory cannot be made: %v", err)
@@ -176,11 +179,28 @@ func privateDir(dir string) error {
 	if err != nil {
 		return fault.Say(fault.Invalid, "the data directory cannot be used: %v", err)
 	}
-	if open := info.Mode().Perm() & 0o077; open != 0 {
-		return fault.Say(fault.Denied, "the data directory %s is open to other users (mode %04o); close it with: chmod 700 %s",
-			dir, info.Mode().Perm(), dir)
+	if info.Mode().Perm()&0o077 == 0 {
+		return nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fault.Say(fault.Invalid, "the data directory cannot be used: %v", err)
+	}
+	for _, entry := range entries {
+		if !ours(entry.Name()) {
+			return fault.Say(fault.Invalid, "the data directory %s is open to other users (mode %04o) and holds other things, such as %s; "+
+				"name a directory of its own, or close it with: chmod 700 %s", dir, info.Mode().Perm(), entry.Name(), dir)
+		}
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return fault.Say(fault.Invalid, "the data directory cannot be closed to other users: %v", err)
 	}
 	return nil
+}
+
+// ours reports whether a name in the data directory is one that Dayfly uses.
+func ours(name string) bool {
+	return slices.Contains([]string{"machines", "logs", "blobs", "key", "token", "port"}, name) || strings.HasPrefix(name, "dayfly.db")
 }
 
 // assemble builds the engine and the API on what is open.

@@ -116,7 +116,7 @@ func (s *Server) decideTokens(ctx context.Context) (require bool, err error) {
 	if open != "" && o.TLS == nil && !strings.HasPrefix(o.PublicURL, "https:") {
 		s.logger.Warn("tokens and files travel unencrypted: there is no TLS, and public_url does not name a proxy that adds it")
 	}
-	return o.RequireToken || open != "" || live, nil
+	return o.RequireToken || open != "", nil
 }
 
 // loopback reports whether an address to listen on can only be reached from this computer.

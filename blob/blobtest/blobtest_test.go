@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -230,7 +231,7 @@ func (b showsUnfinished) Put(ctx context.Context, key string, r io.Reader, o *bl
 		// Half the object is there to be seen until the scheduler comes back.
 		for range 100 {
 			b.memory.Stat(ctx, key)
-			time.Sleep(0)
+			runtime.Gosched()
 		}
 	}
 	return b.memory.Put(ctx, key, io.MultiReader(bytes.NewReader(data), errReader{err}), o)

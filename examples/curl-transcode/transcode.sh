@@ -14,7 +14,7 @@ url=${DAYFLY_URL:-http://127.0.0.1:7700}
 # api METHOD PATH [JSON]: one call. A refusal prints what the server says about it. The token goes in by a pipe, because
 # arguments can be seen by everybody on this computer.
 api() {
-	answer=$(printf 'header = "Authorization: Bearer %s"\n' "${DAYFLY_TOKEN:-}" |
+	answer=$(printf '%s' "${DAYFLY_TOKEN:+header = \"Authorization: Bearer $DAYFLY_TOKEN\"}" |
 		curl --silent --show-error --config - --request "$1" --write-out '\n%{http_code}' \
 			--header 'Content-Type: application/json' ${3:+--data "$3"} "$url$2")
 	status=${answer##*

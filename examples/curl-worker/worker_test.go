@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dayfly-run/dayfly/internal/agent/agenttest"
+	"github.com/dayfly-run/dayfly/internal/agent/memhome"
 	"github.com/dayfly-run/dayfly/internal/wire"
 )
 
@@ -23,7 +23,7 @@ type worker struct {
 }
 
 // start starts the example for an attempt.
-func start(t *testing.T, home *agenttest.Home, job wire.Assignment) (*worker, string) {
+func start(t *testing.T, home *memhome.Home, job wire.Assignment) (*worker, string) {
 	t.Helper()
 	script, err := filepath.Abs("worker.sh")
 	if err != nil {
@@ -32,14 +32,11 @@ func start(t *testing.T, home *agenttest.Home, job wire.Assignment) (*worker, st
 	return startScript(t, home, script, job)
 }
 
-func startScript(t *testing.T, home *agenttest.Home, script string, job wire.Assignment) (*worker, string) {
+func startScript(t *testing.T, home *memhome.Home, script string, job wire.Assignment) (*worker, string) {
 	t.Helper()
 	for _, tool := range []string{"curl", "jq", "setsid"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatalf("the example cannot be run: %v", err)
-			}
-			t.Skipf("the example needs %s: %v", tool, err)
+			t.Fatalf("the example needs %s: %v", tool, err)
 		}
 	}
 	boot := home.Add(job)
@@ -75,7 +72,7 @@ func shell(text string) wire.Assignment {
 
 func TestWorkerCarriesOutAnAttempt(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	job := shell(`cat "$DAYFLY_INPUT" deep/in.txt; echo "$GREETING" >&2; env | grep DAYFLY_AGENT; seq 1 100000; printf out > out.txt
 		echo '{"answer": 42}' > "$DAYFLY_RESULT"; sleep 1.2; echo bye`)
 	job.Payload = []byte(`{"a":1}`)
@@ -116,7 +113,7 @@ func TestWorkerCarriesOutAnAttempt(t *testing.T) {
 
 func TestWorkerReportsWhatWentWrong(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	missing := home.Input("missing", []byte("x"))
 	missing.SHA256 = strings.Repeat("0", 64)
 	for name, c := range map[string]struct {
@@ -158,9 +155,9 @@ func TestWorkerReportsWhatWentWrong(t *testing.T) {
 
 func TestWorkerEndsWhenItsAttemptDoes(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	w, id := start(t, home, shell("echo started; exec sleep 3600"))
-	home.Await(id, "it runs", func(a agenttest.Attempt) bool { return len(a.Phases) > 0 })
+	home.Await(id, "it runs", func(a memhome.Attempt) bool { return len(a.Phases) > 0 })
 	home.Supersede(id)
 	if code := w.wait(t); code != 75 {
 		t.Errorf("exit %d, want 75", code)
@@ -172,9 +169,9 @@ func TestWorkerEndsWhenItsAttemptDoes(t *testing.T) {
 
 func TestWorkerObeysTheOrderToStop(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	w, id := start(t, home, shell("echo started; exec sleep 3600"))
-	home.Await(id, "it runs", func(a agenttest.Attempt) bool { return len(a.Phases) > 0 })
+	home.Await(id, "it runs", func(a memhome.Attempt) bool { return len(a.Phases) > 0 })
 	home.Order(id, wire.Canceled)
 	if code := w.wait(t); code != 0 {
 		t.Errorf("exit %d, want 0", code)
@@ -186,7 +183,7 @@ func TestWorkerObeysTheOrderToStop(t *testing.T) {
 
 func TestWorkerWithoutAClaimRunsNothing(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	w, id := start(t, home, shell("echo ran > ran; sleep 0.1"))
 	if code := w.wait(t); code != 0 {
 		t.Errorf("exit %d, want 0", code)
@@ -203,15 +200,15 @@ func TestWorkerWithoutAClaimRunsNothing(t *testing.T) {
 
 func TestWorkerRepeatsWhatGotNoAnswer(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
-	home.Fault = func(c agenttest.Call) agenttest.Failure {
+	home := memhome.New(t)
+	home.Fault = func(c memhome.Call) memhome.Failure {
 		switch {
 		case c.Number == 1 && c.Kind != "get" && c.Kind != "put":
-			return agenttest.Failure{Drop: true, After: true}
+			return memhome.Failure{Drop: true, After: true}
 		case c.Number == 2 && c.Kind == "result":
-			return agenttest.Failure{Status: http.StatusServiceUnavailable, Code: "unavailable", Wait: time.Second}
+			return memhome.Failure{Status: http.StatusServiceUnavailable, Code: "unavailable", Wait: time.Second}
 		}
-		return agenttest.Failure{}
+		return memhome.Failure{}
 	}
 	w, id := start(t, home, shell("echo hello"))
 	if code := w.wait(t); code != 0 {
@@ -239,7 +236,7 @@ func TestWorkerInTheDocumentation(t *testing.T) {
 	if err := os.WriteFile(script, []byte(text+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	for command, outcome := range map[string]wire.Outcome{"echo 'hello  world'; echo oops >&2": wire.Succeeded, "echo 'hello  world'; echo oops >&2; exit 3": wire.Failed} {
 		w, id := startScript(t, home, script, shell(command))
 		if code := w.wait(t); code != 0 {
@@ -253,9 +250,9 @@ func TestWorkerInTheDocumentation(t *testing.T) {
 			t.Errorf("stdout %q, stderr %q", out, stderr)
 		}
 	}
-	home = agenttest.New(t)
-	home.Fault = func(agenttest.Call) agenttest.Failure {
-		return agenttest.Failure{Status: http.StatusConflict, Code: "already_claimed"}
+	home = memhome.New(t)
+	home.Fault = func(memhome.Call) memhome.Failure {
+		return memhome.Failure{Status: http.StatusConflict, Code: "already_claimed"}
 	}
 	w, _ := startScript(t, home, script, shell("echo ran > ran"))
 	if code := w.wait(t); code != 75 {

@@ -31,8 +31,8 @@ type Place struct {
 	// must not be inside WorkDir.
 	ScratchDir string
 	Env        []string // the base environment, KEY=VALUE; the job's own variables are added to it
-	// Home returns the server's current base URL, for hosts whose server may come back at another address. It is
-	// called before each request. nil: always Boot.URL.
+	// Home returns the server's current base URL, for hosts whose server may come back at another address; "" is
+	// Boot.URL. It is called before each request, by several goroutines. nil: always Boot.URL.
 	Home func() string
 }
 
@@ -79,8 +79,11 @@ func Run(ctx context.Context, link Link, place *Place, opts *Options) machine.Ex
 	err := a.carryOut()
 	a.line.end(nil)
 	a.background.Wait()
-	if err == nil {
+	switch {
+	case err == nil:
 		return machine.Exit{}
+	case ctx.Err() != nil:
+		return machine.Exit{Code: ExitNotOurs, Message: "The agent was told to stop before the attempt's result was accepted."}
 	}
 	a.log.Info("the attempt ended without an accepted result", "error", err)
 	return machine.Exit{Code: ExitNotOurs, Message: sentenceOf(err)}
@@ -129,14 +132,14 @@ func (a *attempt) carryOut() error {
 	}
 	a.work, a.halt = context.WithCancelCause(a.line.life)
 	defer a.halt(nil)
-	beating, rest := context.WithCancel(a.line.life)
-	defer rest()
+	beating, stopBeating := context.WithCancel(a.line.life)
+	defer stopBeating()
 	a.background.Go(func() { a.beat(beating) })
 
 	result := a.perform()
 	// From here on the result is the sign of life. A heartbeat could be told that the attempt is over because its
 	// result has just been accepted.
-	rest()
+	stopBeating()
 	if err := a.line.over(); err != nil {
 		return err
 	}

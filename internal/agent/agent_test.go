@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/agent"
-	"github.com/dayfly-run/dayfly/internal/agent/agenttest"
+	"github.com/dayfly-run/dayfly/internal/agent/memhome"
 	"github.com/dayfly-run/dayfly/internal/process"
 	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
@@ -80,7 +80,7 @@ func eachLink(t *testing.T, test func(t *testing.T, link agent.Link)) {
 }
 
 // carryOut runs one attempt to its end over a link of its own, and returns what the server knows of it then.
-func carryOut(t *testing.T, home *agenttest.Home, job wire.Assignment) (machine.Exit, agenttest.Attempt) {
+func carryOut(t *testing.T, home *memhome.Home, job wire.Assignment) (machine.Exit, memhome.Attempt) {
 	t.Helper()
 	link := agent.NewShared("test")
 	t.Cleanup(link.Close)
@@ -90,14 +90,14 @@ func carryOut(t *testing.T, home *agenttest.Home, job wire.Assignment) (machine.
 }
 
 // succeed runs one attempt that must succeed.
-func succeed(t *testing.T, home *agenttest.Home, job wire.Assignment) agenttest.Attempt {
+func succeed(t *testing.T, home *memhome.Home, job wire.Assignment) memhome.Attempt {
 	t.Helper()
 	exit, a := carryOut(t, home, job)
 	wantOutcome(t, exit, a, wire.Succeeded, "")
 	return a
 }
 
-func wantOutcome(t *testing.T, exit machine.Exit, a agenttest.Attempt, outcome wire.Outcome, reason string) {
+func wantOutcome(t *testing.T, exit machine.Exit, a memhome.Attempt, outcome wire.Outcome, reason string) {
 	t.Helper()
 	if exit.Code != 0 || a.Result == nil {
 		t.Fatalf("the agent ended with %+v and result %+v; want an accepted result", exit, a.Result)
@@ -117,7 +117,7 @@ type running struct {
 }
 
 // begin starts an attempt in the background.
-func begin(t *testing.T, home *agenttest.Home, link agent.Link, job wire.Assignment, opts *agent.Options) *running {
+func begin(t *testing.T, home *memhome.Home, link agent.Link, job wire.Assignment, opts *agent.Options) *running {
 	t.Helper()
 	boot := home.Add(job)
 	r := &running{place: newPlace(t, boot), id: boot.Attempt, exit: make(chan machine.Exit, 1)}
@@ -175,7 +175,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 func TestEchoNeedsNoCallBesideClaimAndResult(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
+		home := memhome.New(t)
 		boot := home.Add(script("echo hello; echo oops >&2"))
 		exit := agent.Run(t.Context(), link, newPlace(t, boot), nil)
 		a := home.Attempt(boot.Attempt)
@@ -198,7 +198,7 @@ func TestEchoNeedsNoCallBesideClaimAndResult(t *testing.T) {
 
 func TestEnvironmentIsExactlyWhatWasPromised(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	job := script("")
 	job.Command = []string{"/usr/bin/env"}
 	job.Env = map[string]string{"LANG": "nl_NL.UTF-8", "GREETING": "hi there=you", "DAYFLY_AGENT_TOKEN": "leak", "DAYFLY_TOKEN": "mine"}
@@ -233,7 +233,7 @@ func TestEnvironmentIsExactlyWhatWasPromised(t *testing.T) {
 
 func TestPayloadIsInTheFileThatInputNames(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	job := script(`cat "$DAYFLY_INPUT"`)
 	job.Payload = []byte(`{"video":"cat.mp4"}`)
 	a := succeed(t, home, job)
@@ -248,7 +248,7 @@ func TestPayloadIsInTheFileThatInputNames(t *testing.T) {
 
 func TestResultFileBecomesTheValue(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	for name, c := range map[string]struct{ script, value, warning string }{
 		"NothingWritten":                  {`true`, "", ""},
 		"JSONIsTaken":                     {`echo '{ "a" : [1, "<&>"] }' > "$DAYFLY_RESULT"`, `{"a":[1,"<&>"]}`, ""},
@@ -274,7 +274,7 @@ func TestResultFileBecomesTheValue(t *testing.T) {
 
 func TestExitsAreToldApart(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	notExecutable := filepath.Join(t.TempDir(), "readme.txt")
 	if err := os.WriteFile(notExecutable, []byte("text"), 0o644); err != nil {
 		t.Fatal(err)
@@ -315,7 +315,7 @@ func TestExitsAreToldApart(t *testing.T) {
 
 func TestHundredsOfShortJobsLoseNoLineAndNoExitCode(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	link := agent.NewShared("test")
 	defer link.Close()
 	const workers, each = 4, 50

@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -223,14 +224,17 @@ func (a *attempt) put(ctx context.Context, want wire.ArtifactWant, place wire.Up
 		return "", changed(want, before)
 	}
 	hash := sha256.New()
+	content := &io.LimitedReader{R: file, N: want.Size}
+	sent := make(chan struct{})
 	err = a.transfer(ctx, func(ctx context.Context, moving func()) (*http.Request, error) {
-		body := &movingReader{io.TeeReader(io.LimitReader(file, want.Size), hash), moving}
+		body := &requestBody{Reader: &movingReader{io.TeeReader(content, hash), moving}, closed: sent}
 		request, err := http.NewRequestWithContext(ctx, place.Method, place.URL, body)
 		if err != nil {
 			return nil, fault.Say(fault.Denied, "the server named a place that is none")
 		}
 		if request.ContentLength = want.Size; want.Size == 0 {
 			request.Body = http.NoBody // else the length would count as unknown
+			close(sent)
 		}
 		for key, value := range place.Headers {
 			request.Header.Set(key, value)
@@ -250,7 +254,27 @@ func (a *attempt) put(ctx context.Context, want wire.ArtifactWant, place wire.Up
 	if err != nil {
 		return "", err
 	}
+	select {
+	case <-sent: // the answer may come before the transport is done with the body
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+	if content.N > 0 {
+		return "", fault.Say(fault.Unavailable, "the answer came before all of it was sent")
+	}
 	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// requestBody tells when the transport reads it no more.
+type requestBody struct {
+	io.Reader
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (b *requestBody) Close() error {
+	b.once.Do(func() { close(b.closed) })
+	return nil
 }
 
 func changed(want wire.ArtifactWant, now os.FileInfo) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,8 +34,9 @@ func (r *reader) take(t interface{ Fatalf(string, ...any) }, c wire.LogChunk) {
 	if gap {
 		data = make([]byte, c.Gap)
 	}
-	for _, b := range data[int64(len(r.data))-c.Offset:] {
-		r.data, r.gap = append(r.data, b), append(r.gap, gap)
+	if skip := int64(len(r.data)) - c.Offset; skip < int64(len(data)) {
+		r.data = append(r.data, data[skip:]...)
+		r.gap = append(r.gap, slices.Repeat([]bool{gap}, len(data)-int(skip))...)
 	}
 }
 

@@ -7,20 +7,20 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/agent"
-	"github.com/dayfly-run/dayfly/internal/agent/agenttest"
+	"github.com/dayfly-run/dayfly/internal/agent/memhome"
 	"github.com/dayfly-run/dayfly/internal/wire"
 )
 
 func TestRefusedClaimRunsNothing(t *testing.T) {
 	t.Parallel()
-	for name, spoil := range map[string]func(home *agenttest.Home, place *agent.Place){
-		"SupersededAttempt": func(home *agenttest.Home, place *agent.Place) { home.Supersede(place.Boot.Attempt) },
-		"UnknownAttempt":    func(_ *agenttest.Home, place *agent.Place) { place.Boot.Attempt = "att_unknown" },
-		"WrongToken":        func(_ *agenttest.Home, place *agent.Place) { place.Boot.Token = "wrong" },
+	for name, spoil := range map[string]func(home *memhome.Home, place *agent.Place){
+		"SupersededAttempt": func(home *memhome.Home, place *agent.Place) { home.Supersede(place.Boot.Attempt) },
+		"UnknownAttempt":    func(_ *memhome.Home, place *agent.Place) { place.Boot.Attempt = "att_unknown" },
+		"WrongToken":        func(_ *memhome.Home, place *agent.Place) { place.Boot.Token = "wrong" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachLink(t, func(t *testing.T, link agent.Link) {
-				home := agenttest.New(t)
+				home := memhome.New(t)
 				boot := home.Add(script("echo ran > ran"))
 				r := &running{place: newPlace(t, boot)}
 				spoil(home, r.place)
@@ -39,7 +39,7 @@ func TestRefusedClaimRunsNothing(t *testing.T) {
 func TestOfTwoClaimantsOneRunsTheCommand(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
+		home := memhome.New(t)
 		boot := home.Add(script("echo once"))
 		if exit := agent.Run(t.Context(), link, newPlace(t, boot), nil); exit.Code != 0 {
 			t.Errorf("the first ended with %+v", exit)
@@ -56,10 +56,10 @@ func TestOfTwoClaimantsOneRunsTheCommand(t *testing.T) {
 func TestLostRepliesAreAskedForAgain(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
-		home.Fault = func(c agenttest.Call) agenttest.Failure {
+		home := memhome.New(t)
+		home.Fault = func(c memhome.Call) memhome.Failure {
 			lose := c.Number == 1 && (c.Kind == "claim" || c.Kind == "result" || c.Kind == "log")
-			return agenttest.Failure{Drop: lose, After: true}
+			return memhome.Failure{Drop: lose, After: true}
 		}
 		boot := home.Add(script("echo a; sleep 0.2; echo b"))
 		exit := agent.Run(t.Context(), link, newPlace(t, boot), nil)
@@ -76,7 +76,7 @@ func TestLostRepliesAreAskedForAgain(t *testing.T) {
 
 func TestServerThatIsAwayAtFirstIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	for name, failure := range map[string]agenttest.Failure{
+	for name, failure := range map[string]memhome.Failure{
 		"NoAnswer":           {Drop: true},
 		"Unavailable":        {Status: http.StatusServiceUnavailable, Code: "unavailable"},
 		"TooManyRequests":    {Status: http.StatusTooManyRequests, Code: "exhausted"},
@@ -90,13 +90,13 @@ func TestServerThatIsAwayAtFirstIsWaitedFor(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachLink(t, func(t *testing.T, link agent.Link) {
-				home := agenttest.New(t)
+				home := memhome.New(t)
 				_, direct := link.(*agent.Direct)
-				home.Fault = func(c agenttest.Call) agenttest.Failure {
+				home.Fault = func(c memhome.Call) memhome.Failure {
 					if c.Number <= 2 && (c.Kind == "claim" && direct || c.Kind == "batch") {
 						return failure
 					}
-					return agenttest.Failure{}
+					return memhome.Failure{}
 				}
 				boot := home.Add(script("true"))
 				exit := agent.Run(t.Context(), link, newPlace(t, boot), nil)
@@ -112,12 +112,12 @@ func TestServerThatIsAwayAtFirstIsWaitedFor(t *testing.T) {
 
 func TestRetryAfterIsHonored(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
-	home.Fault = func(c agenttest.Call) agenttest.Failure {
+	home := memhome.New(t)
+	home.Fault = func(c memhome.Call) memhome.Failure {
 		if c.Kind == "claim" && c.Number == 1 {
-			return agenttest.Failure{Status: http.StatusServiceUnavailable, Code: "unavailable", Wait: time.Second}
+			return memhome.Failure{Status: http.StatusServiceUnavailable, Code: "unavailable", Wait: time.Second}
 		}
-		return agenttest.Failure{}
+		return memhome.Failure{}
 	}
 	boot := home.Add(script("true"))
 	began := time.Now()
@@ -131,7 +131,7 @@ func TestRetryAfterIsHonored(t *testing.T) {
 func TestServerThatNeverComesIsGivenUp(t *testing.T) {
 	t.Parallel()
 	clock := newClock()
-	place := newPlace(t, agenttest.New(t).Add(script("true")))
+	place := newPlace(t, memhome.New(t).Add(script("true")))
 	place.Boot.URL = "http://127.0.0.1:1" // nobody listens
 	place.Home = func() string { clock.advance(3 * time.Minute); return "" }
 	exit := agent.Run(t.Context(), agent.NewDirect("test"), place, &agent.Options{Clock: clock.now})
@@ -143,7 +143,7 @@ func TestServerThatNeverComesIsGivenUp(t *testing.T) {
 func TestServerThatMovesIsFollowed(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
+		home := memhome.New(t)
 		boot := home.Add(script("true"))
 		boot.URL = "http://127.0.0.1:1" // where it was when the machine was made
 		place := newPlace(t, boot)
@@ -155,10 +155,10 @@ func TestServerThatMovesIsFollowed(t *testing.T) {
 
 func TestTwoClaimsCarryTheSameNonce(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	boot := home.Add(script("true"))
-	home.Fault = func(c agenttest.Call) agenttest.Failure {
-		return agenttest.Failure{Drop: c.Kind == "claim" && c.Number <= 2, After: true}
+	home.Fault = func(c memhome.Call) memhome.Failure {
+		return memhome.Failure{Drop: c.Kind == "claim" && c.Number <= 2, After: true}
 	}
 	exit := agent.Run(t.Context(), agent.NewDirect("test"), newPlace(t, boot), nil)
 	a := home.Attempt(boot.Attempt)

@@ -187,25 +187,18 @@ func (a *attempt) endTree(child *process.Process) error {
 
 // drain waits until both outputs were read to their end.
 func (a *attempt) drain(r *wire.Result, pipes [2]*os.File) {
-	patience := time.After(maxDrain)
+	patience, cancel := context.WithTimeout(context.Background(), maxDrain)
+	defer cancel()
 	for i, s := range a.out {
-		select {
-		case <-s.ended:
+		if s.awaitEnd(patience) {
 			continue
-		case <-patience:
 		}
-		for j, s := range a.out[i:] {
-			if s.over() {
-				continue
-			}
-			a.warn(r, "Something outside the machine still held the command's %s open %v after its end; what it wrote later is not kept.",
-				s.backlog.stream, maxDrain)
-			if err := pipes[i+j].SetReadDeadline(time.Now()); err != nil {
-				pipes[i+j].Close()
-			}
-			<-s.ended
+		a.warn(r, "Something outside the machine still held the command's %s open %v after its end; what it wrote later is not kept.",
+			s.backlog.stream, maxDrain)
+		if err := pipes[i].SetReadDeadline(time.Now()); err != nil {
+			pipes[i].Close()
 		}
-		return
+		<-s.ended
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/agent"
-	"github.com/dayfly-run/dayfly/internal/agent/agenttest"
+	"github.com/dayfly-run/dayfly/internal/agent/memhome"
 	"github.com/dayfly-run/dayfly/internal/wire"
 )
 
@@ -55,7 +55,7 @@ func (r *running) alive(t *testing.T, file string) bool {
 
 func TestRunTimeoutEndsTheCommand(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	for name, c := range map[string]struct {
 		script        string
 		grace         int64
@@ -91,7 +91,7 @@ func TestRunTimeoutEndsTheCommand(t *testing.T) {
 
 func TestTimeoutCountsSuspend(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	link := agent.NewShared("test")
 	t.Cleanup(link.Close)
 	clock := newClock()
@@ -111,7 +111,7 @@ func TestTimeoutCountsSuspend(t *testing.T) {
 func TestSuspendedMachineEndsItselfOnResume(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
+		home := memhome.New(t)
 		clock := newClock()
 		job := script("echo $$ > pid; exec sleep 3600")
 		job.HeartbeatMS = 20_000 // one waits at the server while the machine sleeps
@@ -135,9 +135,9 @@ func TestSuspendedMachineEndsItselfOnResume(t *testing.T) {
 func TestSilentServerOrphansTheAttempt(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
+		home := memhome.New(t)
 		var away atomic.Bool
-		home.Fault = func(agenttest.Call) agenttest.Failure { return agenttest.Failure{Drop: away.Load()} }
+		home.Fault = func(memhome.Call) memhome.Failure { return memhome.Failure{Drop: away.Load()} }
 		job := script("trap '' TERM; echo $$ > pid; while :; do echo still here; sleep 0.05; done")
 		job.OrphanAfterMS = 1500
 		r := begin(t, home, link, job, nil)
@@ -156,13 +156,13 @@ func TestOrderToStopIsObeyed(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
 		for _, reason := range []wire.Outcome{wire.Canceled, wire.TimedOut} {
-			home := agenttest.New(t)
+			home := memhome.New(t)
 			job := script(`trap 'echo bye; exit 7' TERM; echo $$ > pid; touch out.txt; while :; do sleep 0.05; done`)
 			job.Outputs = []string{"out.txt"}
 			job.HeartbeatMS = 10_000 // the order must not have to wait for the next heartbeat
 			r := begin(t, home, link, job, nil)
 			r.awaitFile(t, "pid")
-			home.Await(r.id, "it beats", func(a agenttest.Attempt) bool { return len(a.Phases) > 0 })
+			home.Await(r.id, "it beats", func(a memhome.Attempt) bool { return len(a.Phases) > 0 })
 			ordered := time.Now()
 			home.Order(r.id, reason)
 			exit := r.wait(t)
@@ -183,19 +183,19 @@ func TestOrderToStopIsObeyed(t *testing.T) {
 
 func TestOrderWhileInputsAreFetchedStartsNothing(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	link := agent.NewDirect("test")
 	t.Cleanup(link.Close)
-	home.Fault = func(c agenttest.Call) agenttest.Failure {
+	home.Fault = func(c memhome.Call) memhome.Failure {
 		if c.Kind == "get" {
-			return agenttest.Failure{Status: http.StatusServiceUnavailable}
+			return memhome.Failure{Status: http.StatusServiceUnavailable}
 		}
-		return agenttest.Failure{}
+		return memhome.Failure{}
 	}
 	job := script("echo ran > ran")
 	job.Inputs = []wire.Input{home.Input("a", []byte("content"))}
 	r := begin(t, home, link, job, nil)
-	home.Await(r.id, "it beats", func(a agenttest.Attempt) bool { return len(a.Phases) > 0 })
+	home.Await(r.id, "it beats", func(a memhome.Attempt) bool { return len(a.Phases) > 0 })
 	home.Order(r.id, wire.Canceled)
 	exit := r.wait(t)
 	a := home.Attempt(r.id)
@@ -208,10 +208,10 @@ func TestOrderWhileInputsAreFetchedStartsNothing(t *testing.T) {
 func TestStaleAttemptIsKilledAndDiscarded(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
+		home := memhome.New(t)
 		r := begin(t, home, link, script("trap '' TERM; echo $$ > pid; while :; do sleep 0.05; done"), nil)
 		r.awaitFile(t, "pid")
-		home.Await(r.id, "it beats", func(a agenttest.Attempt) bool { return len(a.Phases) > 0 })
+		home.Await(r.id, "it beats", func(a memhome.Attempt) bool { return len(a.Phases) > 0 })
 		superseded := time.Now()
 		home.Supersede(r.id)
 		if exit := r.wait(t); exit.Code != agent.ExitNotOurs || !strings.Contains(exit.Message, "the attempt is over") {
@@ -232,12 +232,12 @@ func TestEveryRefusalOfTheAttemptEndsIt(t *testing.T) {
 		for _, code := range []string{"stale_attempt", "unauthenticated", "not_found", "denied"} {
 			t.Run(kind+" "+code, func(t *testing.T) {
 				eachLink(t, func(t *testing.T, link agent.Link) {
-					home := agenttest.New(t)
-					home.Fault = func(c agenttest.Call) agenttest.Failure {
+					home := memhome.New(t)
+					home.Fault = func(c memhome.Call) memhome.Failure {
 						if c.Kind == kind {
-							return agenttest.Failure{Status: http.StatusConflict, Code: code}
+							return memhome.Failure{Status: http.StatusConflict, Code: code}
 						}
-						return agenttest.Failure{}
+						return memhome.Failure{}
 					}
 					job := "echo hi; echo $$ > pid; exec sleep 3600"
 					if kind == "result" {
@@ -259,7 +259,7 @@ func TestEveryRefusalOfTheAttemptEndsIt(t *testing.T) {
 func TestCanceledContextEndsEverythingAtOnce(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
+		home := memhome.New(t)
 		r := begin(t, home, link, script(`trap '' TERM; setsid sleep 3600 & echo $! > child; echo $$ > pid; while :; do sleep 0.05; done`), nil)
 		r.awaitFile(t, "pid")
 		stopped := time.Now()
@@ -278,7 +278,7 @@ func TestCanceledContextEndsEverythingAtOnce(t *testing.T) {
 
 func TestDescendantsEndWithTheCommand(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	link := agent.NewShared("test")
 	t.Cleanup(link.Close)
 	// The daemon keeps both pipes open and has left the command's session.
@@ -301,14 +301,14 @@ func TestDescendantsEndWithTheCommand(t *testing.T) {
 func TestProgressIsTold(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
+		home := memhome.New(t)
 		job := script(`echo 0.25 encoding > "$DAYFLY_PROGRESS"; while [ ! -e go ]; do sleep 0.02; done
 			printf '50%% half\ngarbage\n0.75 not yet whole' >> "$DAYFLY_PROGRESS"; while [ ! -e on ]; do sleep 0.02; done
 			printf 1 > "$DAYFLY_PROGRESS"`)
 		job.HeartbeatMS = 20_000 // progress does not wait for the next heartbeat
 		r := begin(t, home, link, job, nil)
-		told := func(want wire.Progress) func(agenttest.Attempt) bool {
-			return func(a agenttest.Attempt) bool {
+		told := func(want wire.Progress) func(memhome.Attempt) bool {
+			return func(a memhome.Attempt) bool {
 				return len(a.Progress) > 0 && a.Progress[len(a.Progress)-1] == want
 			}
 		}
@@ -337,14 +337,14 @@ func touch(t *testing.T, r *running, name string) {
 
 func TestPhasesAreToldInOrder(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	link := agent.NewDirect("test")
 	t.Cleanup(link.Close)
-	home.Fault = func(c agenttest.Call) agenttest.Failure {
+	home.Fault = func(c memhome.Call) memhome.Failure {
 		if c.Kind == "get" || c.Kind == "put" {
-			return agenttest.Failure{Wait: 400 * time.Millisecond}
+			return memhome.Failure{Wait: 400 * time.Millisecond}
 		}
-		return agenttest.Failure{}
+		return memhome.Failure{}
 	}
 	job := script("cp in out; sleep 0.4")
 	job.HeartbeatMS = 50

@@ -27,7 +27,7 @@
 // # Layers
 //
 // A [Link] carries one call to the server, once; [Direct] makes a request of each, [Shared] gathers the calls of many
-// attempts into few. Above it, a line repeats calls, counts silence and recognises a refusal. Above that, the attempt
+// attempts into few. Above it, a line repeats calls, counts silence and recognizes a refusal. Above that, the attempt
 // never looks at a status code.
 //
 // # Output never waits

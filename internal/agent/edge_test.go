@@ -10,7 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dayfly-run/dayfly/internal/agent"
-	"github.com/dayfly-run/dayfly/internal/agent/agenttest"
+	"github.com/dayfly-run/dayfly/internal/agent/memhome"
 	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
 )
@@ -19,7 +19,7 @@ import (
 func TestRunLeavesNoGoroutineBehind(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	t.Run("attempts", func(t *testing.T) {
-		home := agenttest.New(t)
+		home := memhome.New(t)
 		job := script("echo hello; cp in out; sleep 0.3")
 		job.Inputs, job.Outputs = []wire.Input{home.Input("in", []byte("content"))}, []string{"out"}
 		shared, direct := agent.NewShared("test"), agent.NewDirect("test")
@@ -38,7 +38,7 @@ func TestRunLeavesNoGoroutineBehind(t *testing.T) {
 
 func TestOutputHeldOpenFromOutsideDoesNotHoldUpTheEnd(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	link := agent.NewShared("test")
 	t.Cleanup(link.Close)
 	r := begin(t, home, link, script("echo $$ > pid; while [ ! -e go ]; do sleep 0.01; done; echo last words"), nil)
@@ -61,15 +61,15 @@ func TestOutputHeldOpenFromOutsideDoesNotHoldUpTheEnd(t *testing.T) {
 
 func TestSuspendWhileInputsAreFetchedStartsNothing(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	clock := newClock()
 	link := agent.NewDirect("test")
 	t.Cleanup(link.Close)
-	home.Fault = func(c agenttest.Call) agenttest.Failure {
+	home.Fault = func(c memhome.Call) memhome.Failure {
 		if c.Kind == "get" {
 			clock.advance(time.Hour)
 		}
-		return agenttest.Failure{}
+		return memhome.Failure{}
 	}
 	job := script("echo ran > ran")
 	job.HeartbeatMS = 60_000
@@ -85,15 +85,15 @@ func TestSuspendWhileInputsAreFetchedStartsNothing(t *testing.T) {
 
 func TestServerThatStoresNoOutputDoesNotHoldUpTheEndForEver(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	clock := newClock()
 	link := agent.NewDirect("test")
 	t.Cleanup(link.Close)
-	home.Fault = func(c agenttest.Call) agenttest.Failure {
+	home.Fault = func(c memhome.Call) memhome.Failure {
 		if c.Kind == "log" {
-			return agenttest.Failure{Status: http.StatusInsufficientStorage, Code: "store_full"}
+			return memhome.Failure{Status: http.StatusInsufficientStorage, Code: "store_full"}
 		}
-		return agenttest.Failure{}
+		return memhome.Failure{}
 	}
 	job := script("head -c 200000 /dev/zero; echo ended > ended")
 	job.HeartbeatMS = 20
@@ -114,7 +114,7 @@ func TestServerThatStoresNoOutputDoesNotHoldUpTheEndForEver(t *testing.T) {
 
 func TestMachineThatCannotStartAnythingSaysSo(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	boot := home.Add(script("echo ran > ran"))
 	place := newPlace(t, boot)
 	if err := place.Group.Close(); err != nil {
@@ -130,7 +130,7 @@ func TestMachineThatCannotStartAnythingSaysSo(t *testing.T) {
 
 func TestMissingDirectoriesEndTheAgent(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	boot := home.Add(script("true"))
 	place := newPlace(t, boot)
 	place.ScratchDir += "/missing"
@@ -149,7 +149,7 @@ func TestMissingDirectoriesEndTheAgent(t *testing.T) {
 
 func TestGarbageInTheUndeliveredResultIsPassedOver(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	for name, content := range map[string]string{
 		"Truncated":      `{"attempt":"att_`,
 		"AnotherAttempt": `{"attempt":"att_other","token":"t","result":{"outcome":"succeeded"}}`,

@@ -63,7 +63,7 @@ func (u *inputURLs) get(ctx context.Context, a *attempt, i, tries int) (string, 
 		return u.inputs[i].URL, nil
 	}
 	err := a.line.try(ctx, func(ctx context.Context, to Address) error {
-		to.Token = a.place.Boot.Token
+		to.Token = a.place.Boot.Token // the claim's
 		job, err := a.line.link.Claim(ctx, to, a.claimRequest())
 		if err != nil {
 			return err
@@ -74,6 +74,9 @@ func (u *inputURLs) get(ctx context.Context, a *attempt, i, tries int) (string, 
 		u.inputs, u.fresh = job.Inputs, a.line.clock()
 		return nil
 	})
+	if err != nil && retryable(err) {
+		err = fault.Say(fault.Unavailable, "the server could not be asked for a fresh URL: %s", plain(err))
+	}
 	return u.inputs[i].URL, err
 }
 

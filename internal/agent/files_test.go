@@ -15,14 +15,14 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/agent"
-	"github.com/dayfly-run/dayfly/internal/agent/agenttest"
+	"github.com/dayfly-run/dayfly/internal/agent/memhome"
 	"github.com/dayfly-run/dayfly/internal/wire"
 )
 
 func TestInputsAreInPlaceBeforeTheCommandStarts(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
+		home := memhome.New(t)
 		large := bytes.Repeat([]byte("0123456789abcdef"), 1<<17)
 		job := script("cat in.txt deep/down/data.bin empty | sha256sum; find . -type f | sort")
 		job.Inputs = []wire.Input{
@@ -42,7 +42,7 @@ func TestInputsAreInPlaceBeforeTheCommandStarts(t *testing.T) {
 
 func TestInputIsFetchedAgainAfterAFailureThatPasses(t *testing.T) {
 	t.Parallel()
-	for name, failure := range map[string]agenttest.Failure{
+	for name, failure := range map[string]memhome.Failure{
 		"NoAnswer":          {Drop: true},
 		"ServerError":       {Status: http.StatusBadGateway},
 		"ExpiredURL":        {Status: http.StatusForbidden},
@@ -55,12 +55,12 @@ func TestInputIsFetchedAgainAfterAFailureThatPasses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachLink(t, func(t *testing.T, link agent.Link) {
-				home := agenttest.New(t)
-				home.Fault = func(c agenttest.Call) agenttest.Failure {
+				home := memhome.New(t)
+				home.Fault = func(c memhome.Call) memhome.Failure {
 					if c.Kind == "get" && c.Number == 1 {
 						return failure
 					}
-					return agenttest.Failure{}
+					return memhome.Failure{}
 				}
 				job := script("cat in")
 				job.Inputs = []wire.Input{home.Input("in", []byte("content"))}
@@ -81,7 +81,7 @@ func TestInputIsFetchedAgainAfterAFailureThatPasses(t *testing.T) {
 
 func TestInputThatCannotBeHadFailsTheAttempt(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	good := home.Input("good", []byte("content"))
 	renamed := func(name string) wire.Input { i := good; i.Name = name; return i }
 	corrupt := good
@@ -115,7 +115,7 @@ func TestInputThatCannotBeHadFailsTheAttempt(t *testing.T) {
 }
 
 // artifactNames returns the names of the result's artifacts.
-func artifactNames(a agenttest.Attempt) (names []string) {
+func artifactNames(a memhome.Attempt) (names []string) {
 	for _, artifact := range a.Result.Artifacts {
 		names = append(names, artifact.Name)
 	}
@@ -124,7 +124,7 @@ func artifactNames(a agenttest.Attempt) (names []string) {
 
 func TestOutputsAreThoseThatMatch(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	const tree = `mkdir -p out/a/b node_modules/x; echo 1 > out/1.txt; echo 2 > out/a/2.txt; echo 3 > out/a/b/3.log; echo t > top.txt
 		: > empty; echo n > node_modules/x/n.txt; ln -s out/1.txt link.txt; ln -s /etc/passwd leak.txt; ln -s out loop; ln -s gone dangling.txt
 		mkfifo pipe.txt; `
@@ -172,7 +172,7 @@ func TestOutputsAreThoseThatMatch(t *testing.T) {
 
 func TestInputsThatTheCommandLeftAloneAreNoOutputs(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	job := script("echo x >> grown; printf COMTENT > rewritten; cp same copied; printf content > again")
 	job.Inputs = []wire.Input{
 		home.Input("same", []byte("content")), home.Input("grown", []byte("content")),
@@ -187,7 +187,7 @@ func TestInputsThatTheCommandLeftAloneAreNoOutputs(t *testing.T) {
 
 func TestOutputsOfAFailedCommandAreKept(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	job := script("echo why > core.log; exit 4")
 	job.Outputs = []string{"core.log", "result.bin"}
 	exit, a := carryOut(t, home, job)
@@ -199,7 +199,7 @@ func TestOutputsOfAFailedCommandAreKept(t *testing.T) {
 
 func TestUploadIsTriedAgainWithAFreshPlace(t *testing.T) {
 	t.Parallel()
-	for name, failure := range map[string]agenttest.Failure{
+	for name, failure := range map[string]memhome.Failure{
 		"NoAnswer":    {Drop: true},
 		"LostAnswer":  {Drop: true, After: true},
 		"ServerError": {Status: http.StatusInternalServerError},
@@ -207,12 +207,12 @@ func TestUploadIsTriedAgainWithAFreshPlace(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachLink(t, func(t *testing.T, link agent.Link) {
-				home := agenttest.New(t)
-				home.Fault = func(c agenttest.Call) agenttest.Failure {
+				home := memhome.New(t)
+				home.Fault = func(c memhome.Call) memhome.Failure {
 					if c.Kind == "put" && c.Number == 1 {
 						return failure
 					}
-					return agenttest.Failure{}
+					return memhome.Failure{}
 				}
 				job := script(numbers(50_000) + " > big; echo small > small")
 				job.Outputs = []string{"*"}
@@ -248,12 +248,12 @@ func TestOutputThatCannotBeStoredFailsTheAttempt(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			home := agenttest.New(t)
-			home.Fault = func(call agenttest.Call) agenttest.Failure {
+			home := memhome.New(t)
+			home.Fault = func(call memhome.Call) memhome.Failure {
 				if call.Kind == "put" && c.refuse && strings.HasSuffix(call.Name, "/b") {
-					return agenttest.Failure{Status: http.StatusRequestEntityTooLarge}
+					return memhome.Failure{Status: http.StatusRequestEntityTooLarge}
 				}
-				return agenttest.Failure{}
+				return memhome.Failure{}
 			}
 			job := script(c.script)
 			job.Outputs = []string{"**"}
@@ -271,19 +271,19 @@ func TestOutputThatCannotBeStoredFailsTheAttempt(t *testing.T) {
 
 func TestOutputThatChangesDuringUploadFailsTheAttempt(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	link := agent.NewDirect("test")
 	t.Cleanup(link.Close)
 	var r *running
 	started := make(chan struct{})
-	home.Fault = func(c agenttest.Call) agenttest.Failure {
+	home.Fault = func(c memhome.Call) memhome.Failure {
 		if c.Kind == "artifacts" { // the sizes are known: now somebody outside the machine writes
 			<-started
 			if err := os.WriteFile(filepath.Join(r.place.WorkDir, "out"), []byte("longer than it was"), 0o644); err != nil {
 				t.Error(err)
 			}
 		}
-		return agenttest.Failure{}
+		return memhome.Failure{}
 	}
 	job := script("echo short > out")
 	job.Outputs = []string{"out"}
@@ -300,10 +300,10 @@ func TestOutputThatChangesDuringUploadFailsTheAttempt(t *testing.T) {
 func TestResultSurvivesTheAgentWhileTheServerIsAway(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
+		home := memhome.New(t)
 		var away atomic.Bool
-		home.Fault = func(c agenttest.Call) agenttest.Failure {
-			return agenttest.Failure{Drop: away.Load() && c.Kind == "result"}
+		home.Fault = func(c memhome.Call) memhome.Failure {
+			return memhome.Failure{Drop: away.Load() && c.Kind == "result"}
 		}
 		away.Store(true)
 		r := begin(t, home, link, script("echo the only run >> runs; cat runs"), nil)
@@ -329,9 +329,9 @@ func TestResultSurvivesTheAgentWhileTheServerIsAway(t *testing.T) {
 func TestServerThatComesBackTakesTheResult(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
-		home.Fault = func(c agenttest.Call) agenttest.Failure {
-			return agenttest.Failure{Drop: c.Kind == "result" && c.Number <= 3}
+		home := memhome.New(t)
+		home.Fault = func(c memhome.Call) memhome.Failure {
+			return memhome.Failure{Drop: c.Kind == "result" && c.Number <= 3}
 		}
 		boot := home.Add(script("echo hi"))
 		place := newPlace(t, boot)
@@ -346,12 +346,12 @@ func TestServerThatComesBackTakesTheResult(t *testing.T) {
 func TestResultThatTheServerCannotReadIsReportedAsSuch(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
-		home.Fault = func(c agenttest.Call) agenttest.Failure {
+		home := memhome.New(t)
+		home.Fault = func(c memhome.Call) memhome.Failure {
 			if c.Kind == "result" && c.Number == 1 {
-				return agenttest.Failure{Status: http.StatusBadRequest, Code: "invalid"}
+				return memhome.Failure{Status: http.StatusBadRequest, Code: "invalid"}
 			}
-			return agenttest.Failure{}
+			return memhome.Failure{}
 		}
 		boot := home.Add(script(`echo hi; echo '{"deep":1}' > "$DAYFLY_RESULT"`))
 		exit := agent.Run(t.Context(), link, newPlace(t, boot), nil)
@@ -366,7 +366,7 @@ func TestResultThatTheServerCannotReadIsReportedAsSuch(t *testing.T) {
 func TestLargestResultStaysWithinTheLimit(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t) // fails the test when a body is too large
+		home := memhome.New(t) // fails the test when a body is too large
 		job := script(`d=$(printf '%0120d' 0 | tr 0 '"'); mkdir -p "$d"; cd "$d"; seq 1 1000 | split -l 1 -a 5 - "$(printf '%0120d' 0 | tr 0 '"')"
 			head -c 65000 /dev/zero; head -c 65000 /dev/zero >&2
 			(printf '"'; head -c 1048574 /dev/zero | tr '\0' '<'; printf '"') > "$DAYFLY_RESULT"`)

@@ -9,10 +9,9 @@ import (
 
 const openSafely = os.O_RDONLY
 
-// BootClock tells the time since the program was started. On this system it may stand still during suspend.
-func BootClock() time.Duration { return time.Since(started) }
-
-var started = time.Now()
+// BootClock tells some time, so that the package builds. Nothing can be started on this system: package process is for
+// Linux.
+func BootClock() time.Duration { return time.Duration(time.Now().UnixNano()) }
 
 func newPipe() (r, w *os.File, err error) { return os.Pipe() }
 

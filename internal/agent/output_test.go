@@ -13,14 +13,14 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/agent"
-	"github.com/dayfly-run/dayfly/internal/agent/agenttest"
+	"github.com/dayfly-run/dayfly/internal/agent/memhome"
 	"github.com/dayfly-run/dayfly/internal/wire"
 )
 
 func TestOutputIsKeptByteForByte(t *testing.T) {
 	t.Parallel()
 	want := []byte("nul \x00 esc \x1b[31m osc \x1b]52;c;aGk=\x07 cr \r invalid \xff\xfe <script> \n\nevent: forged\ndata: x\n\n no newline")
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	eachLink(t, func(t *testing.T, link agent.Link) {
 		for _, quick := range []bool{true, false} { // in the result, and by a log call
 			job := script("cat data; cat data >&2; " + map[bool]string{true: "", false: "sleep 0.3"}[quick])
@@ -47,14 +47,14 @@ func TestOutputIsKeptByteForByte(t *testing.T) {
 func TestOutputIsShippedWhileTheCommandRuns(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
+		home := memhome.New(t)
 		r := begin(t, home, link, script(`echo one; while [ ! -e go ]; do sleep 0.01; done; echo two >&2; exec sleep 3600`), nil)
-		home.Await(r.id, "the first line is stored", func(a agenttest.Attempt) bool {
+		home.Await(r.id, "the first line is stored", func(a memhome.Attempt) bool {
 			return string(a.Streams[wire.Stdout].Data) == "one\n"
 		})
 		began := time.Now()
 		touch(t, r, "go")
-		home.Await(r.id, "the second line is stored", func(a agenttest.Attempt) bool {
+		home.Await(r.id, "the second line is stored", func(a memhome.Attempt) bool {
 			return string(a.Streams[wire.Stderr].Data) == "two\n"
 		})
 		if took := time.Since(began); took > 2*time.Second {
@@ -77,12 +77,12 @@ func numbersOutput(n int) []byte {
 func TestLogIsWholeAfterTheServerWasAway(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
+		home := memhome.New(t)
 		var away atomic.Bool
-		home.Fault = func(agenttest.Call) agenttest.Failure { return agenttest.Failure{Drop: away.Load()} }
+		home.Fault = func(memhome.Call) memhome.Failure { return memhome.Failure{Drop: away.Load()} }
 		// The command prints far more than is kept in memory, and must not notice that nobody takes it.
 		r := begin(t, home, link, script(`echo start; while [ ! -e go ]; do sleep 0.01; done; `+numbers(300_000)+`; `+numbers(50_000)+` >&2; echo printed > printed; sleep 0.2; echo end`), nil)
-		home.Await(r.id, "it has begun", func(a agenttest.Attempt) bool { return len(a.Streams[wire.Stdout].Data) > 0 })
+		home.Await(r.id, "it has begun", func(a memhome.Attempt) bool { return len(a.Streams[wire.Stdout].Data) > 0 })
 		away.Store(true)
 		touch(t, r, "go")
 		r.awaitFile(t, "printed")
@@ -112,17 +112,17 @@ func TestLogIsWholeAfterTheServerWasAway(t *testing.T) {
 func TestUnreliableServerStoresEveryByteOnce(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
-		home.Fault = func(c agenttest.Call) agenttest.Failure {
+		home := memhome.New(t)
+		home.Fault = func(c memhome.Call) memhome.Failure {
 			switch {
 			case c.Kind != "log" && c.Kind != "result":
-				return agenttest.Failure{}
+				return memhome.Failure{}
 			case c.Number%4 == 1:
-				return agenttest.Failure{Drop: true, After: true} // stored, and the answer is lost
+				return memhome.Failure{Drop: true, After: true} // stored, and the answer is lost
 			case c.Number%4 == 2:
-				return agenttest.Failure{Status: http.StatusServiceUnavailable, Code: "unavailable"}
+				return memhome.Failure{Status: http.StatusServiceUnavailable, Code: "unavailable"}
 			}
-			return agenttest.Failure{}
+			return memhome.Failure{}
 		}
 		boot := home.Add(script(numbers(100_000)))
 		exit := agent.Run(t.Context(), link, newPlace(t, boot), nil)
@@ -136,7 +136,7 @@ func TestUnreliableServerStoresEveryByteOnce(t *testing.T) {
 
 func TestOutputLimitEndsInAGapRecord(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	for name, c := range map[string]struct {
 		script string
 		kept   int
@@ -167,12 +167,12 @@ func TestOutputLimitEndsInAGapRecord(t *testing.T) {
 
 // TestFloodOfOutputLeavesMemoryBounded prints 1 GiB without a newline, with a server that takes it slowly.
 func TestFloodOfOutputLeavesMemoryBounded(t *testing.T) {
-	home := agenttest.New(t)
-	home.Fault = func(c agenttest.Call) agenttest.Failure {
+	home := memhome.New(t)
+	home.Fault = func(c memhome.Call) memhome.Failure {
 		if c.Kind == "log" {
-			return agenttest.Failure{Wait: 20 * time.Millisecond}
+			return memhome.Failure{Wait: 20 * time.Millisecond}
 		}
-		return agenttest.Failure{}
+		return memhome.Failure{}
 	}
 	link := agent.NewDirect("test")
 	t.Cleanup(link.Close)
@@ -218,9 +218,9 @@ func TestBytesThatTheServerLostBecomeAGap(t *testing.T) {
 	for name, last := range map[string]string{"FoundByTheResult": "", "FoundByALogCall": "sleep 0.3"} {
 		t.Run(name, func(t *testing.T) {
 			eachLink(t, func(t *testing.T, link agent.Link) {
-				home := agenttest.New(t)
+				home := memhome.New(t)
 				r := begin(t, home, link, script(`echo first line; while [ ! -e go ]; do sleep 0.01; done; echo second line; `+last), nil)
-				home.Await(r.id, "the first line is stored", func(a agenttest.Attempt) bool { return len(a.Streams[wire.Stdout].Data) == 11 })
+				home.Await(r.id, "the first line is stored", func(a memhome.Attempt) bool { return len(a.Streams[wire.Stdout].Data) == 11 })
 				home.Forget(r.id, wire.Stdout, 5) // as after a restore from a backup
 				touch(t, r, "go")
 				exit := r.wait(t)
@@ -241,12 +241,12 @@ func TestBytesThatTheServerLostBecomeAGap(t *testing.T) {
 func TestOutputThatTheServerRefusesBecomesAGap(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := agenttest.New(t)
-		home.Fault = func(c agenttest.Call) agenttest.Failure {
+		home := memhome.New(t)
+		home.Fault = func(c memhome.Call) memhome.Failure {
 			if c.Kind == "log" && c.Number == 1 {
-				return agenttest.Failure{Status: http.StatusRequestEntityTooLarge, Code: "too_large"}
+				return memhome.Failure{Status: http.StatusRequestEntityTooLarge, Code: "too_large"}
 			}
-			return agenttest.Failure{}
+			return memhome.Failure{}
 		}
 		boot := home.Add(script("echo one; sleep 0.3; echo two"))
 		exit := agent.Run(t.Context(), link, newPlace(t, boot), nil)

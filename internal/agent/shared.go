@@ -17,8 +17,10 @@ const (
 	// the busier the server, the larger the batches, as with a group commit. Two keep the line and the server both
 	// at work.
 	maxBatches = 2
-	// maxBatchAnswer bounds what is read of the answer to a batch, which may hold many assignments.
-	maxBatchAnswer = 64 << 20
+	// maxClaims is how many claims travel in one batch, because each is answered with all that there is to do. It
+	// bounds the answer.
+	maxClaims      = 64
+	maxBatchAnswer = maxClaims << 20
 )
 
 // Shared is a [Link] for a host on which many attempts run: it speaks for all of them over few connections. Claims, log
@@ -107,6 +109,7 @@ type lane struct {
 // queued is a call that waits for its batch, and then for its answer.
 type queued struct {
 	body   []byte // a wire.BatchCall
+	claim  bool
 	gone   atomic.Bool
 	done   chan struct{} // closed when answer and err are set
 	answer wire.CallAnswer
@@ -119,7 +122,7 @@ func (l *lane) do(ctx context.Context, call *wire.BatchCall) (*wire.CallAnswer, 
 	if err != nil {
 		return nil, err
 	}
-	q := &queued{body: body, done: make(chan struct{})}
+	q := &queued{body: body, claim: call.Claim != nil, done: make(chan struct{})}
 	l.mu.Lock()
 	l.queue = append(l.queue, q)
 	start := l.batches < maxBatches
@@ -155,15 +158,20 @@ func (l *lane) take() []*queued {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var batch []*queued
-	size, taken := 0, 0
+	size, claims, taken := 0, 0, 0
 	for _, q := range l.queue {
-		if len(batch) == wire.MaxBatchCalls || len(batch) > 0 && size+len(q.body) > wire.MaxBatchBytes-batchFrame {
+		full := len(batch) == wire.MaxBatchCalls || size+len(q.body) > wire.MaxBatchBytes-batchFrame
+		if len(batch) > 0 && full || q.claim && claims == maxClaims {
 			break
 		}
 		taken++
-		if !q.gone.Load() { // nobody waits for it any more
-			batch = append(batch, q)
-			size += len(q.body) + 1
+		if q.gone.Load() {
+			continue // nobody waits for it any more
+		}
+		batch = append(batch, q)
+		size += len(q.body) + 1
+		if q.claim {
+			claims++
 		}
 	}
 	clear(l.queue[:taken])

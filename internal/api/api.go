@@ -21,7 +21,8 @@ import (
 	"github.com/dayfly-run/dayfly/internal/wire"
 )
 
-// Engine is what the API asks of the engine. [engine.Engine] documents the methods.
+// Engine is what the API asks of the engine. [engine.Engine] says of each method which kinds of error it returns; all
+// are safe for concurrent use.
 type Engine interface {
 	Changer
 	Reader
@@ -31,37 +32,58 @@ type Engine interface {
 
 // Changer is the part that changes jobs.
 type Changer interface {
+	// Submit adds a job and returns when it is durable; replayed: an earlier submission with the same key made it.
 	Submit(ctx context.Context, s *engine.Submission) (job *store.Job, replayed bool, err error)
+	// Start moves a created job on to its queue.
 	Start(ctx context.Context, id string) (*store.Job, error)
+	// Cancel asks for a job's end and returns when the wish is durable.
 	Cancel(ctx context.Context, id string) (*store.Job, error)
+	// Retry adds a new job like one that has ended. key is an Idempotency-Key, or "".
 	Retry(ctx context.Context, id, key string) (*store.Job, error)
+	// Delete removes a job that has ended, with all that belongs to it.
 	Delete(ctx context.Context, id string) error
+	// InputStored records an uploaded input of a created job.
 	InputStored(ctx context.Context, jobID string, in store.Input) error
 }
 
 // Reader is the part that shows them.
 type Reader interface {
+	// Job returns a job with everything that belongs to it.
 	Job(ctx context.Context, id string) (*store.Job, error)
+	// Jobs lists jobs, newest first.
 	Jobs(ctx context.Context, q *store.Query) ([]*store.Job, error)
+	// Events returns up to limit events of a job after a Seq.
 	Events(ctx context.Context, id string, after int64, limit int) ([]*dayfly.Event, error)
+	// Changed returns a channel that is closed when something happens to a job. It is taken before reading.
 	Changed(id string) <-chan struct{}
+	// Machines lists machines, newest first.
 	Machines(ctx context.Context, q *store.MachineQuery) ([]*store.Machine, error)
+	// Why explains why a job is where it is.
 	Why(ctx context.Context, id string) (*dayfly.Why, error)
 }
 
-// Agents is the machines' part.
+// Agents is the machines' part. Each call is authorised by the token it brings, which the engine checks; package wire
+// says what each means.
 type Agents interface {
+	// Claim gives an attempt to the machine that calls first.
 	Claim(ctx context.Context, token string, c *wire.ClaimRequest) (*wire.Assignment, error)
+	// Beats takes heartbeats and waits for an order to one of the attempts.
 	Beats(ctx context.Context, b *wire.Beats) (*wire.BeatsAnswer, error)
+	// Log stores one chunk of output. With fault.Conflict the answer holds the offset that is wanted.
 	Log(ctx context.Context, token string, c *wire.LogChunk) (*wire.LogAnswer, error)
+	// Artifacts says where to put outputs.
 	Artifacts(ctx context.Context, token string, r *wire.ArtifactRequest) (*wire.ArtifactAnswer, error)
+	// Result accepts an attempt's result and returns when it is durable.
 	Result(ctx context.Context, token string, r *wire.Result) error
 }
 
 // Commands is the part for running commands, and for those who count them.
 type Commands interface {
+	// Progress takes what a running command says of itself.
 	Progress(ctx context.Context, jobToken string, p *wire.Progress) error
+	// JobOf returns the job that a running command's token may read.
 	JobOf(ctx context.Context, jobToken string) (jobID string, err error)
+	// Counts returns how many unfinished jobs there are, by lane and state.
 	Counts(ctx context.Context) ([]store.Count, error)
 }
 

@@ -172,7 +172,9 @@ func addressOf(remote string) netip.Addr {
 const tokenPrefix = "dfy_"
 
 // tokenEncoding has no characters at which a double click stops.
-var tokenEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+func tokenEncoding() *base32.Encoding {
+	return base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+}
 
 // newToken returns a random token: the prefix, 32 random bytes, and a checksum by which a scanner knows it from
 // other text.
@@ -180,7 +182,7 @@ func newToken() string {
 	secret := make([]byte, 32, 36)
 	rand.Read(secret) // never fails: see crypto/rand
 	secret = binary.BigEndian.AppendUint32(secret, crc32.ChecksumIEEE(secret))
-	return tokenPrefix + tokenEncoding.EncodeToString(secret)
+	return tokenPrefix + tokenEncoding().EncodeToString(secret)
 }
 
 // mistyped reports whether a token has the prefix of ours but not its checksum: part of it is missing or wrong.
@@ -189,6 +191,6 @@ func mistyped(token string) bool {
 	if !ours {
 		return false
 	}
-	raw, err := tokenEncoding.DecodeString(body)
+	raw, err := tokenEncoding().DecodeString(body)
 	return err != nil || len(raw) != 36 || crc32.ChecksumIEEE(raw[:32]) != binary.BigEndian.Uint32(raw[32:])
 }

@@ -18,7 +18,8 @@ const (
 	pingEvery    = 15 * time.Second // so that proxies and clients know that the connection lives
 	stalledAfter = 30 * time.Second // without taking what was sent, a reader is dropped; it can resume
 	permitEvery  = 5 * time.Second  // how often a stream asks whether its caller may still have it
-	flushAbove   = 64 << 10         // bytes gathered before they are sent even though more is to come
+	flushAbove   = 16 << 10         // bytes gathered before they are sent even though more is to come
+	keepIdle     = 4 << 10          // bytes of buffer that a stream keeps while it waits
 )
 
 // stream writes an answer that goes on for as long as something happens. It is used by one goroutine.
@@ -109,9 +110,7 @@ func (s *stream) flush() error {
 	if _, err := s.w.Write(s.buffer.Bytes()); err != nil {
 		return err
 	}
-	if s.buffer.Reset(); s.buffer.Cap() > 2*flushAbove {
-		s.buffer = bytes.Buffer{}
-	}
+	s.buffer.Reset()
 	return s.connection.Flush()
 }
 
@@ -120,6 +119,9 @@ func (s *stream) flush() error {
 func (s *stream) await(changes ...<-chan struct{}) error {
 	if err := s.flush(); err != nil {
 		return err
+	}
+	if s.buffer.Cap() > keepIdle {
+		s.buffer = bytes.Buffer{} // most streams wait most of the time, and there may be thousands
 	}
 	var first, second <-chan struct{}
 	switch len(changes) {

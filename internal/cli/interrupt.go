@@ -19,6 +19,7 @@ type terminal struct{ mu sync.Mutex }
 
 // heed acts on signals until ctx ends. At a terminal the first Ctrl-C asks; anything else, and the second one,
 // cancels the job. A signal after that ends our watching: the cancel is known to the server, which carries it out.
+// The end of the terminal is nobody's wish to end the job, so the job is left running.
 func (r *runner) heed(ctx context.Context, signals <-chan os.Signal) {
 	canceled := false
 	for {
@@ -29,7 +30,11 @@ func (r *runner) heed(ctx context.Context, signals <-chan os.Signal) {
 		case signal = <-signals:
 		}
 		id := r.id.get()
-		if id == "" || canceled {
+		switch {
+		case signal == syscall.SIGHUP && id != "":
+			r.cancel(errHungUp)
+			return
+		case id == "" || canceled:
 			r.cancel(errGivenUp)
 			return
 		}

@@ -115,7 +115,14 @@ func (p *program) audit(ctx context.Context, c *connection, grace time.Duration)
 
 func (p *program) printFindings(checked int, findings []finding) error {
 	if len(findings) == 0 {
-		fmt.Fprintf(p.out, "%d machines exist and each belongs to a job that needs it.\n", checked)
+		switch checked {
+		case 0:
+			fmt.Fprintln(p.out, "No machine exists, so none has outlived its job.")
+		case 1:
+			fmt.Fprintln(p.out, "1 machine exists, and its job needs it.")
+		default:
+			fmt.Fprintf(p.out, "%d machines exist, and each belongs to a job that needs it.\n", checked)
+		}
 		return nil
 	}
 	rows := [][]string{{"NAME", "PROVIDER", "STATE", "JOB", "WHY IT SHOULD BE GONE"}}

@@ -57,7 +57,7 @@ Exit codes other than the command's own:
   130      the job was canceled
 
 Ctrl-C asks whether to cancel the job or to leave it running; Ctrl-C again cancels it. Without a terminal, SIGINT and
-SIGTERM cancel it.
+SIGTERM cancel it. When the terminal goes away, the job runs on.
 
 When standard output is a terminal, what the command prints is shown without the control characters that could act on
 your terminal; colors stay, and a progress line becomes a line each. --raw passes everything through. Into a pipe or a
@@ -239,6 +239,10 @@ func (p *program) run(cmd *cobra.Command, f *runFlags, command []string) (err er
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
+	// Nor does output that nobody reads any more: writing it fails instead, and then the job is canceled.
+	broken := make(chan os.Signal, 1)
+	signal.Notify(broken, syscall.SIGPIPE)
+	defer signal.Stop(broken)
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(cmd.Context()))
 	defer cancel(nil)
 
@@ -263,7 +267,8 @@ type runner struct {
 // The causes for which watching ends before the job does.
 var (
 	errDetached = errors.New("detached")
-	errGivenUp  = errors.New("interrupted before the job began")
+	errHungUp   = errors.New("the terminal has gone away")
+	errGivenUp  = errors.New("interrupted")
 )
 
 // do submits the job and sees it through.
@@ -285,17 +290,31 @@ func (r *runner) do(ctx context.Context, spec *dayfly.JobSpec, inputs []input) e
 		return r.detached()
 	}
 	if err := r.follow(ctx); err != nil {
-		if errors.Is(context.Cause(ctx), errDetached) {
-			return r.detached()
-		}
-		return r.lostSight(err)
+		return r.unwatched(ctx, err)
 	}
 	return r.finish(ctx)
 }
 
+// unwatched ends the command before the job has ended.
+func (r *runner) unwatched(ctx context.Context, err error) error {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errDetached):
+		return r.detached()
+	case errors.Is(cause, errHungUp):
+		return &exitError{codeSignal + int(syscall.SIGHUP), nil}
+	case errors.Is(cause, errGivenUp):
+		return &exitError{codeCanceled, fmt.Errorf("%s is being canceled", r.job.ID)}
+	case errors.Is(err, errOutput):
+		r.cancelJob(ctx, r.job.ID)
+		return &exitError{codeSignal + int(syscall.SIGPIPE), nil}
+	}
+	r.p.note("dayfly: %s may still run, but it can no longer be watched. To look again: dayfly wait %s", r.job.ID, r.job.ID)
+	return r.explain(err)
+}
+
 // giveUp cancels a job that could not be given its inputs, so that it does not wait for them for ever.
 func (r *runner) giveUp(ctx context.Context, why error) error {
-	interrupted := errors.Is(context.Cause(ctx), errGivenUp) || errors.Is(context.Cause(ctx), errDetached)
+	interrupted := ctx.Err() != nil
 	cleanup, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer stop()
 	if _, err := r.c.Cancel(cleanup, r.job.ID); err != nil && !errors.Is(err, fault.AlreadyFinished) {
@@ -309,12 +328,6 @@ func (r *runner) giveUp(ctx context.Context, why error) error {
 
 // explain adds nothing to an error that a person will understand, and gives it run's own exit code.
 func (r *runner) explain(err error) error { return &exitError{codeNotRun, err} }
-
-// lostSight is the error for a job that we can no longer watch.
-func (r *runner) lostSight(err error) error {
-	r.p.note("dayfly: %s may still run, but it can no longer be watched. To look again: dayfly wait %s", r.job.ID, r.job.ID)
-	return r.explain(err)
-}
 
 // detached says where the job is and how to get back to it.
 func (r *runner) detached() error {

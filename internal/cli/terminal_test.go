@@ -22,6 +22,7 @@ type console struct {
 	main *os.File // what a person sees and types
 	cmd  *exec.Cmd
 	done chan error
+	read chan struct{} // closed when nothing more will appear
 
 	mu   sync.Mutex
 	seen strings.Builder
@@ -29,6 +30,16 @@ type console struct {
 
 // inTerminal runs dayfly with these arguments in a terminal of its own, with dir as its home.
 func inTerminal(t *testing.T, dir string, args ...string) *console {
+	t.Helper()
+	path, err := exec.LookPath("dayfly") // where TestMain has put it
+	if err != nil {
+		t.Fatal(err)
+	}
+	return typed(t, dir, exec.Command(path, args...))
+}
+
+// typed runs any command so.
+func typed(t *testing.T, dir string, cmd *exec.Cmd) *console {
 	t.Helper()
 	main, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
@@ -49,7 +60,6 @@ func inTerminal(t *testing.T, dir string, args ...string) *console {
 		t.Fatal(err)
 	}
 	defer tty.Close()
-	cmd := exec.Command(program0(t), args...)
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TERM=xterm"}
 	if config := filepath.Join(dir, "dayfly.toml"); exists(config) {
@@ -63,8 +73,11 @@ func inTerminal(t *testing.T, dir string, args ...string) *console {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	c := &console{t: t, main: main, cmd: cmd, done: make(chan error, 1)}
-	go io.Copy(c, main)
+	c := &console{t: t, main: main, cmd: cmd, done: make(chan error, 1), read: make(chan struct{})}
+	go func() {
+		defer close(c.read)
+		io.Copy(c, main)
+	}()
 	go func() { c.done <- cmd.Wait() }()
 	t.Cleanup(func() {
 		cmd.Process.Kill()
@@ -78,16 +91,6 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// program0 is the dayfly command that TestMain put into PATH.
-func program0(t *testing.T) string {
-	t.Helper()
-	path, err := exec.LookPath("dayfly")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 // Write implements io.Writer for what appears on the terminal.
 func (c *console) Write(p []byte) (int, error) {
 	c.mu.Lock()
@@ -99,6 +102,17 @@ func (c *console) text() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.seen.String()
+}
+
+// drain waits until all that the command has written has appeared. Once nobody has the terminal open any more, reading
+// it ends.
+func (c *console) drain() {
+	c.t.Helper()
+	select {
+	case <-c.read:
+	case <-time.After(5 * time.Second):
+		c.t.Fatalf("somebody still has the terminal open; it shows:\n%s", c.text())
+	}
 }
 
 // expect waits until the terminal shows something.

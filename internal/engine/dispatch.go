@@ -261,10 +261,15 @@ func (e *Engine) create(ctx context.Context, f *flight) {
 	e.mu.Lock()
 	job := f.job
 	f.sends++
+	f.sending++
 	e.mu.Unlock()
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errProviderSlow)
 	defer cancel()
 	m, err := e.callCreate(ctx, f.provider, e.machineSpec(f, job))
+	e.mu.Lock()
+	f.sending--
+	e.mu.Unlock()
+	defer e.doom(f)
 	switch fault.Of(err) {
 	case "":
 		e.created(f, m)

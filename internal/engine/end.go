@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
@@ -71,15 +72,9 @@ func (e *Engine) end(ctx context.Context, f *flight, v verdict, report *ended) e
 // landed does what follows from a committed end: the machine is destroyed, waiters are told, the room is used again.
 func (e *Engine) landed(f *flight, state dayfly.State) {
 	e.mu.Lock()
-	id := f.providerID
-	if id == "" && f.sight != "" {
-		id = f.machine
-	}
-	gone := f.gone
+	f.condemned = !f.gone
 	e.mu.Unlock()
-	if !gone {
-		e.doomed.add(f.provider, f.machine, id)
-	}
+	e.doom(f)
 	if state.Terminal() {
 		e.open.Add(-1)
 	} else {
@@ -87,6 +82,23 @@ func (e *Engine) landed(f *flight, state dayfly.State) {
 	}
 	e.land(f)
 	e.changes.notify(f.jobID)
+}
+
+// doom has the machine of an attempt that is over destroyed. If nobody has heard of the machine yet and a create of it
+// is under way, that waits for the answer: else the machine could come into being when the destroyer has already found
+// that there is none.
+func (e *Engine) doom(f *flight) {
+	e.mu.Lock()
+	due := f.condemned && (f.sending == 0 || f.fence > 0)
+	f.condemned = f.condemned && !due
+	id := f.providerID
+	if id == "" && f.sight != "" {
+		id = f.machine
+	}
+	e.mu.Unlock()
+	if due {
+		e.doomed.add(f.provider, f.machine, id)
+	}
 }
 
 // reload reads a flight's attempt and job again.
@@ -111,9 +123,7 @@ func (e *Engine) reload(ctx context.Context, f *flight) error {
 // verdictOf turns an agent's report into a verdict.
 func verdictOf(r *wire.Result, job *store.Job) verdict {
 	v := verdict{exit: r.Exit, value: r.Value, started: r.Started, reason: dayfly.Reason(r.Reason), message: r.Message}
-	for _, warning := range r.Warnings {
-		v.message += " " + warning
-	}
+	v.message = strings.TrimSpace(v.message + " " + strings.Join(r.Warnings, " "))
 	switch r.Outcome {
 	case wire.Succeeded:
 		v.state, v.reason = dayfly.AttemptSucceeded, ""

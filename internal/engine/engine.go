@@ -273,6 +273,8 @@ type flight struct {
 	killed    bool
 	gone      bool
 	sends     int
+	sending   int  // creates that have not been answered yet
+	condemned bool // it is over, and its machine is to be destroyed once they are
 	looks     int
 
 	listeners map[chan struct{}]struct{} // heartbeats that wait for an order

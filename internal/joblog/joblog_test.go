@@ -261,8 +261,8 @@ func TestALargeChunkIsDividedBetweenCharacters(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(r.Data) > 32<<10 {
-			t.Errorf("a record holds %d bytes, want at most %d", len(r.Data), 32<<10)
+		if len(r.Data) > 16<<10 {
+			t.Errorf("a record holds %d bytes, want at most %d", len(r.Data), 16<<10)
 		}
 		if r.Stream == wire.Stdout && !utf8.Valid(r.Data) {
 			t.Errorf("the record at offset %d of a text is not valid UTF-8", r.Offset)

@@ -25,7 +25,7 @@ import (
 // reader's memory, of which there may be thousands, is one record. Large chunks become several records in one write.
 const (
 	headerSize = 25
-	maxPayload = 32 << 10
+	maxPayload = 16 << 10
 	maxWhy     = 512
 
 	kindStderr = 1 << 0

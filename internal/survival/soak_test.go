@@ -52,7 +52,7 @@ func TestAMinuteOfKillsLosesNothing(t *testing.T) {
 			for i := client; i < jobs; i += clients {
 				pass(time.Until(began.Add(length * time.Duration(i) / jobs)))
 				k := task{lines: rand.IntN(30), exit: rand.IntN(2) * taskExit}
-				job, err := in.client.Submit(t.Context(), in.spec(k), &dayfly.SubmitOptions{IdempotencyKey: fmt.Sprint("job ", i)})
+				job, err := in.client.Submit(t.Context(), in.spec(k), &dayfly.SubmitOptions{IdempotencyKey: fmt.Sprint("job-", i)})
 				if err != nil {
 					t.Errorf("submit: %v", err)
 					return

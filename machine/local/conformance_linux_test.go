@@ -72,7 +72,7 @@ func newProviderWith(t *testing.T, dir string, scan bool, change func(*local.Opt
 	o := local.Options{
 		Dir:            dir,
 		Supervisor:     append([]string{os.Args[0], "supervise"}, args...),
-		AnswerTimeout:  time.Second,
+		AnswerTimeout:  10 * time.Second, // The computer may be busy.
 		DisableCgroups: scan,
 	}
 	if scan {

@@ -16,6 +16,9 @@ import (
 
 // Destroy ends a machine and removes it, as [machine.Provider] says. Its supervisor does it if it answers; a dead
 // one's machines, and those of one that does not answer, are ended from here, by the name of their process tree.
+//
+// When another supervisor may still read an earlier request for the same machine, Destroy waits until that is void,
+// some seconds at most: a machine that could come back is not gone.
 func (p *Provider) Destroy(ctx context.Context, id string) error {
 	if !isName(id) {
 		return nil
@@ -38,8 +41,9 @@ func (p *Provider) askHolder(ctx context.Context, id string) (gone bool, err err
 	p.mu.Lock()
 	k := p.holders[id]
 	delete(p.holders, id)
+	doubt := p.unsure[id] != nil
 	p.mu.Unlock()
-	if k == nil || ctx.Err() != nil {
+	if k == nil || doubt || ctx.Err() != nil {
 		return false, nil
 	}
 	return p.askToDestroy(ctx, k, id)
@@ -65,15 +69,27 @@ func (p *Provider) destroyOnce(ctx context.Context, id string) (gone bool, err e
 	if err != nil {
 		return false, unavailable(err)
 	}
-	if supervised {
-		// One that cannot be connected to is dying, or asleep; either way it is not needed.
-		if k, err := p.link(ctx, r.Supervisor); err == nil {
-			if gone, err := p.askToDestroy(ctx, k, id); gone || err != nil {
-				return gone, err
-			}
-		}
+	if !supervised {
+		return p.raze(ctx, r)
 	}
-	return p.raze(ctx, r)
+	k, err := p.link(ctx, r.Supervisor)
+	if err != nil {
+		return p.raze(ctx, r) // It is dying, or asleep; either way it is not needed.
+	}
+	p.mu.Lock()
+	doubt := p.unsure[id] != nil
+	p.mu.Unlock()
+	if !doubt {
+		if gone, err := p.askToDestroy(ctx, k, id); gone || err != nil {
+			return gone, err
+		}
+		return p.raze(ctx, r)
+	}
+	// The name must stay until the doubt is settled, so the supervisor only hears of it afterwards.
+	if gone, err = p.raze(ctx, r); gone && err == nil {
+		_, err = p.askToDestroy(ctx, k, id)
+	}
+	return gone, err
 }
 
 // askToDestroy lets a supervisor do it. It returns false if that is dead, does not answer, or does not know the
@@ -112,8 +128,12 @@ func (p *Provider) raze(ctx context.Context, r *record) (gone bool, err error) {
 	if err := p.settle(ctx, r.Name); err != nil {
 		return false, err
 	}
-	if err := p.layout.discard(p.layout.slot(r.Supervisor, r.Slot)); err != nil {
+	if alive, err := p.layout.alive(r.Supervisor); err != nil {
 		return false, unavailable(err)
+	} else if r.Boot == p.boot || !alive {
+		if err := p.layout.discard(p.layout.slot(r.Supervisor, r.Slot)); err != nil {
+			return false, unavailable(err)
+		}
 	}
 	if err := errors.Join(p.machines.remove(&r.birth), p.machines.pardon(r.Name)); err != nil {
 		return false, unavailable(err)

@@ -311,7 +311,9 @@ func TestAgentsAreToldWhereHomeIs(t *testing.T) {
 			return string(text) == want
 		}
 	}
-	create(t, p, newAgentSpec("agent", "home "+file))
+	if _, err := p.Create(t.Context(), newAgentSpec("agent", "home "+file)); err != nil {
+		t.Fatal(err)
+	}
 	p.SetHome("http://first:1")
 	eventually(t, "the agent knows the first home", reads("http://first:1"))
 	if err := p.Close(); err != nil {

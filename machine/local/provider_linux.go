@@ -328,7 +328,7 @@ func (p *Provider) Get(ctx context.Context, id string) (*machine.Machine, error)
 	return p.view(ctx, r)
 }
 
-// read returns the record of a machine, or fault.NotFound.
+// read returns the record of a machine, or fault.NotFound. fault.Internal: there is one and it makes no sense.
 func (p *Provider) read(id string) (*record, error) {
 	if !isName(id) {
 		return nil, fmt.Errorf("local: machine %q: %w", id, fault.NotFound)
@@ -337,8 +337,11 @@ func (p *Provider) read(id string) (*record, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("local: machine %s: %w", id, fault.NotFound)
 	}
-	if err != nil {
+	if errors.Is(err, errSpoiled) {
 		return nil, fmt.Errorf("local: machine %s: %w: %w", id, fault.Internal, err)
+	}
+	if err != nil {
+		return nil, unavailable(err)
 	}
 	return r, nil
 }
@@ -357,6 +360,9 @@ func (p *Provider) view(ctx context.Context, r *record) (*machine.Machine, error
 	supervised, err := p.supervised(r)
 	if err != nil {
 		return nil, unavailable(err)
+	}
+	if r.Boot != p.boot {
+		return r.view(p.host, false), nil
 	}
 	if !supervised {
 		if err := p.bury(ctx, r.Supervisor); err != nil {

@@ -82,12 +82,17 @@ func (p *Provider) records(use func(*record) error) (err error) {
 func (p *Provider) bury(ctx context.Context, number int) error {
 	p.burying.Lock()
 	defer p.burying.Unlock()
+	if alive, err := p.layout.alive(number); err != nil {
+		return unavailable(err)
+	} else if alive {
+		return nil
+	}
 	if err := p.endAll(ctx, number); err != nil {
 		return err
 	}
 	var names []string
 	err := p.records(func(r *record) error {
-		if r.Supervisor != number || r.ended != nil {
+		if r.Supervisor != number || r.Boot != p.boot || r.ended != nil {
 			return nil
 		}
 		if err := p.machines.end(&r.birth, &ending{Lost: true}); err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -238,8 +239,11 @@ func (s *supervisor) done() bool {
 	return true
 }
 
-// superseded reports whether a newer supervisor runs.
+// superseded reports whether a newer supervisor runs, or this one's directory is gone so that nobody can find it.
 func (s *supervisor) superseded() bool {
+	if _, err := os.Stat(s.Dir); errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
 	numbers, err := s.layout.numbers()
 	if err != nil {
 		return false

@@ -17,7 +17,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/internal/agent"
 	"github.com/dayfly-run/dayfly/internal/agent/agentmain"
-	"github.com/dayfly-run/dayfly/internal/agent/agenttest"
+	"github.com/dayfly-run/dayfly/internal/agent/memhome"
 	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/machine/local"
@@ -91,7 +91,7 @@ func shell(text string) wire.Assignment {
 
 func TestRunCarriesOutTheAttemptOfItsEnvironment(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	job := shell(`env | grep -e DAYFLY_AGENT -e COLOR; pwd; echo '"value"' > "$DAYFLY_RESULT"; exit 3`)
 	boot := home.Add(job)
 	dir := t.TempDir()
@@ -115,7 +115,7 @@ func TestRunCarriesOutTheAttemptOfItsEnvironment(t *testing.T) {
 
 func TestRunOfARefusedAttemptExitsWith75(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	boot := home.Add(shell("echo ran > ran"))
 	home.Supersede(boot.Attempt)
 	dir := t.TempDir()
@@ -133,13 +133,13 @@ func TestRunOfARefusedAttemptExitsWith75(t *testing.T) {
 
 func TestSIGTERMEndsRunAndWhatItRuns(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	boot := home.Add(shell(`trap "" TERM; setsid sleep 3600 & echo $! $$; while :; do sleep 0.1; done`))
 	c := program(t, agentEnv(boot), "run", "--work", t.TempDir())
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	a := home.Await(boot.Attempt, "it runs", func(a agenttest.Attempt) bool { return len(a.Streams[wire.Stdout].Data) > 0 })
+	a := home.Await(boot.Attempt, "it runs", func(a memhome.Attempt) bool { return len(a.Streams[wire.Stdout].Data) > 0 })
 	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestSIGTERMEndsRunAndWhatItRuns(t *testing.T) {
 // program, and their agents share its connections.
 func TestLocalMachinesAreCarriedOutByOneSupervisor(t *testing.T) {
 	t.Parallel()
-	home := agenttest.New(t)
+	home := memhome.New(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +194,7 @@ func TestLocalMachinesAreCarriedOutByOneSupervisor(t *testing.T) {
 	}
 	for i := range machines {
 		id := fmt.Sprintf("att_%04d", i+1)
-		a := home.Await(id, "its result is in", func(a agenttest.Attempt) bool { return a.Result != nil })
+		a := home.Await(id, "its result is in", func(a memhome.Attempt) bool { return a.Result != nil })
 		if got, want := string(a.Streams[wire.Stdout].Data), fmt.Sprintf("input %d\n", i); got != want || a.Result.Outcome != wire.Succeeded {
 			t.Errorf("%s: %s with stdout %q, want %q; %s", id, a.Result.Outcome, got, want, a.Result.Message)
 		}

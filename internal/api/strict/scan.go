@@ -24,10 +24,8 @@ type scanner struct {
 	path  []step
 	names [][]byte // of the members so far of the objects being read, the innermost last
 	wrong []*fault.FieldError
+	free  shape // of a value that may be anything
 }
-
-// free is the shape of a value that may be anything. It is never changed.
-var free = &shape{kind: anything}
 
 // step is one step on the way to a value: a member's name, or an index when that is -1.
 type step struct {
@@ -143,7 +141,7 @@ func (s *scanner) leave() {
 }
 
 func (s *scanner) array(sh *shape) error {
-	element := free
+	element := &s.free
 	switch {
 	case sh.kind == list:
 		element = sh.element
@@ -190,7 +188,7 @@ func (s *scanner) object(sh *shape) error {
 	case object, mapping, anything:
 	default:
 		s.bad("must be %s, not an object", sh.kind)
-		sh = free
+		sh = &s.free
 	}
 	if err := s.enter(); err != nil {
 		return err
@@ -237,7 +235,7 @@ func (s *scanner) member(sh *shape, k *known) error {
 	s.pos++
 	s.path = append(s.path, step{name: name})
 	defer func() { s.path = s.path[:len(s.path)-1] }()
-	value := free
+	value := &s.free
 	switch sh.kind {
 	case object:
 		if i, ok := sh.byName[string(name)]; ok {
@@ -294,7 +292,7 @@ func (s *scanner) repeated(name []byte, k *known) bool {
 // skip reads an array or object whose type decodes itself.
 func (s *scanner) skip(sh *shape) error {
 	start := s.pos
-	err := s.value(free)
+	err := s.value(&s.free)
 	if err == nil {
 		s.custom(sh, s.data[start:s.pos])
 	}

@@ -88,7 +88,7 @@ func (d *Decoder[T]) Decode(data []byte) (*T, error) {
 // Check reports whether data is one JSON document, by the same rules.
 func Check(data []byte) error {
 	s := scanner{data: data}
-	return s.document(free)
+	return s.document(&s.free)
 }
 
 // plainMessage returns an error's text without the name of its kind in front.

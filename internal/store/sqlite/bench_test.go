@@ -3,6 +3,7 @@ package sqlite_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -10,48 +11,18 @@ import (
 	"testing"
 	"time"
 
-	_ "modernc.org/sqlite"
-
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/internal/store"
 	"github.com/dayfly-run/dayfly/internal/store/sqlite"
+	"github.com/dayfly-run/dayfly/internal/wire"
+	"github.com/dayfly-run/dayfly/machine"
 )
-
-// request is a job of an ordinary kind.
-func request(n int64) *store.Submission {
-	now := time.Now()
-	return &store.Submission{Job: &store.Job{
-		ID:    fmt.Sprintf("job_%026d", n),
-		State: dayfly.Queued, Provider: "local", Queue: "default",
-		CreatedAt: now, StartedAt: now, QueuedAt: now,
-		Spec: dayfly.JobSpec{
-			Name: "convert", Command: []string{"ffmpeg", "-i", "in.wav", "out.mp3"}, Provider: "local", Queue: "default",
-			Env:      map[string]string{"LANG": "C.UTF-8"},
-			Size:     "shared-cpu-1x",
-			Timeouts: dayfly.Timeouts{Boot: dayfly.Duration(5 * time.Minute), Run: dayfly.Duration(time.Hour), Grace: dayfly.Duration(10 * time.Second)},
-			Retry:    dayfly.Retry{MaxAttempts: 1, MaxLaunches: 5, BackoffMin: dayfly.Duration(time.Second), BackoffMax: dayfly.Duration(5 * time.Minute)},
-		},
-	}}
-}
 
 // cpu is the processor time that this process has used.
 func cpu() time.Duration {
 	var u syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-func open(tb testing.TB) *sqlite.Store {
-	s, err := sqlite.Open(context.Background(), tb.TempDir()+"/store.db", nil)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			tb.Error(err)
-		}
-	})
-	return s
 }
 
 // inParallel calls work b.N times from so many goroutines.
@@ -80,7 +51,7 @@ func inParallel(b *testing.B, goroutines int, work func() error) {
 func BenchmarkSubmit(b *testing.B) {
 	for _, callers := range []int{1, 16, 64, 256} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
-			s := open(b)
+			s := open(b, b.TempDir()+"/store.db", nil)
 			var n atomic.Int64
 			inParallel(b, callers, func() error {
 				_, _, err := s.Submit(context.Background(), request(n.Add(1)))
@@ -107,63 +78,93 @@ func BenchmarkSubmit(b *testing.B) {
 	})
 }
 
-// life takes jobs of the lane through their lives, 32 at a time.
-func life(b *testing.B, s *sqlite.Store, lives int, n *atomic.Int64) {
-	ctx := context.Background()
-	const batch = 32
+// crew is a number of goroutines that work together, as connections of a server do.
+type crew struct{ tasks chan func() }
+
+func newCrew(tb testing.TB, n int) *crew {
+	c := &crew{tasks: make(chan func())}
+	for range n {
+		go func() {
+			for task := range c.tasks {
+				task()
+			}
+		}()
+	}
+	tb.Cleanup(func() { close(c.tasks) })
+	return c
+}
+
+// each calls work with 0 to n-1 and waits for all of them.
+func (c *crew) each(tb testing.TB, n int, work func(int) error) {
+	tb.Helper()
 	var all sync.WaitGroup
-	each := func(jobs []*store.Job, work func(int) error) {
-		for i := range jobs {
-			all.Go(func() {
-				if err := work(i); err != nil {
-					b.Error(err)
-				}
-			})
-		}
-		all.Wait()
-	}
-	for done := 0; done < lives; done += batch {
-		jobs := make([]*store.Job, min(batch, lives-done))
-		each(jobs, func(i int) (err error) {
-			jobs[i], _, err = s.Submit(ctx, request(n.Add(1)))
-			return err
-		})
-		now := time.Now()
-		var launches []*store.Launch
-		for _, j := range jobs {
-			launches = append(launches, &store.Launch{JobID: j.ID, Version: j.Version, AttemptID: "att" + j.ID, Machine: "dayfly-abcdef-" + j.ID,
-				Provider: "local", Lifetime: time.Hour, Time: now, QueueLimit: 1000})
-		}
-		refusals, err := s.Launch(ctx, launches)
-		for _, r := range refusals {
-			if err == nil {
-				err = r
+	all.Add(n)
+	for i := range n {
+		c.tasks <- func() {
+			defer all.Done()
+			if err := work(i); err != nil {
+				tb.Error(err)
 			}
 		}
+	}
+	all.Wait()
+}
+
+// How many jobs go through their lives at a time in the benchmark, and how many are launched by one call.
+const (
+	inFlight    = 128
+	launchBatch = 32
+)
+
+// life takes up to inFlight new jobs of a lane from submission to the end of their machines.
+func life(tb testing.TB, c *crew, s *sqlite.Store, n int, next *atomic.Int64, queue string) {
+	tb.Helper()
+	ctx := context.Background()
+	jobs := make([]*store.Job, n)
+	c.each(tb, n, func(i int) (err error) {
+		r := request(next.Add(1))
+		r.Job.Queue = queue
+		jobs[i], _, err = s.Submit(ctx, r)
+		return err
+	})
+	now := time.Now()
+	launches := make([]*store.Launch, n)
+	for i, j := range jobs {
+		launches[i] = &store.Launch{JobID: j.ID, Version: j.Version, AttemptID: "att" + j.ID[3:], Machine: "dayfly-abcdef-" + j.ID[4:],
+			Provider: "local", Lifetime: time.Hour, Time: now, QueueLimit: 1000}
+	}
+	c.each(tb, (n+launchBatch-1)/launchBatch, func(i int) error {
+		refusals, err := s.Launch(ctx, launches[i*launchBatch:min(n, (i+1)*launchBatch)])
+		return errors.Join(append(refusals, err)...)
+	})
+	c.each(tb, n, func(i int) error {
+		j, a, err := s.Claim(ctx, &store.Claim{Attempt: launches[i].AttemptID, By: launches[i].Machine + "/nonce", Time: now})
 		if err != nil {
-			b.Fatal(err)
+			return err
 		}
-		each(jobs, func(i int) error {
-			j, a, err := s.Claim(ctx, &store.Claim{Attempt: launches[i].AttemptID, By: "x/y", Time: now})
-			if err != nil {
-				return err
-			}
-			_, err = s.End(ctx, &store.Ending{Attempt: a.ID, Fence: a.Fence, JobVersion: j.Version, State: dayfly.AttemptSucceeded,
-				Time: now, Started: true, Job: store.Next{State: dayfly.Succeeded, Starts: 1}})
-			if err != nil {
-				return err
-			}
-			return s.MoveMachine(ctx, []*store.MachineMove{{Name: launches[i].Machine, From: []store.MachineState{store.MachineDeleting}, To: store.MachineGone, Time: now}})
+		_, err = s.End(ctx, &store.Ending{
+			Attempt: a.ID, Fence: a.Fence, JobVersion: j.Version, State: dayfly.AttemptSucceeded, Time: now, Started: true,
+			Exit:   &machine.Exit{},
+			Result: &wire.Result{StdoutBytes: 100, RunMS: 20, FetchMS: 1, FinishMS: 1, MaxRSSKB: 4096, UserMS: 10, SystemMS: 2},
+			Job:    store.Next{State: dayfly.Succeeded, Starts: 1},
 		})
-	}
+		if err != nil {
+			return err
+		}
+		return s.MoveMachine(ctx, []*store.MachineMove{{Name: launches[i].Machine,
+			From: []store.MachineState{store.MachineDeleting}, To: store.MachineGone, Time: now}})
+	})
 }
 
 func BenchmarkLife(b *testing.B) {
-	s := open(b)
-	var n atomic.Int64
+	s := open(b, b.TempDir()+"/store.db", nil)
+	c := newCrew(b, inFlight)
+	var next atomic.Int64
 	used := cpu()
 	b.ResetTimer()
-	life(b, s, b.N, &n)
+	for done := 0; done < b.N; done += inFlight {
+		life(b, c, s, min(inFlight, b.N-done), &next, "default")
+	}
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")
 	b.ReportMetric(float64((cpu()-used).Microseconds())/float64(b.N), "cpu-µs/job")

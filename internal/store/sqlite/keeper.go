@@ -31,17 +31,9 @@ const releaseSome = `UPDATE jobs SET held = 0 WHERE seq IN (SELECT seq FROM jobs
 // Boot implements store.Keeper. It also lets go every job that is held, because the limits of keys may have changed;
 // those that are still over one will be held again when their turn comes.
 func (s *Store) Boot(ctx context.Context) (*store.Identity, error) {
-	for released := int64(bootBatch); released == bootBatch; {
-		err := s.write(ctx, opBoot, func(t *tx) (err error) {
-			released, _, err = t.exec(releaseSome, bootBatch)
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
 	fresh := strings.ToLower(rand.Text()[:6])
 	var id *store.Identity
+	var released int64
 	err := s.write(ctx, opBoot, func(t *tx) error {
 		id = new(store.Identity)
 		if _, _, err := t.exec(install, fresh); err != nil {
@@ -50,9 +42,19 @@ func (s *Store) Boot(ctx context.Context) (*store.Identity, error) {
 		if _, _, err := t.exec(raiseEpoch); err != nil {
 			return err
 		}
-		_, err := t.one([]column{word(&id.Install), number(&id.Epoch), instant(&id.Clock)}, identity)
+		if _, err := t.one([]column{word(&id.Install), number(&id.Epoch), instant(&id.Clock)}, identity); err != nil {
+			return err
+		}
+		var err error
+		released, _, err = t.exec(releaseSome, bootBatch)
 		return err
 	})
+	for err == nil && released == bootBatch {
+		err = s.write(ctx, opBoot, func(t *tx) (err error) {
+			released, _, err = t.exec(releaseSome, bootBatch)
+			return err
+		})
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/pressly/goose/v3"
 	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/failpoint"
@@ -69,6 +70,9 @@ func Open(ctx context.Context, path string, o *Options) (*Store, error) {
 	s := &Store{path: path, owner: owner, logger: options.Logger}
 	if err := s.open(ctx, &options); err != nil {
 		_ = owner.release()
+		if e, ok := errors.AsType[*sqlite.Error](err); ok && isDamage(e.Code()) {
+			return nil, s.damaged(err)
+		}
 		return nil, err
 	}
 	return s, nil
@@ -196,7 +200,7 @@ func (s *Store) examine(ctx context.Context, o *Options, fresh bool) error {
 		_, err = c.one([]column{number(&tables)}, `SELECT count(*) FROM sqlite_schema`)
 	}
 	if err != nil {
-		return s.damaged(err)
+		return err
 	}
 	if id == 0 && tables == 0 {
 		_, _, err := c.exec(fmt.Sprintf(`PRAGMA application_id = %d`, applicationID))
@@ -210,7 +214,7 @@ func (s *Store) examine(ctx context.Context, o *Options, fresh bool) error {
 	}
 	var verdict string
 	if _, err := c.one([]column{word(&verdict)}, `PRAGMA quick_check(1)`); err != nil {
-		return s.damaged(err)
+		return err
 	}
 	if verdict != "ok" {
 		return s.damaged(errors.New(verdict))
@@ -218,14 +222,14 @@ func (s *Store) examine(ctx context.Context, o *Options, fresh bool) error {
 	return nil
 }
 
-// damaged tells what to do about a database that cannot be read. Errors that may pass are left as they are.
+// isDamage reports whether a result code of SQLite says that the file is not, or no longer, a database.
+func isDamage(code int) bool {
+	return code&0xff == sqlite3.SQLITE_CORRUPT || code&0xff == sqlite3.SQLITE_NOTADB
+}
+
+// damaged says what to do about a database that cannot be read.
 func (s *Store) damaged(err error) error {
-	if e, ok := errors.AsType[*sqlite.Error](err); ok && fault.Of(err) != fault.Internal {
-		_ = e
-		return err
-	}
-	return fmt.Errorf("%w: %w", fault.Say(fault.Internal,
-		"%s is damaged; restore it from a backup. It has not been changed", s.path), err)
+	return fmt.Errorf("%w: %w", fault.Say(fault.Internal, "%s is damaged; restore it from a backup", s.path), err)
 }
 
 // olderThan compares versions such as 3.51.3.

@@ -16,7 +16,7 @@ const (
 	opAdoptMachine = "adopt_machine" // AdoptMachine
 	opAddToken     = "add_token"     // AddToken
 	opRevokeToken  = "revoke_token"  // RevokeToken
-	opBoot         = "boot"          // Boot, once and then for each thousand held jobs
+	opBoot         = "boot"          // Boot, and again for each further thousand of held jobs
 	opTouch        = "touch"         // Touch
 	opDelete       = "delete"        // Delete
 )

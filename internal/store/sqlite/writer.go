@@ -148,7 +148,7 @@ func (w *writer) run() {
 	}
 }
 
-// fill adds the requests that wait to the group, as many as it holds. A caller that has given up is answered here.
+// fill adds the requests that wait to the group, as many as it holds.
 func (w *writer) fill(group []*request) []*request {
 	for len(group) < maxGroup {
 		select {

@@ -1,9 +1,9 @@
-// Package agenttest is a server as agents see it, in memory, for tests of agents.
+// Package memhome is a server as agents see it, in memory, for tests of agents.
 //
 // A [Home] keeps to package wire to the letter: it compares and sets claims, checks tokens, stores output by offset and
 // refuses what is out of order. What a test wants to go wrong it says in [Home.Fault]. Whatever an agent does that the
 // protocol forbids is reported to the test as an error.
-package agenttest
+package memhome
 
 import (
 	"bytes"

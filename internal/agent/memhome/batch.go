@@ -1,4 +1,4 @@
-package agenttest
+package memhome
 
 import (
 	"crypto/sha256"
@@ -40,7 +40,7 @@ func (h *Home) serveBatch(w http.ResponseWriter, body []byte) {
 
 // carryOut carries out one call of a batch. A call that is to be dropped takes the whole batch with it, as it would.
 func (h *Home) carryOut(w http.ResponseWriter, c *wire.BatchCall) (reply wire.CallAnswer) {
-	kind := ""
+	var kind string
 	switch {
 	case c.Claim != nil && c.Log == nil && c.Result == nil:
 		kind = "claim"

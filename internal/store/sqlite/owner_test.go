@@ -1,0 +1,114 @@
+package sqlite_test
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store/sqlite"
+)
+
+func TestASecondOpenerIsRefusedAtOnceAndToldWhoOwnsTheStore(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	path := folder + "/store.db"
+	s := open(t, path, nil)
+	if err := s.SetOwnerURL("http://127.0.0.1:7000"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(folder, folder+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{path, folder + "/link/store.db", folder + "/./link/../store.db"} {
+		start := time.Now()
+		_, err := sqlite.Open(t.Context(), name, nil)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("%s was refused after %v, want at most 1s", name, took)
+		}
+		wantKind(t, "opening "+name, err, fault.Conflict)
+		var owned *sqlite.OwnedError
+		if !errors.As(err, &owned) {
+			t.Fatalf("got %T, want *OwnedError", err)
+		}
+		if owned.Info.PID != os.Getpid() || owned.Info.URL != "http://127.0.0.1:7000" || owned.Info.Host == "" ||
+			owned.Info.BootID == "" || time.Since(owned.Info.Opened) > time.Minute {
+			t.Errorf("got owner %+v, want this process", owned.Info)
+		}
+		for _, part := range []string{"store.db", "process", "http://127.0.0.1:7000"} {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("got %q, want it to name %s", err, part)
+			}
+		}
+	}
+	info, err := sqlite.Owner(path)
+	if err != nil || info.URL != "http://127.0.0.1:7000" || info.PID != os.Getpid() {
+		t.Errorf("Owner returned %+v and error %v, want this process", info, err)
+	}
+}
+
+func TestAStoreThatIsClosedHasNoOwner(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir() + "/store.db"
+	_, err := sqlite.Owner(path)
+	wantKind(t, "the owner of a store that never was", err, fault.NotFound)
+	closeStore(t, open(t, path, nil))
+	_, err = sqlite.Owner(path)
+	wantKind(t, "the owner of a closed store", err, fault.NotFound)
+	open(t, path, nil)
+}
+
+func TestWhatADeadOwnerLeftBehindIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir() + "/store.db"
+	closeStore(t, open(t, path, nil))
+	// As after a reboot: the process id may be anybody's by now, even that of the one who asks.
+	stale, err := json.Marshal(sqlite.OwnerInfo{PID: os.Getpid(), BootID: "another boot", Host: "here", URL: "http://gone"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{".owner": string(stale), ".owner.new": `{"pid":`} {
+		if err := os.WriteFile(path+name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = sqlite.Owner(path)
+	wantKind(t, "the owner of an abandoned store", err, fault.NotFound)
+	open(t, path, nil)
+	info, err := sqlite.Owner(path)
+	if err != nil || info.URL != "" || info.BootID == "another boot" {
+		t.Errorf("Owner returned %+v and error %v, want this process with no URL yet", info, err)
+	}
+}
+
+func TestAskingForTheOwnerKeepsNobodyOut(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir() + "/store.db"
+	stop := make(chan struct{})
+	var askers sync.WaitGroup
+	for range 4 {
+		askers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_, _ = sqlite.Owner(path)
+				}
+			}
+		})
+	}
+	defer askers.Wait()
+	defer close(stop)
+	for range 10 {
+		s, err := sqlite.Open(t.Context(), path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeStore(t, s)
+	}
+}
