@@ -120,10 +120,15 @@ func (e *Engine) reload(ctx context.Context, f *flight) error {
 	return nil
 }
 
-// verdictOf turns an agent's report into a verdict.
+// verdictOf turns an agent's report into a verdict, whose message ends with the agent's warnings.
 func verdictOf(r *wire.Result, job *store.Job) verdict {
-	v := verdict{exit: r.Exit, value: r.Value, started: r.Started, reason: dayfly.Reason(r.Reason), message: r.Message}
+	v := judge(r, job)
 	v.message = strings.TrimSpace(v.message + " " + strings.Join(r.Warnings, " "))
+	return v
+}
+
+func judge(r *wire.Result, job *store.Job) verdict {
+	v := verdict{exit: r.Exit, value: r.Value, started: r.Started, reason: dayfly.Reason(r.Reason), message: r.Message}
 	switch r.Outcome {
 	case wire.Succeeded:
 		v.state, v.reason = dayfly.AttemptSucceeded, ""

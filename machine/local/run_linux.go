@@ -23,8 +23,8 @@ const defaultOverdue = 15 * time.Second
 // Run keeps order until ctx ends: it stays connected to every supervisor, ends what dead ones have left, ends machines
 // whose lifetime has passed while their supervisor does not answer, and removes what belongs to no machine.
 //
-// The provider works without it, but a machine whose supervisor is dead or stopped is then only ended when somebody
-// asks for it.
+// The provider works without it, but a machine whose supervisor is stopped is then not ended at the end of its lifetime,
+// and what dead supervisors leave in the state directory stays there. It returns nil.
 func (p *Provider) Run(ctx context.Context) error {
 	ticker := time.NewTicker(orderInterval)
 	defer ticker.Stop()
@@ -34,7 +34,7 @@ func (p *Provider) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return nil
 		case <-ticker.C:
 		}
 	}
