@@ -168,34 +168,43 @@ func (s *Server) open(ctx context.Context) (err error) {
 
 func databasePath(dir string) string { return filepath.Join(dir, "dayfly.db") }
 
-// privateDir makes the directory, and closes it to others, because it will hold keys and what jobs print. One that is
-// empty, or that Dayfly has used before, is Dayfly's to close. A directory with something else in it may be one that
-// others need, given by mistake, so it is refused.
+// privateDir makes the directory, and closes it to others, because it will hold keys and what jobs print.
 func privateDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fault.Say(fault.Invalid, "the data directory cannot be made: %v", err)
 	}
-	info, err := os.Stat(dir)
+	open, err := CheckDir(dir)
+	if err == nil && open {
+		err = os.Chmod(dir, 0o700)
+	}
 	if err != nil {
 		return fault.Say(fault.Invalid, "the data directory cannot be used: %v", err)
 	}
+	return nil
+}
+
+// CheckDir reports whether an existing directory can be a server's data directory, and whether it is open to other
+// users and will be closed. One that is empty, or that Dayfly has used before, is Dayfly's to close. A directory with
+// something else in it may be one that others need, given by mistake, so it is refused: fault.Invalid.
+func CheckDir(dir string) (open bool, err error) {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return false, fault.Say(fault.Invalid, "%v", err)
+	}
 	if info.Mode().Perm()&0o077 == 0 {
-		return nil
+		return false, nil
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fault.Say(fault.Invalid, "the data directory cannot be used: %v", err)
+		return true, fault.Say(fault.Invalid, "%v", err)
 	}
 	for _, entry := range entries {
 		if !ours(entry.Name()) {
-			return fault.Say(fault.Invalid, "the data directory %s is open to other users (mode %04o) and holds other things, such as %s; "+
+			return true, fault.Say(fault.Invalid, "%s is open to other users (mode %04o) and holds other things, such as %s; "+
 				"name a directory of its own, or close it with: chmod 700 %s", dir, info.Mode().Perm(), entry.Name(), dir)
 		}
 	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return fault.Say(fault.Invalid, "the data directory cannot be closed to other users: %v", err)
-	}
-	return nil
+	return true, nil
 }
 
 // ours reports whether a name in the data directory is one that Dayfly uses.

@@ -150,8 +150,28 @@ func TestTheDataDirectoryIsPrivate(t *testing.T) {
 	if err := os.Chmod(o.DataDir, 0o750); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := server.New(t.Context(), o); fault.Of(err) != fault.Denied || !strings.Contains(err.Error(), "chmod 700") {
-		t.Errorf("with an open directory: got %v, want a refusal that says chmod 700", err)
+	if _, stop = start(t, o); stop() != nil {
+		t.Error("it did not end well")
+	}
+	if info, err := os.Stat(o.DataDir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("having been opened, its mode is %v (%v) after the next start, want 0700", info.Mode().Perm(), err)
+	}
+}
+
+func TestADirectoryThatOthersUseIsRefusedAndLeftAsItIs(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	if err := os.MkdirAll(filepath.Join(o.DataDir, "photos"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(o.DataDir, 0o755); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
+	if _, err := server.New(t.Context(), o); fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), "chmod 700") || !strings.Contains(err.Error(), "photos") {
+		t.Errorf("got %v, want a refusal that names photos and says chmod 700", err)
+	}
+	if info, err := os.Stat(o.DataDir); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("its mode is %v (%v), want it to be left as it was", info.Mode().Perm(), err)
 	}
 }
 
@@ -212,7 +232,7 @@ func TestWhoMayUseAServerThatCanBeReached(t *testing.T) {
 		open    bool // it answers without a token
 	}{
 		"loopback alone":                  {func(*server.Options) {}, false, false, true},
-		"loopback with a token":           {func(*server.Options) {}, true, false, false},
+		"loopback with a token":           {func(*server.Options) {}, true, false, true},
 		"loopback that asks for a token":  {func(o *server.Options) { o.RequireToken = true }, false, false, false},
 		"all addresses alone":             {func(o *server.Options) { o.Listen = []string{"0.0.0.0:0"} }, false, true, false},
 		"all addresses, IPv6 too":         {func(o *server.Options) { o.Listen = []string{":0"} }, false, true, false},

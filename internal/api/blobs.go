@@ -188,7 +188,6 @@ func (a *API) getBlob(w http.ResponseWriter, r *http.Request) error {
 	header.Set("Accept-Ranges", "bytes")
 	header.Set("Cache-Control", "private, no-transform")
 	// Whatever the file is, a browser must neither guess nor show nor run it as a part of this server.
-	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Content-Security-Policy", "sandbox; default-src 'none'")
 	header.Set("Cross-Origin-Resource-Policy", "same-origin")
 	header.Set("Content-Disposition", disposition(file.Name))

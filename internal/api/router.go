@@ -80,6 +80,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) {
 			a.recovered(rec, r, failure)
 		}
 	}()
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if err := errors.Join(a.checkHost(r), a.checkOrigin(r)); err != nil {
 		a.refuse(rec, r, err)
 		return

@@ -79,7 +79,6 @@ func (a *API) describe() error {
 	serve := func(pattern, contentType string, body []byte) {
 		a.router.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", contentType)
-			w.Header().Set("X-Content-Type-Options", "nosniff")
 			w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
 			w.Write(body) // the client may be gone, which is its own affair
 		})

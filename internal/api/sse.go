@@ -53,7 +53,6 @@ func newStream(w http.ResponseWriter, r *http.Request, contentType string, permi
 	header := w.Header()
 	header.Set("Content-Type", contentType)
 	header.Set("Cache-Control", "no-store")
-	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("X-Accel-Buffering", "no") // asks nginx to pass each piece on at once
 	return &stream{
 		w: w, r: r, connection: http.NewResponseController(w), events: contentType == eventsType, permitted: permitted,

@@ -81,14 +81,21 @@ func examineDir(dir string) Check {
 			return check
 		}
 		check.Text += " does not exist yet; the first job makes it"
+		return check
 	case err != nil || !info.IsDir():
 		check.Result, check.Text = Bad, dir+" is not a directory that can be used"
-	case info.Mode().Perm()&0o077 != 0:
-		check.Result, check.Text = Bad, fmt.Sprintf("%s is open to other users (mode %04o)", dir, info.Mode().Perm())
-		check.Advice = "Close it: chmod 700 " + dir
+		return check
 	case unix.Access(dir, unix.W_OK) != nil:
 		check.Result, check.Text = Bad, dir+" cannot be written to"
 		check.Advice = "Make it yours: chown -R $USER " + dir
+		return check
+	}
+	switch open, err := server.CheckDir(dir); {
+	case err != nil:
+		check.Result, check.Text = Bad, err.Error()
+	case open:
+		check.Result, check.Text = Note, fmt.Sprintf("%s is open to other users (mode %04o)", dir, info.Mode().Perm())
+		check.Advice = "The next command closes it; chmod 700 " + dir + " does so now."
 	}
 	return check
 }

@@ -180,9 +180,12 @@ func walk(v reflect.Value, prefix string, fn func(key string, leaf reflect.Value
 
 // otherVariables are the variables with our prefix that are not configuration of a server: the commands read the
 // first three, machines are given the others.
-var otherVariables = []string{
-	"DAYFLY_URL", "DAYFLY_CONFIG", "DAYFLY_TOKEN",
-	"DAYFLY_JOB_ID", "DAYFLY_ATTEMPT", "DAYFLY_INPUT", "DAYFLY_RESULT", "DAYFLY_PROGRESS", "DAYFLY_MACHINE", "DAYFLY_FAILPOINTS",
+func otherVariables() []string {
+	return []string{
+		"DAYFLY_URL", "DAYFLY_CONFIG", "DAYFLY_TOKEN",
+		"DAYFLY_JOB_ID", "DAYFLY_ATTEMPT", "DAYFLY_INPUT", "DAYFLY_RESULT", "DAYFLY_PROGRESS",
+		"DAYFLY_MACHINE", "DAYFLY_GROUP", "DAYFLY_FAILPOINTS",
+	}
 }
 
 func (c *Config) loadEnviron(environ []string) error {
@@ -194,7 +197,7 @@ func (c *Config) loadEnviron(environ []string) error {
 	})
 	for _, pair := range slices.Sorted(slices.Values(environ)) {
 		name, value, _ := strings.Cut(pair, "=")
-		if !strings.HasPrefix(name, Prefix) || slices.Contains(otherVariables, name) {
+		if !strings.HasPrefix(name, Prefix) || slices.Contains(otherVariables(), name) {
 			continue
 		}
 		leaf, known := leaves[name]

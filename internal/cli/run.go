@@ -306,10 +306,18 @@ func (r *runner) unwatched(ctx context.Context, err error) error {
 		return &exitError{codeCanceled, fmt.Errorf("%s is being canceled", r.job.ID)}
 	case errors.Is(err, errOutput):
 		r.cancelJob(ctx, r.job.ID)
+		r.see(ctx)
 		return &exitError{codeSignal + int(syscall.SIGPIPE), nil}
 	}
 	r.p.note("dayfly: %s may still run, but it can no longer be watched. To look again: dayfly wait %s", r.job.ID, r.job.ID)
 	return r.explain(err)
+}
+
+// see waits a while for the job's end. A server inside this command has to be there to tell the machine.
+func (r *runner) see(ctx context.Context) {
+	ctx, stop := context.WithTimeout(ctx, 15*time.Second)
+	defer stop()
+	_, _ = r.c.Wait(ctx, r.job.ID) // whatever comes of it, the wish to cancel is known
 }
 
 // giveUp cancels a job that could not be given its inputs, so that it does not wait for them for ever.

@@ -68,6 +68,11 @@ func skips() []skip {
 		{"only root can mount", "a full disk takes a file system of its own"},
 		{"this user cannot mount", "a full disk takes a file system of its own"},
 		{"this kernel allows no mount namespace", "a full disk takes a file system of its own"},
+		{"this machine lets nobody mount", "a full disk takes a file system of its own"},
+		{"no jobs yet", "a random walk draws another step when one does not apply; it skips the step, not the test"},
+		{"no attempts yet", "a random walk draws another step when one does not apply; it skips the step, not the test"},
+		{"not a move of an active job", "a random walk draws another step when one does not apply; it skips the step, not the test"},
+		{"it takes long", "only with -short"},
 		{"only Linux", "the test is about something that only Linux has"},
 	}
 }

@@ -3,6 +3,7 @@
 package survival_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -100,6 +101,75 @@ func TestAZombieIsRefused(t *testing.T) {
 	k := task{lines: 3, exit: taskExit}
 	in.checkTask(in.submit(in.spec(k)).ID, k)
 	in.empty()
+}
+
+// TestAProcessThatGotADeadAgentsIDIsLeftAlone makes another process look like the agent that has died.
+func TestAProcessThatGotADeadAgentsIDIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(info map[string]any){
+		"in the same boot": func(map[string]any) {},
+		"in another boot":  func(info map[string]any) { info["boot"] = "00000000-0000-0000-0000-000000000000" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			in := install(t)
+			s := in.start("")
+			spec := in.shell(ledgerLine("start") + "exec sleep 600")
+			spec.Retry.MaxAttempts = 1
+			job := in.submit(spec)
+			run := in.running(job.ID)
+			s.kill(t)
+			killAgent(t, run)
+			null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer null.Close()
+			other, err := hire([]string{"/bin/sleep", "600"}, os.Environ(), null)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := other.dismiss(); err != nil {
+					t.Error(err)
+				}
+			}()
+			in.changeAgentInfo(func(info map[string]any) {
+				info["pid"] = other.pid
+				change(info)
+			})
+
+			in.start("")
+			in.check(job.ID, outcome{state: dayfly.Failed, reason: dayfly.ReasonMachineLost, exit: -1, attempts: 1})
+			in.empty()
+			select {
+			case <-other.ended:
+				t.Errorf("the other process was ended: %s", describe(other.status))
+			default:
+			}
+		})
+	}
+}
+
+// changeAgentInfo changes what the installation's only agent has written about itself.
+func (in *installation) changeAgentInfo(change func(info map[string]any)) {
+	in.t.Helper()
+	files, err := filepath.Glob(filepath.Join(in.dir, "machines", "supervisors", "*", "info.json"))
+	if err != nil || len(files) != 1 {
+		in.t.Fatalf("got these files of agents: %v (%v), want one", files, err)
+	}
+	var info map[string]any
+	if err := json.Unmarshal([]byte(read(in.t, files[0])), &info); err != nil {
+		in.t.Fatal(err)
+	}
+	change(info)
+	text, err := json.Marshal(info)
+	if err == nil {
+		err = os.WriteFile(files[0], text, 0o600)
+	}
+	if err != nil {
+		in.t.Fatal(err)
+	}
 }
 
 // killAgent kills the process that has started a command.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ func TestAJobCanBeCanceledAtAnyTime(t *testing.T) {
 		blocked    bool // by another job of its queue
 		when       func(*dayfly.Job) bool
 		settled    bool // the answer to the cancel is the job, canceled
+		stopped    bool // its agent stands still
 	}{
 		"while it is created":   {change: func(s *dayfly.JobSpec) { s.Start = &no }, when: is(dayfly.Created), settled: true},
 		"while it is scheduled": {change: func(s *dayfly.JobSpec) { s.RunAt = &later }, when: is(dayfly.Scheduled), settled: true},
@@ -44,7 +46,8 @@ func TestAJobCanBeCanceledAtAnyTime(t *testing.T) {
 			change: func(s *dayfly.JobSpec) {
 				s.Retry.BackoffMin, s.Retry.BackoffMax = dayfly.Duration(time.Hour), dayfly.Duration(time.Hour)
 			}},
-		"while it does not react": {script: "trap '' TERM; " + endless, when: is(dayfly.Running)},
+		"while its agent stands still": {when: is(dayfly.Running), stopped: true, config: "DAYFLY_TIMEOUTS_UNREACHABLE_AFTER=3s"},
+		"while it does not react":      {script: "trap '' TERM; " + endless, when: is(dayfly.Running)},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -68,6 +71,11 @@ func TestAJobCanBeCanceledAtAnyTime(t *testing.T) {
 			}
 			job := in.submit(spec)
 			in.reaches(job.ID, c.when)
+			if c.stopped {
+				if err := syscall.Kill(in.running(job.ID).parent, syscall.SIGSTOP); err != nil {
+					t.Fatal(err)
+				}
+			}
 			answer, err := in.client.Cancel(t.Context(), job.ID)
 			if err != nil {
 				t.Fatalf("cancel: %v", err)

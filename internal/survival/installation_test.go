@@ -8,6 +8,7 @@ import (
 	cryptorand "crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/internal/process"
 )
 
 // installation is one data directory, with the servers that have run on it one after the other and everything that
@@ -101,6 +103,9 @@ func (in *installation) cleanUp() {
 			in.t.Error(err)
 		}
 	}
+	if err := in.removeCgroups(); err != nil {
+		in.t.Error(err)
+	}
 	if !in.t.Failed() {
 		return
 	}
@@ -110,6 +115,35 @@ func (in *installation) cleanUp() {
 	if ledger, err := os.ReadFile(in.ledgerFile()); err == nil {
 		in.t.Logf("the ledger:\n%s", lastLines(ledger, 60))
 	}
+}
+
+// removeCgroups removes the directories that agents which were killed have left in the cgroup file systems.
+func (in *installation) removeCgroups() error {
+	id, err := os.ReadFile(filepath.Join(in.dir, "machines", "id"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // there never was a machine
+	}
+	if err != nil {
+		return err
+	}
+	host, err := process.NewHost(&process.Options{Prefix: "dayfly-" + string(id)})
+	if err != nil {
+		return err
+	}
+	names, err := host.Names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		group, err := host.Find(name)
+		if err == nil && group != nil {
+			err = group.Close()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return host.Close()
 }
 
 // said returns the end of what the server printed.

@@ -49,7 +49,8 @@
 //
 // Each stream is a sequence of bytes from 0. A chunk names the offset of its first byte. The server stores a chunk
 // that begins where the stream ends, skips what it has already, and refuses a chunk beyond the end with 409
-// conflict and the offset it wants; an agent that no longer has those bytes sends a [LogChunk] with Gap set, which
+// conflict and the offset it wants: in the member "stored" of the problem, or in a batch as the Log beside the Error.
+// A result whose last chunks begin beyond the end is refused the same way. An agent that no longer has those bytes sends a [LogChunk] with Gap set, which
 // records how much is missing and why. So a byte is stored once, in order, or its absence is on record.
 //
 // # Many machines, one connection

@@ -532,6 +532,46 @@ func TestGarbageOnTheSocketHurtsNobody(t *testing.T) {
 	}
 }
 
+func TestAFullDiskIsUnavailableAndLeavesNothing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=512k"); err != nil {
+		t.Skipf("this user cannot mount: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { endSupervisors(t, dir) })
+	p := newProvider(t, dir, false)
+	release := filepath.Join(t.TempDir(), "release")
+	create(t, p, newSpec("before", fmt.Sprintf("while [ ! -e %s ]; do sleep 0.01; done; exit 3", release)))
+	ballast := filepath.Join(dir, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("got %v, want a full disk", err)
+	}
+	m, err := p.Create(t.Context(), newSpec("during", "true"))
+	if !errors.Is(err, fault.Unavailable) {
+		t.Errorf("got %+v, %v, want fault.Unavailable", m, err)
+	}
+	if list, err := p.List(t.Context(), "tests"); err != nil || len(list) != 1 {
+		t.Errorf("got %d machines, %v, want the one from before", len(list), err)
+	}
+	if err := os.WriteFile(release, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if exit := exited(t, p, "before").Exit; exit.Code != 3 {
+		t.Errorf("got %+v, want code 3", exit)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if exit := outcome(t, p, newSpec("during", "exit 4")); exit.Code != 4 {
+		t.Errorf("got %+v, want code 4", exit)
+	}
+}
+
 func TestManyMachinesOfTwoProviders(t *testing.T) {
 	t.Parallel()
 	first := newProvider(t, newDir(t), false)

@@ -23,11 +23,10 @@ func CloneSpec(s *dayfly.JobSpec) dayfly.JobSpec { return cloneSpec(s) }
 // ListQuery is the statement for a page of jobs.
 func ListQuery(q *store.Query) (string, []any) { return listQuery(q, q.Before, q.Limit) }
 
-// MachinesQueries are the statements for a page of machines.
-func MachinesQueries(q *store.MachineQuery) []string {
-	launched, _ := machinesQuery(q, launchedMachines)
-	adopted, _ := machinesQuery(q, adoptedMachines)
-	return []string{launched, adopted}
+// MachinesQuery is the statement for a page of machines that launches made. Those that were adopted are few.
+func MachinesQuery(q *store.MachineQuery) string {
+	text, _ := machinesQuery(q, launchedMachines)
+	return text
 }
 
 // MaxGroup is how many writes share a transaction at most.

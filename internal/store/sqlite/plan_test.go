@@ -1,0 +1,192 @@
+package sqlite_test
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/store/sqlite"
+)
+
+// plan asks SQLite how it will carry out a statement.
+func plan(t *testing.T, db *sql.DB, text string) []string {
+	t.Helper()
+	args := make([]any, 64)
+	n := 0
+	for _, number := range regexp.MustCompile(`\$(\d+)`).FindAllStringSubmatch(text, -1) {
+		var i int
+		if _, err := fmt.Sscan(number[1], &i); err != nil {
+			t.Fatal(err)
+		}
+		n = max(n, i)
+	}
+	n = max(n, strings.Count(text, "?"))
+	if n > len(args) {
+		args = make([]any, n)
+	}
+	rows, err := db.Query("EXPLAIN QUERY PLAN "+text, args[:n]...)
+	if err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	defer rows.Close()
+	var steps []string
+	for rows.Next() {
+		var id, parent, unused int
+		var step string
+		if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
+			t.Fatal(err)
+		}
+		steps = append(steps, step)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return steps
+}
+
+// everyStatement returns every statement that a store keeps prepared after doing all that a store can do.
+func everyStatement(t *testing.T) (texts []string, path string) {
+	t.Helper()
+	seen := map[string]bool{}
+	collect := func(s *sqlite.Store) {
+		t.Helper()
+		all, err := s.Statements(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range all {
+			if !seen[text] {
+				seen[text] = true
+				texts = append(texts, text)
+			}
+		}
+	}
+	for _, o := range operations() {
+		s := open(t, t.TempDir()+"/store.db", &sqlite.Options{Readers: 1})
+		if err := o.prepare(s); err != nil {
+			t.Fatal(err)
+		}
+		if err := o.write(s); err != nil {
+			t.Fatal(err)
+		}
+		collect(s)
+	}
+	path = t.TempDir() + "/store.db"
+	s := open(t, path, &sqlite.Options{Readers: 1})
+	first := running(t, s, 1)
+	keyed := request(2)
+	keyed.Job.Key, keyed.Key = "key", "request"
+	job, _, err := s.Submit(t.Context(), keyed)
+	_, _, again := s.Submit(t.Context(), keyed)
+	l := wish(job)
+	l.QueueLimit, l.KeyLimit = 10, 10
+	_, launched := s.Launch(t.Context(), []*store.Launch{l})
+	failure := success(first)
+	failure.State, failure.Job.State, failure.Job.RunAt, failure.Job.ReleaseKey = dayfly.AttemptLost, dayfly.Scheduled, time.Now(), true
+	failure.Artifacts = []dayfly.Artifact{{Name: "a"}}
+	_, ended := s.End(t.Context(), failure)
+	_, lanes := s.Lanes(t.Context())
+	_, readied := s.Ready(t.Context(), store.Lane{}, 10)
+	_, ahead := s.Ahead(t.Context(), job)
+	_, _, live := s.Live(t.Context(), 0, 10)
+	_, events := s.Events(t.Context(), job.ID, 0, 10)
+	_, expendable := s.Expendable(t.Context(), time.Now(), 10)
+	if err := errors.Join(err, again, launched, ended, lanes, readied, ahead, live, events, expendable, s.Check(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	collect(s)
+	return texts, path
+}
+
+// Which statements may go through an index from its beginning, or sort, and why that is no harm.
+func harmlessPlans() map[string]string {
+	return map[string]string{
+		"SELECT provider, queue, state, count(*)": "counts the backlog once, when the store is opened",
+		"WITH RECURSIVE lane":                     "begins with the first entry of an index, and stops there",
+		"UPDATE jobs SET held = 0 WHERE seq IN":   "takes the first held jobs, of an index that holds no others",
+		"SELECT epoch FROM installation":          "there is one row",
+		"SELECT count(*) FROM installation":       "there is one row",
+		"SELECT install, epoch, clock":            "there is one row",
+		"UPDATE installation":                     "there is one row",
+		"SELECT a.seq, a.id, a.number, a.state, a.fence, a.claimed_by, a.provider, a.queued_at, a.created_at, a.booted_at, " +
+			"a.claimed_at, a.ended_at, a.reason, a.message, a.started, a.report, a.machine": "sorts the few live attempts",
+		"SELECT id, name, hash":             "lists all tokens, which are few",
+		"SELECT (SELECT count(*) FROM atte": "puts two numbers together",
+	}
+}
+
+func TestNoStatementReadsWhatItDoesNotNeed(t *testing.T) {
+	t.Parallel()
+	texts, path := everyStatement(t)
+	if len(texts) < 50 {
+		t.Fatalf("only %d statements were found, want all", len(texts))
+	}
+	db := raw(t, path)
+	used := map[string]bool{}
+	for _, text := range texts {
+		plain := strings.Join(strings.Fields(text), " ")
+		if plain == "COMMIT" || strings.HasPrefix(plain, "BEGIN") {
+			continue
+		}
+		for _, step := range plan(t, db, text) {
+			if !strings.HasPrefix(step, "SCAN") && !strings.Contains(step, "TEMP B-TREE") || step == "SCAN CONSTANT ROW" ||
+				strings.HasPrefix(step, "SCAN lane") || strings.Contains(step, "-ROW VALUES") {
+				continue
+			}
+			excused := false
+			for prefix := range harmlessPlans() {
+				if strings.HasPrefix(plain, prefix) {
+					excused, used[prefix] = true, true
+				}
+			}
+			if !excused {
+				t.Errorf("this statement takes the step %q:\n%s", step, text)
+			}
+		}
+	}
+	for prefix := range harmlessPlans() {
+		if !used[prefix] {
+			t.Errorf("no statement needs the excuse for %q", prefix)
+		}
+	}
+}
+
+func TestListsSeekWhereThereIsAnIndex(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir() + "/store.db"
+	open(t, path, nil)
+	db := raw(t, path)
+	label := map[string]string{"a": "b"}
+	for _, q := range []*store.Query{
+		{Limit: 10, Labels: label},
+		{Limit: 10, Labels: label, Before: 7, States: []dayfly.State{dayfly.Succeeded}, Queue: "q", Name: "n"},
+		{Limit: 10, States: []dayfly.State{dayfly.Created}},
+		{Limit: 10, States: []dayfly.State{dayfly.Scheduled, dayfly.Queued}},
+		{Limit: 10, States: []dayfly.State{dayfly.Starting, dayfly.Running}, Queue: "q"},
+		{Limit: 10, States: []dayfly.State{dayfly.Failed, dayfly.Canceled, dayfly.Expired}},
+		{Limit: 10, States: []dayfly.State{dayfly.Failed, dayfly.Running}, Before: 9},
+	} {
+		text, _ := sqlite.ListQuery(q)
+		steps := strings.Join(plan(t, db, text), "\n")
+		if regexp.MustCompile(`SCAN j$|SCAN j\n|SCAN jobs\n|SCAN jobs$|SCAN attempts\n|SCAN labels`).MatchString(steps) {
+			t.Errorf("%+v is answered by going through a table:\n%s", q, steps)
+		}
+	}
+	for _, q := range []*store.MachineQuery{
+		{Limit: 10, States: []store.MachineState{store.MachineDeleting}},
+		{Limit: 10, States: []store.MachineState{store.MachineCreating, store.MachinePresent}, Provider: "p", Before: "x"},
+		{Limit: 10, Names: []string{"a", "b"}},
+		{Limit: 10},
+	} {
+		text := sqlite.MachinesQuery(q)
+		if steps := strings.Join(plan(t, db, text), "\n"); regexp.MustCompile(`SCAN a$|SCAN a\n`).MatchString(steps) {
+			t.Errorf("%+v is answered by going through a table:\n%s\n%s", q, text, steps)
+		}
+	}
+}

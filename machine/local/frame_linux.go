@@ -1,0 +1,73 @@
+package local
+
+import (
+	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// protocolVersion is that of the frames. A provider hands new machines only to a supervisor of its own version.
+const protocolVersion = 1
+
+// maxFrame is the size of a frame, its newline included, in either direction.
+const maxFrame = 1 << 20
+
+// request is a frame to a supervisor. One of the fields besides ID is set.
+type request struct {
+	ID      uint64         `json:"id"` // names the answer; 0: none is wanted
+	Home    *string        `json:"home,omitempty"`
+	Create  *createRequest `json:"create,omitempty"`
+	Destroy string         `json:"destroy,omitempty"`
+	Hello   bool           `json:"hello,omitempty"` // also asks whether anybody is there
+}
+
+// createRequest asks for a machine.
+type createRequest struct {
+	Spec *machine.Spec `json:"spec"`
+	// Deadline is when the request becomes void, by clock(). A supervisor that was stopped must not make a machine
+	// that has since been made, and destroyed, elsewhere.
+	Deadline time.Duration `json:"deadline"`
+}
+
+// answer is a frame from a supervisor.
+type answer struct {
+	ID      uint64    `json:"id"` // that of the request; 0: nobody asked
+	Hello   *greeting `json:"hello,omitempty"`
+	Made    *made     `json:"made,omitempty"`
+	Error   *problem  `json:"error,omitempty"`
+	Changed []change  `json:"changed,omitempty"` // machines whose state has changed
+}
+
+// made answers a create, with what the provider does not know.
+type made struct {
+	Exists  bool      `json:"exists,omitempty"` // there was a machine of that name; its record says the rest
+	Created time.Time `json:"created,omitzero"`
+	Ended   *ending   `json:"ended,omitempty"` // it could not be started, or was very quick
+}
+
+// change tells of a machine. What it does not say stands in the record, or the machine is gone.
+type change struct {
+	Name  string  `json:"name"`
+	Ended *ending `json:"ended,omitempty"`
+}
+
+// greeting says who answers.
+type greeting struct {
+	Protocol int    `json:"protocol"`
+	Program  string `json:"program"`
+}
+
+// problem is an error on its way through a frame.
+type problem struct {
+	Kind    fault.Kind `json:"kind"`
+	Message string     `json:"message"`
+}
+
+func newProblem(err error) *problem { return &problem{Kind: fault.Of(err), Message: err.Error()} }
+
+// Error returns the message, which tells the kind as well.
+func (p *problem) Error() string { return p.Message }
+
+// Unwrap returns the kind.
+func (p *problem) Unwrap() error { return p.Kind }
