@@ -32,6 +32,7 @@ func measureNoop(ctx context.Context, b *bench, g *Group) error {
 	}
 	bound := g.figure("jobs", "jobs/s").against("spawn limit: a bare loop of os/exec and wait, 16 at once").ratioAtLeast(0.6)
 	obvious := g.figure("jobs, again", "jobs/s").against("the minimal program: HTTP, group-committed SQLite, 16 workers, group-committed ends")
+	work := g.figure("processor time of a job, all of it", "µs").against("spawn limit: a bare loop of os/exec and wait, 16 at once")
 	noop := &dayfly.JobSpec{Command: []string{"/bin/true"}}
 	for _, s := range []*service{minimal, server} { // the first jobs of a server also pay for its first machines
 		if _, err := runJobs(ctx, s, noop, 50); err != nil {
@@ -40,7 +41,7 @@ func measureNoop(ctx context.Context, b *bench, g *Group) error {
 	}
 	var ours, theirs cost
 	err = b.eachRound(ctx, func(int) error {
-		spawned, err := spawnRate(ctx, b.spawns)
+		spawned, err := spawn(ctx, b.spawns)
 		if err != nil {
 			return err
 		}
@@ -52,29 +53,39 @@ func measureNoop(ctx context.Context, b *bench, g *Group) error {
 		if err != nil {
 			return err
 		}
-		theirs.add(base.cpu, b.noops)
-		ours.add(subject.cpu, b.noops)
-		bound.add(subject.rate, spawned)
+		theirs.add(base.own, b.noops)
+		ours.add(subject.own, b.noops)
+		bound.add(subject.rate, spawned.rate)
 		obvious.add(subject.rate, base.rate)
+		work.add(subject.each(), spawned.each())
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	g.note("processor time per job, without the command's own: the server and its supervisor %s, the minimal program %s", ours, theirs)
+	g.note("processor time of a job, without the command's: the server and its supervisor %s, the minimal program %s", ours, theirs)
 	g.note("every job was read back afterwards and had succeeded with exit status 0")
 	return nil
 }
 
-// ran is how the running of a number of jobs went.
+// ran is how the running of a number of jobs, or bare processes, went.
 type ran struct {
-	rate float64       // jobs per second, from the beginning of the first submit to the end of the last job
-	cpu  time.Duration // what the server and its supervisors used for them
+	count    int
+	rate     float64       // per second, from the beginning of the first submit to the end of the last job
+	own      time.Duration // processor time of the server and its supervisors
+	commands time.Duration // processor time of what they ran
+	client   time.Duration // processor time of this process
+}
+
+// each is the processor time of one job in microseconds, whoever spent it. Unlike a rate it hardly depends on what else
+// the computer does meanwhile.
+func (r *ran) each() float64 {
+	return float64((r.own + r.commands + r.client).Microseconds()) / float64(r.count)
 }
 
 // runJobs submits jobs, waits until all have ended, and checks that all have succeeded.
 func runJobs(ctx context.Context, s *service, spec *dayfly.JobSpec, count int) (*ran, error) {
-	cpu := s.cpu()
+	own, commands := s.cpu()
 	submitted, err := (&load{address: s.address, count: count, spec: spec}).run(ctx)
 	if err == nil {
 		err = awaitLast(ctx, s.address, submitted.ids)
@@ -82,7 +93,9 @@ func runJobs(ctx context.Context, s *service, spec *dayfly.JobSpec, count int) (
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.name, err)
 	}
-	cpu = s.cpu() - cpu // before the jobs are read back
+	r := &ran{count: count, client: submitted.clientCPU}
+	r.own, r.commands = s.cpu() // before the jobs are read back
+	r.own, r.commands = r.own-own, r.commands-commands
 	ends, err := readEnds(ctx, s.address, submitted.ids)
 	if err == nil {
 		err = allSucceeded(submitted.ids, ends)
@@ -90,19 +103,22 @@ func runJobs(ctx context.Context, s *service, spec *dayfly.JobSpec, count int) (
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.name, err)
 	}
-	return &ran{rate: perSecond(count, lastEnd(ends).Sub(submitted.began)), cpu: cpu}, nil
+	r.rate = perSecond(count, lastEnd(ends).Sub(submitted.began))
+	return r, nil
 }
 
-// spawnRate returns how many /bin/true this computer starts and waits for in a second.
-func spawnRate(ctx context.Context, count int) (float64, error) {
-	began := time.Now()
+// spawn starts /bin/true and waits for it many times.
+func spawn(ctx context.Context, count int) (*ran, error) {
+	client, commands, began := ownCPU(), childrenCPU(), time.Now()
 	err := inParallel(ctx, count, parallel, func(ctx context.Context, _ int) error {
 		return exec.CommandContext(ctx, "/bin/true").Run()
 	})
 	if err != nil {
-		return 0, fmt.Errorf("starting /bin/true: %w", err)
+		return nil, fmt.Errorf("starting /bin/true: %w", err)
 	}
-	return perSecond(count, time.Since(began)), nil
+	return &ran{
+		count: count, rate: perSecond(count, time.Since(began)), client: ownCPU() - client, commands: childrenCPU() - commands,
+	}, nil
 }
 
 // keepsOutput checks that what a job prints is kept, because a server that threw it away would be quicker.

@@ -13,10 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownCPU returns how much processor time this process has used, in user mode and in the kernel.
-func ownCPU() time.Duration {
+// ownCPU returns how much processor time this process has used, in user mode and in the kernel, without its children.
+func ownCPU() time.Duration { return usedCPU(unix.RUSAGE_SELF) }
+
+// childrenCPU returns how much processor time the children have used that this process has waited for.
+func childrenCPU() time.Duration { return usedCPU(unix.RUSAGE_CHILDREN) }
+
+func usedCPU(who int) time.Duration {
 	var usage unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
+	if err := unix.Getrusage(who, &usage); err != nil {
 		return 0
 	}
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
@@ -25,20 +30,30 @@ func ownCPU() time.Duration {
 // tick is the unit of the times in /proc/PID/stat. It is the same on every Linux that Go runs on.
 const tick = 10 * time.Millisecond
 
-// cpuOf returns how much processor time a process has used, without its children; 0 if it is gone.
-func cpuOf(pid int) time.Duration {
+// cpuOf returns how much processor time a process has used, and how much the children have used that it has waited for;
+// 0 if it is gone.
+func cpuOf(pid int) (own, children time.Duration) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0
+		return 0, 0
 	}
+	return parseCPU(data)
+}
+
+// parseCPU reads the times in /proc/PID/stat.
+func parseCPU(stat []byte) (own, children time.Duration) {
 	// The second field is the program's name in parentheses and may contain anything; what follows does not.
-	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	if len(fields) < 13 {
-		return 0
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	const first, count = 11, 4 // utime, stime, cutime, cstime
+	if len(fields) < first+count {
+		return 0, 0
 	}
-	user, _ := strconv.ParseInt(string(fields[11]), 10, 64)
-	system, _ := strconv.ParseInt(string(fields[12]), 10, 64)
-	return time.Duration(user+system) * tick
+	var ticks [count]time.Duration
+	for i := range ticks {
+		n, _ := strconv.ParseInt(string(fields[first+i]), 10, 64) // the kernel writes nothing but numbers here
+		ticks[i] = time.Duration(n) * tick
+	}
+	return ticks[0] + ticks[1], ticks[2] + ticks[3]
 }
 
 // memory is how much memory a process has in use, in KiB.

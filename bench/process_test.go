@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"testing"
+	"time"
 )
 
 func TestMemoryIsReadFromAProcessStatus(t *testing.T) {
@@ -30,6 +31,18 @@ func TestOwnProcessIsMeasured(t *testing.T) {
 	}
 	if _, err := memoryOf(-1); err == nil {
 		t.Error("memoryOf no process succeeded, want an error")
+	}
+}
+
+func TestProcessorTimeIsReadFromAProcessStat(t *testing.T) {
+	t.Parallel()
+	const stat = "42 (a (strange) name) S 1 42 42 0 -1 4194560 100 0 0 0 150 50 7 3 20 0 5 0 12345 1000000 500\n"
+	own, children := parseCPU([]byte(stat))
+	if own != 2*time.Second || children != 100*time.Millisecond {
+		t.Errorf("parseCPU = %v, %v; want 2s, 100ms", own, children)
+	}
+	if own, children := parseCPU([]byte("42 (gone")); own != 0 || children != 0 {
+		t.Errorf("parseCPU of half a line = %v, %v; want nothing", own, children)
 	}
 }
 

@@ -174,13 +174,14 @@ func belongsTo(pid int, dir string) bool {
 	return err == nil && strings.HasPrefix(cwd+"/", dir+"/")
 }
 
-// cpu is how much processor time the server and its supervisors have used.
-func (s *service) cpu() time.Duration {
-	total := cpuOf(s.pid())
+// cpu is how much processor time the server and its supervisors have used, and how much the commands that they ran.
+func (s *service) cpu() (own, commands time.Duration) {
+	own, commands = cpuOf(s.pid())
 	for _, pid := range s.supervisors() {
-		total += cpuOf(pid)
+		o, c := cpuOf(pid)
+		own, commands = own+o, commands+c
 	}
-	return total
+	return own, commands
 }
 
 // client returns Dayfly's own client of the server.

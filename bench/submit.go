@@ -89,12 +89,13 @@ func measureSubmit(ctx context.Context, b *bench, g *Group) error {
 
 // measured runs a load and adds what the server used for it.
 func measured(ctx context.Context, s *service, l *load, used *cost) (*loaded, error) {
-	before := cpuOf(s.pid())
+	before, _ := s.cpu()
 	result, err := l.run(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.name, err)
 	}
-	used.add(cpuOf(s.pid())-before, l.count)
+	after, _ := s.cpu()
+	used.add(after-before, l.count)
 	return result, nil
 }
 

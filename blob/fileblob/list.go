@@ -96,6 +96,9 @@ func (w *walk) entries(ctx context.Context, dir, base string) ([]entry, error) {
 	}
 	defer d.Close()
 	list, err := d.ReadDir(-1)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // removed while it was read, because its last object was
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -86,7 +86,9 @@ func (a *attempt) takeValue(r *wire.Result) {
 func (a *attempt) deliver(r *wire.Result) error {
 	send := func(ctx context.Context, to Address) error {
 		err := a.line.link.Result(ctx, to, r)
-		if err != nil && retryable(err) && !a.kept {
+		// A server that has accepted the result may destroy the machine before its answer is here. That is no reason
+		// to write anything.
+		if err != nil && retryable(err) && !a.kept && a.line.life.Err() == nil {
 			a.kept = true
 			a.keep(to.Token, r)
 		}

@@ -401,7 +401,7 @@ func TestManyReadersOfWhomSomeStall(t *testing.T) {
 	t.Parallel()
 	g := newRig(t).serve()
 	g.engine.addJob("job_a", dayfly.Running, "att_1")
-	const readers, chunks = 60, 200
+	const readers, chunks = 30, 100
 	data := strings.Repeat("0123456789abcde\n", 1<<10)
 	got := make(chan int, readers)
 	waiting := 0

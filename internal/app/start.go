@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -87,10 +86,9 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 }
 
 // tuneProcess sets what belongs to the whole process and is right for one that serves for weeks: files that nobody
-// else may read, and a heap that stays near what is in use.
+// else may read.
 func tuneProcess() {
 	syscall.Umask(0o077)
-	debug.SetGCPercent(50)
 }
 
 func (t TLS) load() (*tls.Config, error) {

@@ -110,7 +110,7 @@ func (p *program) waterfall(w io.Writer, indent string, phases []phase) {
 	for _, ph := range phases {
 		bar := ""
 		if total > 0 {
-			from := int(start / total * columns)
+			from := int(math.Round(start / total * columns))
 			to := int(math.Round((start + ph.ms) / total * columns))
 			bar = strings.Repeat(" ", from) + p.bar(to-from)
 		}

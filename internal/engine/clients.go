@@ -96,6 +96,7 @@ func startOf(job *store.Job, now time.Time) *store.Move {
 func (e *Engine) moved(job *store.Job) {
 	switch job.State {
 	case dayfly.Queued:
+		e.filled(store.Lane{Provider: job.Provider, Queue: job.Queue})
 		e.wakeQueue.set()
 		if !job.QueueDeadline.IsZero() {
 			e.wakeClock.set()

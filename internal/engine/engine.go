@@ -84,6 +84,7 @@ type Engine struct {
 	byMachine map[string]*flight // the same, by machine name
 	busy      map[string]int     // flights by provider
 	active    map[place]int      // flights by queue, and by queue and key
+	lanes     map[store.Lane]int // lanes that may have ready jobs, with how often they were filled
 	degraded  map[string]refusal // providers that refuse everybody, such as for want of credentials
 
 	changes     notifier
@@ -119,7 +120,7 @@ func New(o Options) (*Engine, error) {
 		logs: o.Logs, blobs: o.Blobs, key: o.Key, url: o.URL, options: o,
 		timers: defaultTimers(), logger: o.Logger, luck: rand.Float64,
 		ready: make(chan struct{}), clock: newClock(time.Time{}),
-		flights: map[string]*flight{}, byMachine: map[string]*flight{}, busy: map[string]int{}, active: map[place]int{}, degraded: map[string]refusal{},
+		flights: map[string]*flight{}, byMachine: map[string]*flight{}, busy: map[string]int{}, active: map[place]int{}, lanes: map[store.Lane]int{}, degraded: map[string]refusal{},
 		wakeQueue: newSignal(), wakeClock: newSignal(),
 	}
 	if e.logger == nil {

@@ -28,7 +28,7 @@ type Group struct {
 	overDisk atomic.Bool // the tree has written more than its size allows
 	killed   atomic.Bool // Kill has found something to kill
 
-	mu     sync.RWMutex // held for reading while a process is being started
+	mu     sync.RWMutex // held for reading while the tree is changed or looked at
 	fd     int          // guarded by mu; of the version 2 directory to fork into, else -1
 	events int          // guarded by mu; of its cgroup.events, else -1
 	closed bool         // guarded by mu
@@ -137,6 +137,11 @@ func (g *Group) Measure(dirs ...string) {
 // Signal sends s to every process of the tree that it can find. An empty tree is no error, but fault.Unavailable
 // says that a process could not be signaled or that the tree could not be read.
 func (g *Group) Signal(s syscall.Signal) error {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.closed {
+		return nil
+	}
 	if len(g.dirs) == 0 {
 		return g.story(g.signalMarked(s))
 	}
@@ -159,6 +164,11 @@ func (g *Group) Signal(s syscall.Signal) error {
 // in a group in which Kill has found something to kill: a process that is forked into such a cgroup is killed at
 // once by some kernels (it was seen with Linux 6.18).
 func (g *Group) Kill(ctx context.Context) error {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.closed {
+		return nil // The name may stand for another tree by now.
+	}
 	if len(g.dirs) == 0 {
 		return g.story(g.killMarked(ctx))
 	}
@@ -176,6 +186,16 @@ func (g *Group) Kill(ctx context.Context) error {
 
 // Empty reports whether no process of the tree is left.
 func (g *Group) Empty() (bool, error) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.empty()
+}
+
+// empty is Empty for a caller that holds mu.
+func (g *Group) empty() (bool, error) {
+	if g.closed {
+		return true, nil
+	}
 	if len(g.dirs) == 0 {
 		tree, err := g.search()
 		return len(tree) == 0, g.story(err)
@@ -191,10 +211,8 @@ func (g *Group) Empty() (bool, error) {
 	return true, nil
 }
 
-// glance reads whether the tree is empty from the file that is open, if there is one.
+// glance reads whether the tree is empty from the file that is open, if there is one. The caller holds mu.
 func (g *Group) glance() (empty, known bool) {
-	g.mu.RLock()
-	defer g.mu.RUnlock()
 	if g.events < 0 {
 		return false, false
 	}
@@ -220,8 +238,13 @@ func (g *Group) OOMKilled() bool {
 // Close removes the group's traces on the host. It fails with fault.Conflict while a process is left. It may be
 // repeated; once it has succeeded nothing can be started in the group.
 func (g *Group) Close() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil
+	}
 	if len(g.dirs) == 0 {
-		if empty, err := g.Empty(); err != nil {
+		if empty, err := g.empty(); err != nil {
 			return err
 		} else if !empty {
 			return fmt.Errorf("process: group %s: %w: processes are left", g.name, fault.Conflict)
@@ -236,8 +259,6 @@ func (g *Group) Close() error {
 			return g.story(err)
 		}
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.closed = true
 	for _, fd := range []*int{&g.fd, &g.events} {
 		if *fd >= 0 {
@@ -260,15 +281,15 @@ func (g *Group) Reuse(size machine.Size) (*Group, error) {
 	if g.killed.Load() || limited(g.size) || limited(size) || g.OOMKilled() {
 		return nil, fmt.Errorf("process: group %s: %w: it was killed or has limits", g.name, fault.Unsupported)
 	}
-	if empty, err := g.Empty(); err != nil {
-		return nil, err
-	} else if !empty {
-		return nil, fmt.Errorf("process: group %s: %w: processes are left", g.name, fault.Conflict)
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed || g.removed() {
 		return nil, fmt.Errorf("process: group %s: %w: the group is closed", g.name, fault.Conflict)
+	}
+	if empty, err := g.empty(); err != nil {
+		return nil, err
+	} else if !empty {
+		return nil, fmt.Errorf("process: group %s: %w: processes are left", g.name, fault.Conflict)
 	}
 	next := &Group{host: g.host, name: g.name, size: size, dirs: g.dirs, fd: g.fd, events: g.events}
 	g.closed, g.fd, g.events = true, -1, -1

@@ -45,7 +45,8 @@ type spawning struct {
 //
 // A program that does not exist is fault.NotFound and exec.ErrNotFound, one that may not be executed fault.NotFound
 // and fs.ErrPermission; the text says where it was searched. A group that has been closed or killed, or whose cgroup
-// somebody has removed, is fault.Conflict. Anything else is fault.Unavailable.
+// somebody has removed, is fault.Conflict; a computer or a group without room for another process, fault.Exhausted.
+// Anything else is fault.Unavailable.
 func (g *Group) Start(c *Command) (*Process, error) {
 	path, err := lookUp(c)
 	if err != nil {
@@ -122,6 +123,8 @@ func (g *Group) startFailed(r *spawning) error {
 		return fmt.Errorf("process: %w: %w: %s", fault.NotFound, exec.ErrNotFound, r.path)
 	case errors.Is(r.err, fs.ErrPermission), errors.Is(r.err, unix.ENOEXEC):
 		return fmt.Errorf("process: %w: %s cannot be executed: %w: %w", fault.NotFound, r.path, fs.ErrPermission, r.err)
+	case errors.Is(r.err, unix.EAGAIN), errors.Is(r.err, unix.ENOMEM), errors.Is(r.err, unix.EMFILE), errors.Is(r.err, unix.ENFILE):
+		return fmt.Errorf("process: start %s: %w: %w", r.path, fault.Exhausted, r.err)
 	}
 	return fmt.Errorf("process: start %s: %w: %w", r.path, fault.Unavailable, r.err)
 }

@@ -71,8 +71,10 @@ func TestAJobCanBeCanceledAtAnyTime(t *testing.T) {
 			}
 			job := in.submit(spec)
 			in.reaches(job.ID, c.when)
+			agent := 0
 			if c.stopped {
-				if err := syscall.Kill(in.running(job.ID).parent, syscall.SIGSTOP); err != nil {
+				agent = in.running(job.ID).parent
+				if err := syscall.Kill(agent, syscall.SIGSTOP); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -88,6 +90,9 @@ func TestAJobCanBeCanceledAtAnyTime(t *testing.T) {
 				t.Errorf("got %s, reason %q, want canceled: %s", ended.State, ended.Reason, attemptsOf(ended))
 			}
 			in.checkEvents(ended)
+			if c.stopped {
+				_ = syscall.Kill(agent, syscall.SIGCONT) // if it has been killed, so much the better
+			}
 			if _, err := in.client.Cancel(t.Context(), job.ID); err != nil {
 				t.Errorf("canceling it again: got %v, want no error", err)
 			}

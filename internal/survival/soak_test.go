@@ -5,6 +5,7 @@ package survival_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
@@ -85,6 +86,91 @@ func TestAMinuteOfKillsLosesNothing(t *testing.T) {
 	in.empty()
 	in.last().kill(t)
 	in.intact()
+}
+
+// TestNoMixtureOfKillsStartsACommandTwice kills and stops servers and agents in any order. Jobs may be lost to that and
+// tried again, but no attempt may start its command twice, and in the end everything has ended and nothing is left.
+func TestNoMixtureOfKillsStartsACommandTwice(t *testing.T) {
+	t.Parallel()
+	const jobs, length = 60, 15 * time.Second
+	in := install(t, "DAYFLY_TIMEOUTS_LOST_AFTER=1s", "DAYFLY_TIMEOUTS_UNREACHABLE_AFTER=2s")
+	in.start("")
+	over := make(chan struct{})
+	deeds := 0
+	var villain sync.WaitGroup
+	villain.Go(func() {
+		for {
+			select {
+			case <-over:
+				return
+			case <-time.After(rand.N(1500 * time.Millisecond)):
+			}
+			if err := in.mischief(deeds % 4); err != nil {
+				t.Error(err)
+				return
+			}
+			deeds++
+		}
+	})
+	began := time.Now()
+	ids := map[string]bool{}
+	for i := range jobs {
+		pass(time.Until(began.Add(length * time.Duration(i) / jobs)))
+		spec := in.spec(task{lines: rand.IntN(60), exit: taskExit})
+		spec.Retry.MaxAttempts = 50
+		ids[in.submit(spec).ID] = true
+	}
+	close(over)
+	villain.Wait()
+	ends, lost := map[dayfly.Reason]int{}, 0
+	for id := range ids {
+		job := in.ended(id)
+		ends[job.Reason]++
+		if job.Reason != dayfly.ReasonExitNonzero && job.Reason != dayfly.ReasonPoison {
+			t.Errorf("job %s ended with reason %q, want its own exit code, or to be given up as poison: %s", id, job.Reason, attemptsOf(job))
+		}
+		for _, a := range job.Attempts {
+			if a.State == dayfly.AttemptLost {
+				lost++
+			}
+		}
+		starts := map[int]int{}
+		for _, e := range in.entries("start", id) {
+			if starts[e.attempt]++; starts[e.attempt] > 1 || e.attempt > len(job.Attempts) {
+				t.Errorf("job %s: got start %d of attempt %d, of %d attempts: %s", id, starts[e.attempt], e.attempt, len(job.Attempts), attemptsOf(job))
+			}
+		}
+		in.checkEvents(job)
+	}
+	t.Logf("after %d bad deeds and %d lost attempts the jobs ended so: %v", deeds, lost, ends)
+	in.empty()
+	in.last().kill(t)
+	in.intact()
+}
+
+// mischief does one of four bad things: it kills or stops the server or an agent.
+func (in *installation) mischief(which int) error {
+	var agents []int
+	for _, p := range below(in.nannies()...) {
+		if filepath.Base(p.program) == "dayfly-agent" {
+			agents = append(agents, p.pid)
+		}
+	}
+	if which == 0 || len(agents) == 0 {
+		return in.killAndStart()
+	}
+	victim := agents[rand.IntN(len(agents))]
+	if which == 1 {
+		victim = in.last().pid
+	}
+	if which < 3 {
+		_ = syscall.Kill(victim, syscall.SIGSTOP) // it may be gone
+		pass(rand.N(4 * time.Second))
+		_ = syscall.Kill(victim, syscall.SIGCONT)
+		return nil
+	}
+	_ = syscall.Kill(victim, syscall.SIGKILL)
+	return nil
 }
 
 // killAndStart kills the server that runs and starts the next.

@@ -438,6 +438,51 @@ func TestAnIdleSupervisorEndsAndLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestASupervisorWhoseDirectoryIsGoneEnds(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, newDir(t), false)
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	for i, script := range []string{"exit 1", "echo $$ > " + pidFile + "; exec sleep 1000"} {
+		if _, err := p.Create(t.Context(), newSpec(fmt.Sprintf("m%d", i), script)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	machine, supervisor, roots := readID(t, pidFile), supervisorID(t, p.dir, 1), cgroupRoots(t, p.dir)
+	if err := os.RemoveAll(p.dir); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the supervisor has ended", func() bool { return !isSupervisor(supervisor, p.dir) })
+	if alive(machine) {
+		t.Errorf("process %d lives, want none", machine)
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, root := range roots {
+		if _, err := os.Stat(root); err == nil {
+			t.Errorf("the cgroup %s is left", root)
+		}
+	}
+}
+
+func TestASupervisorInheritsNoDescriptor(t *testing.T) {
+	t.Parallel()
+	var pipe [2]int
+	if err := syscall.Pipe(pipe[:]); err != nil { // without close-on-exec, as an inherited one is
+		t.Fatal(err)
+	}
+	defer syscall.Close(pipe[0])
+	p := newProvider(t, newDir(t), false)
+	create(t, p, newSpec("m", "exec sleep 1000"))
+	syscall.Close(pipe[1])
+	if err := syscall.SetNonblock(pipe[0], true); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := syscall.Read(pipe[0], make([]byte, 1)); n != 0 || err != nil {
+		t.Errorf("got %d, %v from the pipe, want its end", n, err)
+	}
+}
+
 func TestANewerProgramGetsASupervisorOfItsOwn(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t, newDir(t), false)
@@ -532,7 +577,7 @@ func TestGarbageOnTheSocketHurtsNobody(t *testing.T) {
 	}
 }
 
-func TestAFullDiskIsUnavailableAndLeavesNothing(t *testing.T) {
+func TestAFullDiskIsExhaustedAndLeavesNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=512k"); err != nil {
@@ -552,8 +597,8 @@ func TestAFullDiskIsUnavailableAndLeavesNothing(t *testing.T) {
 		t.Fatalf("got %v, want a full disk", err)
 	}
 	m, err := p.Create(t.Context(), newSpec("during", "true"))
-	if !errors.Is(err, fault.Unavailable) {
-		t.Errorf("got %+v, %v, want fault.Unavailable", m, err)
+	if !errors.Is(err, fault.Exhausted) {
+		t.Errorf("got %+v, %v, want fault.Exhausted", m, err)
 	}
 	if list, err := p.List(t.Context(), "tests"); err != nil || len(list) != 1 {
 		t.Errorf("got %d machines, %v, want the one from before", len(list), err)

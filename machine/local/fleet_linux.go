@@ -5,12 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dayfly-run/dayfly/fault"
 )
@@ -233,6 +236,11 @@ func (p *Provider) launch(number int) (*child, error) {
 	}
 	defer null.Close()
 	argv := append(slices.Clone(p.Supervisor), "--dir", dir)
+	// A pipe that this process has inherited would otherwise stay open as long as the supervisor, and whoever reads its
+	// other end would wait for that.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		p.log.Warn("a supervisor may inherit descriptors", "supervisor", number, "err", err)
+	}
 	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   supervisorEnvironment(),

@@ -278,8 +278,8 @@ func TestAMachineEndsWithItsFirstProcess(t *testing.T) {
 		p := newProvider(t, newDir(t), scan)
 		dir := t.TempDir()
 		script := strings.TrimSuffix(descendants(dir), "wait") + "while [ ! -s session ] || [ ! -s daemon ]; do sleep 0.01; done; exit 5"
-		if exit := outcome(t, p, newSpec("first", script)); exit.Code != 5 {
-			t.Errorf("got %+v, want code 5", exit)
+		if exit := outcome(t, p, newSpec("first", script)); *exit != (machine.Exit{Code: 5}) {
+			t.Errorf("got %+v, want code 5 and nothing to add", exit)
 		}
 		wantDead(t, descendantIDs(t, dir))
 	})

@@ -65,7 +65,8 @@ func (c *session) serve() {
 }
 
 // take begins a request. What is quick is answered here, in order, so that a supervisor with much to do is not taken
-// for one that is dead.
+// for one that is dead. What may take long is carried out beside, once there is room for it: a request must not be
+// admitted, so that others wait for it, before it is sure to go on.
 func (c *session) take(r *request) error {
 	switch {
 	case r.Hello:
@@ -74,39 +75,37 @@ func (c *session) take(r *request) error {
 		c.s.setHome(*r.Home)
 		return nil
 	case r.Create != nil && r.Create.Spec != nil:
+		c.s.inflight <- struct{}{}
 		cell, isNew, err := c.s.admit(r.Create.Spec)
-		if err != nil {
-			return c.out.send(&answer{ID: r.ID, Error: newProblem(err)})
-		}
-		c.carryOut(func() *answer {
-			made, err := c.s.create(r.Create, cell, isNew)
+		c.carryOut(r.ID, r.Create.Spec.Name, func() (*made, error) {
 			if err != nil {
-				return &answer{ID: r.ID, Error: newProblem(err)}
+				return nil, err
 			}
-			c.s.changed(change{Name: r.Create.Spec.Name}, c)
-			return &answer{ID: r.ID, Made: made}
+			return c.s.create(r.Create, cell, isNew)
 		})
 		return nil
 	case r.Destroy != "":
+		c.s.inflight <- struct{}{}
 		cell := c.s.cell(r.Destroy)
-		c.carryOut(func() *answer {
-			if err := c.s.destroy(r.Destroy, cell); err != nil {
-				return &answer{ID: r.ID, Error: newProblem(err)}
-			}
-			c.s.changed(change{Name: r.Destroy}, c)
-			return &answer{ID: r.ID}
-		})
+		c.carryOut(r.ID, r.Destroy, func() (*made, error) { return nil, c.s.destroy(r.Destroy, cell) })
 		return nil
 	}
 	err := fmt.Errorf("local: %w: a request that this supervisor does not know", fault.Unsupported)
 	return c.out.send(&answer{ID: r.ID, Error: newProblem(err)})
 }
 
-func (c *session) carryOut(do func() *answer) {
-	c.s.inflight <- struct{}{}
+// carryOut does what was asked about a machine, answers, and tells the other sessions. The caller has taken a place
+// among those in flight.
+func (c *session) carryOut(id uint64, name string, do func() (*made, error)) {
 	c.s.work.Go(func() {
-		a := do()
+		made, err := do()
 		<-c.s.inflight
+		a := &answer{ID: id, Made: made}
+		if err != nil {
+			a.Error = newProblem(err)
+		} else {
+			c.s.changed(change{Name: name}, c)
+		}
 		_ = c.out.send(a) // A connection that fails is closed by it.
 	})
 }

@@ -70,7 +70,7 @@ func (w *watcher) take() map[string]news {
 
 // relistInterval is how often a watcher looks at everything: a supervisor that another process started a moment ago
 // cannot tell of its machines before this one has connected to it.
-const relistInterval = 2 * time.Second
+const relistInterval = 5 * time.Second
 
 // Watch tells of changes as they happen, as [machine.Watcher] says. A consumer that is slower than the changes sees
 // the latest state of each machine.

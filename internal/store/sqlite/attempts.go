@@ -41,22 +41,21 @@ func (t *tx) claim(c *store.Claim) (*pair, error) {
 		return nil, err
 	}
 	a, j := &p.attempt, &p.job
-	if a.State != dayfly.AttemptRunning || a.ClaimedBy != c.By {
-		if err := claimable(p); err != nil {
-			return nil, err
-		}
-		j.Version++
-		j.Events++
-		j.Fence++
-		j.State = dayfly.Running
-		a.State, a.Fence, a.ClaimedBy, a.ClaimedAt = dayfly.AttemptRunning, j.Fence, c.By, stored(c.Time)
-		if err := t.writeClaim(p); err != nil {
-			return nil, err
-		}
+	if p.inputs, err = readInputs(t.session, j); err != nil {
+		return nil, err
 	}
-	answer := *p
-	answer.inputs, err = readInputs(t.session, j)
-	return &answer, err
+	if a.State == dayfly.AttemptRunning && a.ClaimedBy == c.By {
+		return p, nil // the answer to an earlier call was lost
+	}
+	if err := claimable(p); err != nil {
+		return nil, err
+	}
+	j.Version++
+	j.Events++
+	j.Fence++
+	j.State = dayfly.Running
+	a.State, a.Fence, a.ClaimedBy, a.ClaimedAt = dayfly.AttemptRunning, j.Fence, c.By, stored(c.Time)
+	return p, t.writeClaim(p)
 }
 
 // claimable says why an attempt cannot be claimed any more.

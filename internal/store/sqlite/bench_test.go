@@ -5,6 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,27 +28,41 @@ func cpu() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// inParallel calls work b.N times from so many goroutines.
+// inParallel calls work b.N times from so many goroutines and reports how it went.
 func inParallel(b *testing.B, goroutines int, work func() error) {
 	var left atomic.Int64
 	left.Store(int64(b.N))
+	took := make([][]time.Duration, goroutines)
 	var all sync.WaitGroup
 	used := cpu()
 	b.ResetTimer()
-	for range goroutines {
+	for i := range goroutines {
 		all.Go(func() {
 			for left.Add(-1) >= 0 {
+				start := time.Now()
 				if err := work(); err != nil {
 					b.Error(err)
 					return
 				}
+				took[i] = append(took[i], time.Since(start))
 			}
 		})
 	}
 	all.Wait()
 	b.StopTimer()
+	report(b, used)
+	calls := slices.Concat(took...)
+	slices.Sort(calls)
+	b.ReportMetric(float64(calls[len(calls)/2].Microseconds()), "p50-µs")
+	b.ReportMetric(float64(calls[len(calls)*99/100].Microseconds()), "p99-µs")
+	b.ReportMetric(float64(calls[len(calls)-1].Microseconds()), "max-µs")
+}
+
+// report reports the rate and the processor time per job, given the processor time used before.
+func report(b *testing.B, used time.Duration) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")
 	b.ReportMetric(float64((cpu()-used).Microseconds())/float64(b.N), "cpu-µs/job")
+	b.ReportMetric(0, "ns/op")
 }
 
 func BenchmarkSubmit(b *testing.B) {
@@ -166,6 +183,78 @@ func BenchmarkLife(b *testing.B) {
 		life(b, c, s, min(inFlight, b.N-done), &next, "default")
 	}
 	b.StopTimer()
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")
-	b.ReportMetric(float64((cpu()-used).Microseconds())/float64(b.N), "cpu-µs/job")
+	report(b, used)
+}
+
+// BenchmarkBacklog takes jobs through their lives beside a backlog of other jobs. The rate beside a long one has to be
+// that beside a short one.
+func BenchmarkBacklog(b *testing.B) {
+	for _, backlog := range []int{1000, 100_000} {
+		b.Run(fmt.Sprintf("queued=%d", backlog), func(b *testing.B) {
+			s := open(b, b.TempDir()+"/store.db", nil)
+			c := newCrew(b, inFlight)
+			var next atomic.Int64
+			for done := 0; done < backlog; done += inFlight {
+				c.each(b, min(inFlight, backlog-done), func(int) error {
+					r := request(next.Add(1))
+					r.Job.Queue = "waiting"
+					_, _, err := s.Submit(context.Background(), r)
+					return err
+				})
+			}
+			used := cpu()
+			b.ResetTimer()
+			for done := 0; done < b.N; done += inFlight {
+				life(b, c, s, min(inFlight, b.N-done), &next, "default")
+			}
+			b.StopTimer()
+			report(b, used)
+			b.ReportMetric(residentMiB(b), "RSS-MiB")
+		})
+	}
+}
+
+// BenchmarkDispatch reads the first jobs of a lane with a backlog, as the dispatcher does.
+func BenchmarkDispatch(b *testing.B) {
+	for _, backlog := range []int{1000, 100_000} {
+		b.Run(fmt.Sprintf("queued=%d", backlog), func(b *testing.B) {
+			s := open(b, b.TempDir()+"/store.db", nil)
+			c := newCrew(b, inFlight)
+			var next atomic.Int64
+			for done := 0; done < backlog; done += inFlight {
+				c.each(b, min(inFlight, backlog-done), func(int) error {
+					_, _, err := s.Submit(context.Background(), request(next.Add(1)))
+					return err
+				})
+			}
+			b.ResetTimer()
+			for range b.N {
+				lanes, err := s.Lanes(context.Background())
+				if err != nil || len(lanes) != 1 {
+					b.Fatalf("got %d lanes and error %v, want 1", len(lanes), err)
+				}
+				if ready, err := s.Ready(context.Background(), lanes[0], launchBatch); err != nil || len(ready) != launchBatch {
+					b.Fatalf("got %d jobs and error %v, want %d", len(ready), err, launchBatch)
+				}
+				if _, err := s.Counts(context.Background()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// residentMiB is how much memory this process occupies.
+func residentMiB(b *testing.B) float64 {
+	b.Helper()
+	debug.FreeOSMemory()
+	text, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	var total, resident float64
+	if _, err := fmt.Sscan(string(text), &total, &resident); err != nil {
+		b.Fatal(err)
+	}
+	return resident * float64(os.Getpagesize()) / (1 << 20)
 }

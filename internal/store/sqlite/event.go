@@ -45,19 +45,19 @@ const eventBatch = 16
 // writeEvents writes the events of the transaction, in batches and then one by one.
 func (t *tx) writeEvents(batch string) error {
 	args := make([]any, 0, eventBatch*8)
-	for len(t.events) > 0 {
+	for rest := t.events; len(rest) > 0; {
 		text, n := insertEvents+eventRow, 1
-		if len(t.events) >= eventBatch {
+		if len(rest) >= eventBatch {
 			text, n = batch, eventBatch
 		}
 		args = args[:0]
-		for _, e := range t.events[:n] {
+		for _, e := range rest[:n] {
 			args = append(args, e.job, e.seq, e.time.UnixMicro(), e.kind, string(e.state), e.attempt, string(e.reason), e.message)
 		}
 		if _, _, err := t.exec(text, args...); err != nil {
 			return err
 		}
-		t.events = t.events[n:]
+		rest = rest[n:]
 	}
 	return nil
 }

@@ -29,8 +29,8 @@ type writer struct {
 
 	// Used by run alone.
 	session *session // nil while there is none
-	pairs   pairs
-	batch   string // the statement that writes a batch of events
+	tx      tx       // the transaction under way
+	batch   string   // the statement that writes a batch of events
 }
 
 // request is one caller's write.
@@ -63,7 +63,7 @@ func newWriter(connect func(context.Context) (*session, error), first *session, 
 	return &writer{
 		connect: connect,
 		session: first,
-		pairs:   pairs{},
+		tx:      tx{pairs: pairs{}},
 		batch:   insertEventBatch(),
 		tally:   t,
 		queue:   make(chan *request, maxWaiting),
@@ -201,7 +201,8 @@ func (w *writer) commit(group []*request) (failed *request, err error) {
 	if err := w.begin(); err != nil {
 		return nil, err
 	}
-	t := &tx{session: w.session, pairs: w.pairs}
+	t := &w.tx
+	t.session, t.changes, t.events = w.session, t.changes[:0], t.events[:0]
 	for _, r := range group {
 		changes, events := len(t.changes), len(t.events)
 		t.wrote = false
@@ -262,7 +263,7 @@ func (w *writer) begin() error {
 // rollback undoes the transaction. SQLite has done so itself after some errors, and then this fails. As it cannot be
 // told apart from a connection in an unknown state, the connection is given up in either case.
 func (w *writer) rollback() {
-	clear(w.pairs)
+	clear(w.tx.pairs)
 	if _, _, err := w.session.exec("ROLLBACK"); err != nil {
 		_ = w.session.close()
 		w.session = nil
