@@ -273,12 +273,8 @@ func (s *spool) size() int64 { return s.to - s.from }
 // write appends p and returns how much of it was stored.
 func (s *spool) write(dir string, p []byte) (int, error) {
 	if s.file == nil {
-		file, err := os.CreateTemp(dir, "output-*.spool")
+		file, err := namelessFile(dir)
 		if err != nil {
-			return 0, err
-		}
-		if err := os.Remove(file.Name()); err != nil {
-			file.Close()
 			return 0, err
 		}
 		s.file = file
@@ -286,6 +282,19 @@ func (s *spool) write(dir string, p []byte) (int, error) {
 	n, err := s.file.WriteAt(p, s.to)
 	s.to += int64(n)
 	return n, err
+}
+
+// unlinkedFile opens a file and takes its name away.
+func unlinkedFile(dir string) (*os.File, error) {
+	file, err := os.CreateTemp(dir, "output-*.spool")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(file.Name()); err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
 }
 
 // read removes at most limit bytes from the front.

@@ -68,3 +68,13 @@ func readPipe(pipe *os.File, use func([]byte)) error {
 		}
 	}
 }
+
+// namelessFile opens a file that is gone when it is closed, and that has no name by which the command could find it,
+// not even for a moment where the file system allows that.
+func namelessFile(dir string) (*os.File, error) {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return unlinkedFile(dir)
+	}
+	return os.NewFile(uintptr(fd), "spool"), nil
+}

@@ -28,3 +28,6 @@ func readPipe(pipe *os.File, use func([]byte)) error {
 		}
 	}
 }
+
+// namelessFile opens a file that is gone when it is closed.
+func namelessFile(dir string) (*os.File, error) { return unlinkedFile(dir) }
