@@ -63,10 +63,11 @@ func (l *load) run(ctx context.Context) (*loaded, error) {
 					return err
 				}
 				began := time.Now()
-				if result.ids[i], err = l.submit(w, body, i); err != nil {
+				id, err := l.submit(w, body, i)
+				if err != nil {
 					return err
 				}
-				result.latencies[i] = time.Since(began)
+				result.ids[i], result.latencies[i] = id, time.Since(began)
 			}
 		})
 	}

@@ -91,6 +91,25 @@ func TestAServerStopsSoonAndItsMachinesGoOn(t *testing.T) {
 	in.empty()
 }
 
+// TestNothingIsLeftRunningWhenTheServerHasStopped makes sure that agents, which outlive their server for the sake of
+// their machines, end when they have none.
+func TestNothingIsLeftRunningWhenTheServerHasStopped(t *testing.T) {
+	t.Parallel()
+	in := install(t)
+	s := in.start("")
+	k := task{lines: 5, exit: taskExit}
+	in.checkTask(in.submit(in.spec(k)).ID, k)
+	in.empty()
+	s.signal(t, syscall.SIGTERM)
+	s.wait(t, 10*time.Second)
+	eventually(t, 90*time.Second, "no process is left", func() error {
+		if left := below(in.nannies()...); len(left) > 0 {
+			return fmt.Errorf("these are: %v", left)
+		}
+		return nil
+	})
+}
+
 // TestASecondSignalEndsTheServerAtOnce is for the operator who has no patience; the jobs do not pay for it.
 func TestASecondSignalEndsTheServerAtOnce(t *testing.T) {
 	t.Parallel()
@@ -104,7 +123,7 @@ func TestASecondSignalEndsTheServerAtOnce(t *testing.T) {
 	in.reaches(waits.ID, func(job *dayfly.Job) bool { return job.State == dayfly.Starting })
 	s.signal(t, syscall.SIGTERM)
 	pass(200 * time.Millisecond)
-	_ = syscall.Kill(s.pid, syscall.SIGTERM) // it may have ended
+	_ = s.send(syscall.SIGTERM) // it may have ended
 	s.wait(t, 2*time.Second)
 	in.start("")
 	in.checkTask(job.ID, k)

@@ -240,8 +240,18 @@ func (in *installation) last() *server {
 
 func (s *server) signal(t *testing.T, signal syscall.Signal) {
 	t.Helper()
-	if err := syscall.Kill(s.pid, signal); err != nil {
+	if err := s.send(signal); err != nil {
 		t.Fatalf("sending %v to the server: %v", signal, err)
+	}
+}
+
+// send sends a signal to the server, but to nobody else: when the server has ended its process id may be another's.
+func (s *server) send(signal syscall.Signal) error {
+	select {
+	case <-s.ended:
+		return fmt.Errorf("it has ended: %s", describe(s.status))
+	default:
+		return syscall.Kill(s.pid, signal)
 	}
 }
 

@@ -176,7 +176,7 @@ func (in *installation) mischief(which int) error {
 // killAndStart kills the server that runs and starts the next.
 func (in *installation) killAndStart() error {
 	s := in.last()
-	if err := syscall.Kill(s.pid, syscall.SIGKILL); err != nil {
+	if err := s.send(syscall.SIGKILL); err != nil {
 		return err
 	}
 	<-s.ended

@@ -295,3 +295,22 @@ func TestALockHeldBySomebodyElseIsWaitedFor(t *testing.T) {
 	in.checkTask(running.ID, task{lines: 100, exit: taskExit})
 	in.empty()
 }
+
+// TestAMachineThatNobodyKnowsIsRemoved puts the store back to before a machine was made. Nobody asks for that machine
+// any more; that it is there can only be found by looking.
+func TestAMachineThatNobodyKnowsIsRemoved(t *testing.T) {
+	t.Parallel()
+	in := install(t)
+	restoreBackup(t, in)
+	in.start("")
+	findStray(t, in)
+	in.quiet()
+	eventually(t, 90*time.Second, "the machine is removed", func() error {
+		records, err := os.ReadDir(filepath.Join(in.dir, "machines", "machines"))
+		if err == nil && len(records) > 0 {
+			err = fmt.Errorf("the provider still has %s", records[0].Name())
+		}
+		return err
+	})
+	in.empty()
+}

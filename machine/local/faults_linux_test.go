@@ -472,14 +472,21 @@ func TestASupervisorInheritsNoDescriptor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer syscall.Close(pipe[0])
-	p := newProvider(t, newDir(t), false)
-	create(t, p, newSpec("m", "exec sleep 1000"))
-	syscall.Close(pipe[1])
-	if err := syscall.SetNonblock(pipe[0], true); err != nil {
+	defer syscall.Close(pipe[1])
+	ours, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", pipe[1]))
+	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := syscall.Read(pipe[0], make([]byte, 1)); n != 0 || err != nil {
-		t.Errorf("got %d, %v from the pipe, want its end", n, err)
+	p := newProvider(t, newDir(t), false)
+	create(t, p, newSpec("m", "exec sleep 1000"))
+	descriptors, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", supervisorID(t, p.dir, 1)))
+	if err != nil || len(descriptors) < 3 {
+		t.Fatalf("got %v, %v, want the supervisor's descriptors", descriptors, err)
+	}
+	for _, descriptor := range descriptors {
+		if theirs, err := os.Readlink(descriptor); err == nil && theirs == ours {
+			t.Errorf("the supervisor holds %s, want it closed", ours)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -152,6 +153,21 @@ func TestNoStatementReadsWhatItDoesNotNeed(t *testing.T) {
 	for prefix := range harmlessPlans() {
 		if !used[prefix] {
 			t.Errorf("no statement needs the excuse for %q", prefix)
+		}
+	}
+}
+
+func TestLanesAreFoundByLeapsThroughTheIndex(t *testing.T) {
+	t.Parallel()
+	texts, path := everyStatement(t)
+	i := slices.IndexFunc(texts, func(text string) bool { return strings.Contains(text, "WITH RECURSIVE lane") })
+	if i < 0 {
+		t.Fatal("the statement that finds lanes is missing")
+	}
+	steps := strings.Join(plan(t, raw(t, path), texts[i]), "\n")
+	for _, leap := range []string{"jobs_ready (provider=? AND queue>?)", "jobs_ready (provider>?)"} {
+		if !strings.Contains(steps, leap) {
+			t.Errorf("lanes are not found by %s:\n%s", leap, steps)
 		}
 	}
 }

@@ -10,15 +10,18 @@ import (
 	"github.com/dayfly-run/dayfly/internal/store"
 )
 
-// readyLanes leaps through the index of ready jobs from one lane to the next, so it reads one entry per lane.
+// readyLanes leaps through the index of ready jobs from one lane to the next, so it reads one entry per lane: from each
+// to the next queue of the same provider, or else to the first queue of the next provider.
 const readyLanes = `
 WITH RECURSIVE lane (provider, queue) AS (
-	SELECT * FROM (SELECT provider, queue FROM jobs WHERE state = 'queued' AND held = 0 ORDER BY provider, queue LIMIT 1)
+	SELECT * FROM (
+		SELECT provider, queue FROM jobs WHERE state = 'queued' AND held = 0 ORDER BY provider, queue LIMIT 1)
 	UNION ALL
-	SELECT next.provider, next.queue FROM lane, jobs AS next
-	WHERE next.seq = (
-		SELECT seq FROM jobs WHERE state = 'queued' AND held = 0 AND (provider, queue) > (lane.provider, lane.queue)
-		ORDER BY provider, queue LIMIT 1)
+	SELECT next.provider, next.queue FROM lane JOIN jobs AS next ON next.seq = coalesce(
+		(SELECT seq FROM jobs WHERE state = 'queued' AND held = 0 AND provider = lane.provider AND queue > lane.queue
+			ORDER BY queue LIMIT 1),
+		(SELECT seq FROM jobs WHERE state = 'queued' AND held = 0 AND provider > lane.provider
+			ORDER BY provider, queue LIMIT 1))
 )
 SELECT provider, queue FROM lane`
 

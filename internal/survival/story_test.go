@@ -1,0 +1,267 @@
+//go:build linux
+
+package survival_test
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"net/http"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+)
+
+// story is something that a client does with the server, step by step, and that passes certain failpoints on its way.
+// It goes on through the server's absences.
+type story struct {
+	points  []string                             // without .before and .after
+	begin   func(t *testing.T, in *installation) // what comes before the failpoints are set; nil: nothing
+	tell    func(t *testing.T, in *installation)
+	endless bool // its job's command does not end by itself
+}
+
+// stories pass every failpoint there is; TestEveryFailpointIsPartOfAStory makes sure of that.
+func stories() map[string]story {
+	return map[string]story{
+		"a job runs": {tell: runJob, points: []string{"store.migrate", "store.boot", "store.submit", "store.launch",
+			"provider.create", "store.claim", "store.note", "store.end", "provider.destroy", "store.move_machine", "store.touch"}},
+		"a job gets its inputs":     {tell: runJobWithInput, points: []string{"store.store_input", "store.start"}},
+		"a job waits for a time":    {tell: runJobLater, points: []string{"store.promote"}},
+		"a job waits for too long":  {tell: runJobTooLate, points: []string{"store.move"}},
+		"a waiting job is canceled": {tell: cancelWaitingJob, points: []string{"store.cancel"}},
+		"a running job is canceled": {tell: cancelRunningJob, points: []string{"store.cancel", "store.end", "provider.destroy"}, endless: true},
+		"a job is removed":          {tell: removeJob, points: []string{"store.delete"}},
+		"a token is made":           {tell: makeToken, points: []string{"store.add_token", "store.revoke_token"}},
+		"a backup is restored":      {begin: restoreBackup, tell: findStray, points: []string{"store.adopt_machine"}, endless: true},
+	}
+}
+
+// runJob submits a job and checks that it has run once, and that there is one.
+func runJob(t *testing.T, in *installation) {
+	k := task{lines: 20, exit: taskExit}
+	spec := in.spec(k)
+	spec.Labels = map[string]string{"story": "one"}
+	job := in.submit(spec)
+	in.checkTask(job.ID, k)
+	in.only(job.ID)
+	in.empty()
+}
+
+// only makes sure that a job is the only one there is.
+func (in *installation) only(id string) {
+	in.t.Helper()
+	for job, err := range in.client.Jobs(in.t.Context(), nil) {
+		if err != nil {
+			in.t.Fatal(err)
+		}
+		if job.ID != id {
+			in.t.Errorf("there is a job %s, which nobody submitted; want only %s", job.ID, id)
+		}
+	}
+}
+
+func runJobWithInput(t *testing.T, in *installation) {
+	spec := in.shell(ledgerLine("start") + `cat hello.txt; ` + ledgerLine("end"))
+	spec.Inputs = []dayfly.InputSpec{{Name: "hello.txt", ContentType: "text/plain"}}
+	job := in.submit(spec)
+	in.upload(job, "hello.txt", "text/plain", "good morning\n")
+	if _, err := in.client.Start(t.Context(), job.ID); err != nil {
+		t.Fatalf("start: %v", err)
+	}
+	in.check(job.ID, outcome{state: dayfly.Succeeded, attempts: 1})
+	if got, want := string(in.printed(job.ID, in.lastAttempt(job.ID), "stdout")), "good morning\n"; got != want {
+		t.Errorf("got output %q, want %q", got, want)
+	}
+	in.only(job.ID)
+	in.empty()
+}
+
+// lastAttempt returns the number of a job's last attempt.
+func (in *installation) lastAttempt(id string) int { return len(in.job(id).Attempts) }
+
+// ledgerLine is the shell command that makes an entry in the ledger.
+func ledgerLine(what string) string {
+	return `echo "` + what + ` $DAYFLY_JOB_ID $DAYFLY_ATTEMPT $$ $PPID" >> "$LEDGER"; `
+}
+
+// upload puts an input where the job says, again and again while the server is away.
+func (in *installation) upload(job *dayfly.Job, name, contentType, content string) {
+	in.t.Helper()
+	for _, input := range job.Inputs {
+		if input.Name != name {
+			continue
+		}
+		eventually(in.t, patience, "the input is uploaded", func() error {
+			req, err := http.NewRequestWithContext(in.t.Context(), input.Upload.Method, input.Upload.URL, bytes.NewReader([]byte(content)))
+			if err != nil {
+				return err
+			}
+			req.Header.Set("Content-Type", contentType)
+			for key, value := range input.Upload.Headers {
+				req.Header.Set(key, value)
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return err
+			}
+			resp.Body.Close()
+			if resp.StatusCode >= 300 {
+				return errors.New(resp.Status)
+			}
+			return nil
+		})
+		return
+	}
+	in.t.Fatalf("job %s has no input %s", job.ID, name)
+}
+
+func runJobLater(t *testing.T, in *installation) {
+	k := task{lines: 3, exit: taskExit}
+	spec := in.spec(k)
+	at := time.Now().Add(300 * time.Millisecond)
+	spec.RunAt = &at
+	job := in.submit(spec)
+	in.checkTask(job.ID, k)
+	if began := in.job(job.ID).Attempts[0].CreatedAt; began.Before(at.Truncate(time.Microsecond)) {
+		t.Errorf("the first attempt was made at %v, want not before %v", began, at)
+	}
+	in.only(job.ID)
+	in.empty()
+}
+
+// runJobTooLate runs a job whose total timeout passes while it waits for a second attempt, because another job has its
+// place in the queue.
+func runJobTooLate(t *testing.T, in *installation) {
+	late := in.shell(ledgerLine("start") + ledgerLine("end") + "exit 1")
+	late.Queue = "narrow"
+	late.Retry.MaxAttempts, late.Retry.BackoffMin, late.Retry.BackoffMax = 100, dayfly.Duration(time.Second), dayfly.Duration(time.Second)
+	late.Timeouts.Total = dayfly.Duration(time.Second)
+	job := in.submit(late)
+	in.running(job.ID)
+	k := task{lines: 80, exit: taskExit}
+	blocker := in.spec(k)
+	blocker.Queue = "narrow"
+	blocker.Priority = 1
+	other := in.submit(blocker)
+	ended := in.ended(job.ID)
+	if ended.State != dayfly.Failed || ended.Reason != dayfly.ReasonDeadline {
+		t.Errorf("got %s, reason %q, want failed, deadline_exceeded: %s", ended.State, ended.Reason, attemptsOf(ended))
+	}
+	in.checkEvents(ended)
+	in.checkTask(other.ID, k)
+	in.empty()
+}
+
+// restoreBackup runs a job and then puts the store back to where it was before it knew of the job.
+func restoreBackup(t *testing.T, in *installation) {
+	s := in.start("")
+	s.signal(t, syscall.SIGTERM) // a server that stops leaves all it knows in the one file
+	s.wait(t, 10*time.Second)
+	backup := read(t, in.database())
+	s = in.start("")
+	job := in.submit(in.shell(ledgerLine("start") + "while :; do sleep 0.1; done"))
+	in.running(job.ID)
+	s.kill(t)
+	for _, suffix := range []string{"-wal", "-shm"} {
+		if err := os.Remove(in.database() + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(in.database(), []byte(backup), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// findStray waits until the machine that the store does not know is noticed. Its command ends at once, because nobody
+// takes its agent's calls; the machine itself is only removed when it has been watched for a while.
+func findStray(t *testing.T, in *installation) {
+	eventually(t, patience, "the stray is in the ledger", func() error {
+		for m, err := range in.client.Machines(t.Context(), true) {
+			if err != nil {
+				return err
+			}
+			if m.State == "quarantined" {
+				return nil
+			}
+		}
+		return errors.New("no machine is quarantined")
+	})
+}
+
+func cancelWaitingJob(t *testing.T, in *installation) {
+	spec := in.spec(task{lines: 1})
+	start := false
+	spec.Start = &start
+	job := in.submit(spec)
+	in.cancel(job.ID)
+	in.check(job.ID, outcome{state: dayfly.Canceled, reason: dayfly.ReasonCanceled, exit: -1})
+	in.only(job.ID)
+	in.empty()
+}
+
+func cancelRunningJob(t *testing.T, in *installation) {
+	job := in.submit(in.shell(ledgerLine("start") + `trap '` + ledgerLine("end") + ` exit 1' TERM; while :; do sleep 0.02; done`))
+	in.running(job.ID)
+	in.cancel(job.ID)
+	ended := in.ended(job.ID)
+	if ended.State != dayfly.Canceled {
+		t.Errorf("got %s, want canceled: %s", ended.State, attemptsOf(ended))
+	}
+	in.checkAttempts(ended, 1)
+	in.checkEvents(ended)
+	in.only(job.ID)
+	in.empty()
+}
+
+// cancel cancels a job and accepts that it has been canceled by a call whose answer was lost.
+func (in *installation) cancel(id string) {
+	in.t.Helper()
+	if _, err := in.client.Cancel(in.t.Context(), id); err != nil {
+		in.t.Fatalf("cancel: %v", err)
+	}
+}
+
+func removeJob(t *testing.T, in *installation) {
+	k := task{lines: 1}
+	job := in.submit(in.spec(k))
+	in.checkTask(job.ID, k)
+	in.empty()
+	if err := in.client.Delete(t.Context(), job.ID); err != nil && !errors.Is(err, fault.NotFound) {
+		t.Fatalf("delete: %v", err)
+	}
+	if _, err := in.client.Job(t.Context(), job.ID); !errors.Is(err, fault.NotFound) {
+		t.Errorf("reading a removed job: got %v, want not_found", err)
+	}
+}
+
+// makeToken makes a token and revokes it. A call whose answer is lost is not repeated by the client, because the token
+// is in the answer; so what is to be seen is that there is none afterwards, or one that can be revoked.
+func makeToken(t *testing.T, in *installation) {
+	_, err := in.client.CreateToken(t.Context(), "robot", []string{"read"}, time.Hour)
+	if err != nil && !errors.Is(err, fault.Unavailable) {
+		t.Fatalf("making a token: %v", err)
+	}
+	tokens, err := in.client.Tokens(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, token := range tokens {
+		if err := in.client.RevokeToken(t.Context(), token.ID); err != nil && !errors.Is(err, fault.NotFound) {
+			t.Fatalf("revoking token %s: %v", token.Name, err)
+		}
+	}
+	tokens, err = in.client.Tokens(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, token := range tokens {
+		if token.RevokedAt == nil {
+			t.Errorf("token %s is still good", token.Name)
+		}
+	}
+}
