@@ -11,9 +11,6 @@ FUZZTIME ?= 30s
 # What a release is built with: no C library, no paths of the builder's computer, no symbol tables.
 BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 
-# Tests of one package may run at the same time as those of another, one package for each processor. A package that
-# takes longer than this hangs.
-TEST := go test -race -timeout 15m
 
 .PHONY: help
 help: ## Show what can be made
@@ -37,7 +34,7 @@ demo: setup build ## See it work: run a few jobs on this computer
 .PHONY: test
 test: setup build ## Run all tests, under the race detector, and the crash tests
 	go vet ./...
-	$(TEST) ./...
+	bash scripts/test ./...
 	bash scripts/test-crashes -race -timeout 15m
 
 .PHONY: bench

@@ -45,6 +45,8 @@ type counts struct {
 	memoried int   // jobs run between two looks at the memory
 	artifact int64 // bytes of the large file
 	clip     int   // seconds of sound to transcode
+
+	settling time.Duration // how long a server is left alone before its memory is looked at
 }
 
 // measurement is one group of figures.
@@ -162,11 +164,13 @@ func (o *options) counts() counts {
 	c := counts{
 		submits: 20_000, starts: 200, noops: 5_000, spawns: 3_000,
 		backlog: 100_000, shallow: 1_000, drained: 1_000, memoried: 10_000, clip: 240,
+		settling: 3 * time.Second,
 	}
 	if o.quick {
 		c = counts{
 			submits: 500, starts: 15, noops: 100, spawns: 200,
 			backlog: 2_000, shallow: 100, drained: 100, memoried: 100, clip: 10,
+			settling: 300 * time.Millisecond,
 		}
 	}
 	c.artifact = int64(o.artifact) << 20

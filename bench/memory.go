@@ -4,13 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/dayfly-run/dayfly"
 )
-
-// settling is how long a server is left alone before its memory is looked at.
-const settling = 3 * time.Second
 
 // measureMemory measures how much memory the server keeps: when it has just started, with a long queue, and after it
 // has run many jobs, which must not depend on how many they were.
@@ -35,7 +31,7 @@ func measureMemory(ctx context.Context, b *bench, g *Group) error {
 	if err != nil {
 		return err
 	}
-	g.note("VmRSS of the server's process, %v after the last request; it includes the pages of the program file in use", settling)
+	g.note("VmRSS of the server's process, %v after the last request; it includes the pages of the program file in use", b.settling)
 	return nil
 }
 
@@ -50,7 +46,7 @@ func (m *memoryFigures) measureQueued(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer server.close()
-	idle, err := settled(ctx, server.pid())
+	idle, err := b.settled(ctx, server.pid())
 	if err != nil {
 		return err
 	}
@@ -63,7 +59,7 @@ func (m *memoryFigures) measureQueued(ctx context.Context, b *bench) error {
 	if _, err := (&load{address: server.address, count: b.backlog, spec: spec}).run(ctx); err != nil {
 		return err
 	}
-	queued, err := settled(ctx, server.pid())
+	queued, err := b.settled(ctx, server.pid())
 	if err != nil {
 		return err
 	}
@@ -85,7 +81,7 @@ func (m *memoryFigures) measureRun(ctx context.Context, b *bench, g *Group) erro
 		if _, err := runJobs(ctx, server, &dayfly.JobSpec{Command: []string{"/bin/true"}}, b.memoried); err != nil {
 			return err
 		}
-		if after[i], err = settled(ctx, server.pid()); err != nil {
+		if after[i], err = b.settled(ctx, server.pid()); err != nil {
 			return err
 		}
 		if supervisor[i], err = largest(server.supervisors()); err != nil {
@@ -105,8 +101,8 @@ func (m *memoryFigures) measureRun(ctx context.Context, b *bench, g *Group) erro
 }
 
 // settled returns the memory of a process that has been left alone for a while.
-func settled(ctx context.Context, pid int) (memory, error) {
-	if err := pause(ctx, settling); err != nil {
+func (b *bench) settled(ctx context.Context, pid int) (memory, error) {
+	if err := pause(ctx, b.settling); err != nil {
 		return memory{}, err
 	}
 	return memoryOf(pid)

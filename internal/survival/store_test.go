@@ -149,17 +149,21 @@ func TestASecondServerRefusesAndNamesTheFirst(t *testing.T) {
 	t.Parallel()
 	in := install(t)
 	first := in.start("")
-	began := time.Now()
-	second := in.launch("")
-	status := second.wait(t, 5*time.Second)
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("the second server refused after %v, want within 1s", took)
+	quickest := time.Hour // of three, because this computer may have other things to do
+	for range 3 {
+		began := time.Now()
+		second := in.launch("")
+		status := second.wait(t, 10*time.Second)
+		quickest = min(quickest, time.Since(began))
+		if !status.Exited() || status.ExitStatus() == 0 {
+			t.Errorf("the second server ended with %s, want an exit status that is not 0", describe(status))
+		}
+		if said := second.said(); !strings.Contains(said, fmt.Sprint(first.pid)) {
+			t.Errorf("the second server said %q, want it to name the first, process %d", said, first.pid)
+		}
 	}
-	if !status.Exited() || status.ExitStatus() == 0 {
-		t.Errorf("the second server ended with %s, want an exit status that is not 0", describe(status))
-	}
-	if said := second.said(); !strings.Contains(said, fmt.Sprint(first.pid)) {
-		t.Errorf("the second server said %q, want it to name the first, process %d", said, first.pid)
+	if quickest > time.Second {
+		t.Errorf("the second server refused after %v at best, want within 1s", quickest)
 	}
 	k := task{lines: 2, exit: taskExit}
 	in.checkTask(in.submit(in.spec(k)).ID, k)

@@ -1,7 +1,9 @@
 package storetest
 
 import (
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
@@ -14,6 +16,7 @@ func transitionsCases() []testCase {
 		{"FromEveryStateOnlyItsTransitionsLead", everyTransition},
 		{"NothingLeavesATerminalState", terminalStates},
 		{"EventsHaveNoGapsAndFoldToTheState", eventsFold},
+		{"ManyCallersAtOnceKeepEveryRule", manyCallers},
 	}
 }
 
@@ -153,4 +156,115 @@ func eventsFold(k *kit) {
 	k.wantEqual("the job's number of events", job.Events, int64(len(events)))
 	k.wantEqual("the state of the last event", events[len(events)-1].State, job.State)
 	k.wantEqual("the job's version", job.Version, int64(len(events)))
+}
+
+// manyCallers lets several goroutines do to the same jobs whatever they can, and then looks at what has become of them.
+func manyCallers(k *kit) {
+	const jobs, callers, keyLimit = 40, 6, 2
+	for i := range jobs {
+		k.submit(withKey([]string{"", "a", "b"}[i%3]))
+	}
+	all, err := k.store.List(k.ctx, &store.Query{Limit: 1000})
+	k.must(err)
+	attempts := 0
+	var mu sync.Mutex // guards attempts
+	for _, err := range race(callers, func(caller int) error {
+		for round := range 10 {
+			for i := range all {
+				job, err := k.store.Job(k.ctx, all[(i+caller*7)%len(all)].ID)
+				if err != nil {
+					return err
+				}
+				mu.Lock()
+				attempts++
+				name := fmt.Sprintf("%06d", attempts)
+				mu.Unlock()
+				if err := advance(k, job, caller, round, name, keyLimit); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}) {
+		k.must(err)
+	}
+	places := map[store.Count]int{}
+	active := map[string]int{}
+	for _, listed := range all {
+		job := k.job(listed.ID)
+		if !job.State.Terminal() {
+			places[store.Count{Lane: store.Lane{Provider: job.Provider, Queue: job.Queue}, State: job.State}]++
+		}
+		if job.State == dayfly.Starting || job.State == dayfly.Running {
+			active[job.Key]++
+		}
+		soundJob(k, job)
+	}
+	k.wantEqual("counts", k.counted(), places)
+	if active["a"] > keyLimit || active["b"] > keyLimit {
+		k.Errorf("got active jobs per key %v, want at most %d of a and b", active, keyLimit)
+	}
+}
+
+// advance does one thing to a job that may lead it on. That somebody else was first is no error.
+func advance(k *kit, job *store.Job, caller, round int, name string, keyLimit int) error {
+	at := epoch().Add(time.Duration(round) * time.Second)
+	var err error
+	switch job.State {
+	case dayfly.Queued:
+		var refusals []error
+		refusals, err = k.store.Launch(k.ctx, []*store.Launch{{JobID: job.ID, Version: job.Version, AttemptID: "att_" + name,
+			Machine: "mach-" + name, Provider: job.Provider, Lifetime: time.Hour, Time: at, KeyLimit: keyLimit}})
+		if err == nil {
+			err = refusals[0]
+		}
+	case dayfly.Starting:
+		_, _, err = k.store.Claim(k.ctx, &store.Claim{Attempt: job.Attempt, By: fmt.Sprint(caller), Time: at})
+	case dayfly.Running:
+		if round%5 == 4 && job.CancelRequestedAt.IsZero() {
+			_, err = k.store.Move(k.ctx, &store.Move{JobID: job.ID, Version: job.Version, From: job.State, To: job.State, Time: at,
+				CancelRequestedAt: at, Event: "canceling"})
+			break
+		}
+		next := []dayfly.State{dayfly.Queued, dayfly.Succeeded, dayfly.Scheduled}[(caller+round)%3]
+		_, err = k.store.End(k.ctx, &store.Ending{Attempt: job.Attempt, Fence: job.Fence, JobVersion: job.Version, Time: at,
+			State: dayfly.AttemptFailed, Job: store.Next{State: next, RunAt: at, ReleaseKey: true}})
+	case dayfly.Scheduled:
+		_, _, err = k.store.Promote(k.ctx, at, at, 2)
+	}
+	if errors.Is(err, fault.Conflict) || errors.Is(err, fault.Exhausted) {
+		return nil
+	}
+	return err
+}
+
+// soundJob checks a job against its own history.
+func soundJob(k *kit, job *store.Job) {
+	k.Helper()
+	events := k.events(job.ID)
+	k.wantEqual("the number of events of "+job.ID, job.Events, int64(len(events)))
+	k.wantEqual("the version of "+job.ID, job.Version, job.Events)
+	starts, ends := 0, 0
+	for i, e := range events {
+		k.wantEqual("the seq of an event", e.Seq, int64(i+1))
+		switch {
+		case e.Type == "starting":
+			starts++
+		case e.Type == "attempt_ended" || e.State.Terminal():
+			ends++
+		}
+		if e.State.Terminal() && i != len(events)-1 {
+			k.Errorf("job %s ended with event %d of %d", job.ID, i+1, len(events))
+		}
+		if starts-ends < 0 || starts-ends > 1 {
+			k.Errorf("job %s had %d attempts begun and %d ended after event %d, want them one after the other", job.ID, starts, ends, i+1)
+		}
+	}
+	k.wantEqual("the state of its last event", events[len(events)-1].State, job.State)
+	k.wantEqual("the number of attempts begun", starts, len(job.AttemptLog))
+	for i, a := range job.AttemptLog {
+		if live := starts > ends && i == len(job.AttemptLog)-1; a.State.Terminal() == live {
+			k.Errorf("attempt %d of job %s is %s, want it live: %v", a.Number, job.ID, a.State, live)
+		}
+	}
 }
