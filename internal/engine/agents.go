@@ -195,14 +195,18 @@ func (e *Engine) beat(ctx context.Context, f *flight, beat wire.Beat, wake chan 
 	}
 }
 
-// progress records what a job says of itself, within bounds.
+// progress records what a job says of itself.
 func (e *Engine) progress(ctx context.Context, f *flight, p *wire.Progress) {
+	e.notes.add(ctx, &store.Note{Attempt: f.id, Time: e.clock.now(), Progress: boundedProgress(p)})
+}
+
+// boundedProgress returns what may be stored of what a job says of itself.
+func boundedProgress(p *wire.Progress) *dayfly.Progress {
 	text := p.Text
 	if len(text) > wire.MaxProgressText {
 		text = text[:wire.MaxProgressText]
 	}
-	e.notes.add(ctx, &store.Note{Attempt: f.id, Time: e.clock.now(),
-		Progress: &dayfly.Progress{Fraction: min(1, max(0, p.Fraction)), Text: strings.ToValidUTF8(text, "�")}})
+	return &dayfly.Progress{Fraction: min(1, max(0, p.Fraction)), Text: strings.ToValidUTF8(text, "�")}
 }
 
 // orders returns what the agents of the flights have to do.
@@ -307,6 +311,13 @@ func (e *Engine) Result(ctx context.Context, token string, r *wire.Result) error
 	artifacts, err := e.verify(ctx, f, r.Artifacts)
 	if err != nil {
 		return err
+	}
+	if p := r.Progress; p != nil {
+		// A short job says something of itself between two heartbeats, or never hears one.
+		note := &store.Note{Attempt: f.id, Time: e.clock.now(), Progress: boundedProgress(p)}
+		if err := e.store.Note(ctx, []*store.Note{note}); err != nil {
+			return err
+		}
 	}
 	return e.end(ctx, f, verdictOf(r, e.jobOf(f)), &ended{result: r, artifacts: artifacts})
 }
