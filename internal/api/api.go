@@ -195,9 +195,7 @@ func New(o Options) (*API, error) {
 	a.addService(o.Metrics)
 	a.addBlobs()
 	a.addAgents()
-	if err := a.describe(); err != nil {
-		return nil, err
-	}
+	a.describe()
 	return a, a.router.check()
 }
 

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -64,27 +66,40 @@ func (a *API) readyz(ctx context.Context, in *struct{ caller }) (*statusOutput, 
 }
 
 // describe makes the description of the API and serves it: for programs, and for people.
-func (a *API) describe() error {
-	spec := a.huma.OpenAPI()
+func (a *API) describe() {
+	rendered := sync.OnceValues(func() (*description, error) { return render(a.huma.OpenAPI()) })
+	serve := func(pattern, contentType string, part func(*description) []byte) {
+		a.router.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			d, err := rendered()
+			if err != nil {
+				a.refuse(w, r, err)
+				return
+			}
+			w.Header().Set("Content-Type", contentType)
+			w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+			w.Write(part(d)) // the client may be gone, which is its own affair
+		})
+	}
+	serve("GET /openapi.json", "application/openapi+json", func(d *description) []byte { return d.json })
+	serve("GET /openapi.yaml", "application/openapi+yaml", func(d *description) []byte { return d.yaml })
+	serve("GET /docs", "text/html; charset=utf-8", func(d *description) []byte { return d.page })
+}
+
+// description is the API's description in its three forms.
+type description struct{ json, yaml, page []byte }
+
+// render writes the description. That takes half as long as all the rest of a start, and most commands that serve
+// themselves never ask for it, so it is done at the first request.
+func render(spec *huma.OpenAPI) (*description, error) {
 	asJSON, err := json.MarshalIndent(spec, "", "  ")
 	if err != nil {
-		return fmt.Errorf("api: describing the API: %w", err)
+		return nil, fmt.Errorf("api: describing the API: %w", err)
 	}
 	asYAML, err := spec.YAML()
 	if err != nil {
-		return fmt.Errorf("api: describing the API: %w", err)
+		return nil, fmt.Errorf("api: describing the API: %w", err)
 	}
 	var page bytes.Buffer
 	writeDocs(&page, spec)
-	serve := func(pattern, contentType string, body []byte) {
-		a.router.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", contentType)
-			w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
-			w.Write(body) // the client may be gone, which is its own affair
-		})
-	}
-	serve("GET /openapi.json", "application/openapi+json", asJSON)
-	serve("GET /openapi.yaml", "application/openapi+yaml", asYAML)
-	serve("GET /docs", "text/html; charset=utf-8", page.Bytes())
-	return nil
+	return &description{asJSON, asYAML, page.Bytes()}, nil
 }
