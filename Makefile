@@ -39,7 +39,7 @@ test: setup build ## Run all tests, under the race detector, and the crash tests
 
 .PHONY: bench
 bench: build ## Measure, and compare with the baselines
-	go run ./bench
+	go run ./bench -dayfly bin/dayfly
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz test for FUZZTIME (30s)

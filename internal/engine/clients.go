@@ -98,11 +98,10 @@ func (e *Engine) moved(job *store.Job) {
 	case dayfly.Queued:
 		e.filled(store.Lane{Provider: job.Provider, Queue: job.Queue})
 		e.wakeQueue.set()
-		if !job.QueueDeadline.IsZero() {
-			e.wakeClock.set()
-		}
+		e.due(job.QueueDeadline)
 	case dayfly.Scheduled:
-		e.wakeClock.set()
+		e.due(job.RunAt)
+		e.due(job.QueueDeadline)
 	}
 	e.changes.notify(job.ID)
 }

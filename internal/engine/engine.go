@@ -77,6 +77,7 @@ type Engine struct {
 	clock    clock
 	older    atomic.Bool  // the store was restored from a backup older than a machine
 	open     atomic.Int64 // jobs that are not terminal
+	armed    atomic.Int64 // when clockLoop looks again, in Unix nanoseconds of the engine's clock
 
 	mu        sync.Mutex
 	vigil     vigil

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
@@ -14,6 +15,7 @@ import (
 func (e *Engine) clockLoop(ctx context.Context) {
 	const most = 500
 	for ctx.Err() == nil {
+		e.armed.Store(math.MaxInt64) // whatever is scheduled from here on may be missed by the read below
 		now := e.clock.now()
 		moved, next, err := e.store.Promote(ctx, now, now, most)
 		if err != nil && ctx.Err() == nil {
@@ -34,6 +36,7 @@ func (e *Engine) clockLoop(ctx context.Context) {
 		if !next.IsZero() {
 			wait = min(wait, max(0, next.Sub(e.clock.now())))
 		}
+		e.armed.Store(e.clock.now().Add(wait).UnixNano())
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -41,6 +44,13 @@ func (e *Engine) clockLoop(ctx context.Context) {
 		case <-timer.C:
 		}
 		timer.Stop()
+	}
+}
+
+// due wakes the clock if the time is earlier than the one it waits for. Most are not, and moving jobs on is a write.
+func (e *Engine) due(at time.Time) {
+	if !at.IsZero() && at.UnixNano() < e.armed.Load() {
+		e.wakeClock.set()
 	}
 }
 

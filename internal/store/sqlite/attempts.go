@@ -220,7 +220,7 @@ const maxBad = 100
 
 // Live implements store.Attempts.
 func (s *Store) Live(ctx context.Context, after int64, limit int) (live []*store.Attempt, bad []error, err error) {
-	for {
+	for limit > 0 {
 		missing := limit - len(live)
 		read := 0
 		err := s.read(ctx, func(c *session) error {
@@ -248,4 +248,5 @@ func (s *Store) Live(ctx context.Context, after int64, limit int) (live []*store
 			return live, bad, err
 		}
 	}
+	return nil, nil, nil
 }

@@ -29,6 +29,12 @@
 // live attempts, machines that are not gone. Every statement that runs often is a seek in one of them or in a primary
 // key, and a test reads SQLite's query plans to keep it so. A backlog of a million jobs costs space, not time.
 //
+// # What the writer knows
+//
+// Being the only one to write, the writer remembers the attempts in flight and their jobs, so that a claim or an end
+// changes rows without reading them first, and it counts the jobs of each lane and state, so that nobody counts the
+// backlog. Both are taken from the database when the store is opened or needed, and follow each commit.
+//
 // # One process
 //
 // A process that has the store open holds a lock on the file PATH.lock, and says in PATH.owner who it is and where it

@@ -20,8 +20,11 @@ func Unnumbered(text string) string { return unnumbered(text) }
 // CloneSpec copies a spec.
 func CloneSpec(s *dayfly.JobSpec) dayfly.JobSpec { return cloneSpec(s) }
 
-// ListQuery is the statement for a page of jobs.
-func ListQuery(q *store.Query) (string, []any) { return listQuery(q, q.Before, q.Limit) }
+// ListQuery is the statement for a page of jobs, when there are so many jobs in each state.
+func ListQuery(q *store.Query, jobs int) string {
+	text, _ := listQuery(q, func(dayfly.State) int { return jobs })
+	return text
+}
 
 // MachinesQuery is the statement for a page of machines that launches made. Those that were adopted are few.
 func MachinesQuery(q *store.MachineQuery) string {

@@ -2,12 +2,8 @@ package sqlite
 
 import (
 	"context"
-	"fmt"
-	"strconv"
-	"strings"
 
 	"github.com/dayfly-run/dayfly"
-	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/store"
 )
 
@@ -151,6 +147,9 @@ func (s *Store) Events(ctx context.Context, id string, after int64, limit int) (
 		if !found {
 			return noJob(id)
 		}
+		if limit < 1 {
+			return nil
+		}
 		return c.each(func(values row) error {
 			e := &dayfly.Event{Job: id}
 			events = append(events, e)
@@ -159,96 +158,4 @@ func (s *Store) Events(ctx context.Context, id string, after int64, limit int) (
 		}, eventsOfJob, job, after, limit)
 	})
 	return events, err
-}
-
-// List implements store.Jobs.
-func (s *Store) List(ctx context.Context, q *store.Query) ([]*store.Job, error) {
-	if q.Limit < 1 || q.Limit > 1000 {
-		return nil, fmt.Errorf("sqlite: list: %w: limit %d is not between 1 and 1000", fault.Invalid, q.Limit)
-	}
-	var jobs []*store.Job
-	for before := q.Before; ; {
-		missing := q.Limit - len(jobs)
-		rows, err := s.list(ctx, q, before, missing)
-		if err != nil {
-			return nil, err
-		}
-		jobs = append(jobs, s.readable(rows)...)
-		if len(rows) < missing || len(jobs) == q.Limit {
-			return jobs, nil
-		}
-		before = rows[len(rows)-1].Seq
-	}
-}
-
-// list reads one page of rows, of which some may turn out to be unreadable.
-func (s *Store) list(ctx context.Context, q *store.Query, before int64, limit int) ([]*jobRow, error) {
-	query, args := listQuery(q, before, limit)
-	var rows []*jobRow
-	err := s.read(ctx, func(c *session) error {
-		return c.eachOnce(func(values row) error {
-			r := new(jobRow)
-			rows = append(rows, r)
-			return c.scan(values, r.columns())
-		}, query, args...)
-	})
-	return rows, err
-}
-
-// indexOf returns a query for the seqs of the jobs that may be in a state, by an index that holds few others. There is
-// none of succeeded jobs: they are so many that going through all jobs is as good.
-func indexOf(state dayfly.State) (query string, ok bool) {
-	switch state {
-	case dayfly.Created:
-		return `SELECT seq FROM jobs WHERE state = 'created'`, true
-	case dayfly.Scheduled:
-		return `SELECT seq FROM jobs WHERE run_at IS NOT NULL`, true
-	case dayfly.Queued:
-		return `SELECT seq FROM jobs WHERE state = 'queued' AND held = 0 UNION ALL SELECT seq FROM jobs WHERE held = 1`, true
-	case dayfly.Starting, dayfly.Running:
-		return `SELECT job FROM attempts WHERE ended_at IS NULL`, true
-	case dayfly.Failed, dayfly.Canceled, dayfly.Expired:
-		return `SELECT seq FROM jobs WHERE state = '` + string(state) + `'`, true
-	}
-	return "", false
-}
-
-// listQuery returns the query for a page of jobs. Its text depends on the shape of q only, never on its values.
-func listQuery(q *store.Query, before int64, limit int) (string, []any) {
-	var args []any
-	arg := func(value any) string {
-		args = append(args, value)
-		return "$" + strconv.Itoa(len(args))
-	}
-	var where []string
-	if before > 0 {
-		where = append(where, "j.seq < "+arg(before))
-	}
-	if len(q.States) > 0 {
-		var names, indexes []string
-		for _, state := range q.States {
-			names = append(names, arg(string(state)))
-			if index, ok := indexOf(state); ok {
-				indexes = append(indexes, index)
-			}
-		}
-		where = append(where, "j.state IN ("+strings.Join(names, ", ")+")")
-		if len(indexes) == len(q.States) {
-			where = append(where, "j.seq IN ("+strings.Join(indexes, " UNION ALL ")+")")
-		}
-	}
-	if q.Queue != "" {
-		where = append(where, "j.queue = "+arg(q.Queue))
-	}
-	if q.Name != "" {
-		where = append(where, "j.name = "+arg(q.Name))
-	}
-	for key, value := range q.Labels {
-		where = append(where, "j.seq IN (SELECT job FROM labels WHERE key = "+arg(key)+" AND value = "+arg(value)+")")
-	}
-	text := selectJob
-	if len(where) > 0 {
-		text += "WHERE " + strings.Join(where, " AND ")
-	}
-	return text + " ORDER BY j.seq DESC LIMIT " + arg(limit), args
 }

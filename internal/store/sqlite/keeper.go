@@ -152,6 +152,9 @@ ORDER BY finished_at LIMIT $2`
 
 // Expendable implements store.Keeper.
 func (s *Store) Expendable(ctx context.Context, before time.Time, limit int) ([]string, error) {
+	if limit < 1 {
+		return nil, nil
+	}
 	var ids []string
 	err := s.read(ctx, func(c *session) error {
 		return c.each(func(values row) error {

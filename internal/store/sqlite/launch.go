@@ -25,6 +25,9 @@ VALUES ($1, $2, $3, $4, 'creating', $5, $6, $7, $8, $9, $10, 'creating', $11)`
 
 // Launch implements store.Queue.
 func (s *Store) Launch(ctx context.Context, launches []*store.Launch) ([]error, error) {
+	if len(launches) == 0 {
+		return nil, nil
+	}
 	wishes := make([]store.Launch, len(launches))
 	for i, l := range launches {
 		wishes[i] = *l

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -21,14 +20,14 @@ func (s *Store) Machines(ctx context.Context, q *store.MachineQuery) ([]*store.M
 	var machines []*store.Machine
 	err := s.read(ctx, func(c *session) error {
 		for _, table := range []string{launchedMachines, adoptedMachines} {
-			query, args := machinesQuery(q, table)
+			text, args := machinesQuery(q, table)
 			err := c.eachOnce(func(values row) error {
 				var r machineRow
 				var attempt, job string
 				err := c.scan(values, append(r.columns(), word(&attempt), word(&job)))
 				machines = append(machines, r.decode(attempt, job))
 				return err
-			}, query, args...)
+			}, text, args...)
 			if err != nil {
 				return err
 			}
@@ -43,46 +42,26 @@ const launchedMachines = `SELECT ` + machineColumns + `, a.id, j.id FROM attempt
 
 const adoptedMachines = `SELECT ` + machineColumns + `, a.attempt, a.job FROM adopted a`
 
-// machinesQuery returns the query for a page of machines of one of the two tables. Names grow with time, so the newest
-// come first when they are in falling order.
+// machinesQuery returns the statement for a page of machines of one of the two tables. Names grow with time, so the
+// newest come first when they are in falling order.
 func machinesQuery(q *store.MachineQuery, table string) (string, []any) {
-	var args []any
-	var where []string
-	arg := func(value string) string {
-		args = append(args, value)
-		return "$" + strconv.Itoa(len(args))
-	}
-	in := func(column string, values []string) {
-		var list []string
-		for _, value := range values {
-			list = append(list, arg(value))
-		}
-		where = append(where, column+" IN ("+strings.Join(list, ", ")+")")
-	}
+	var s query
 	if len(q.States) > 0 {
-		var states []string
-		for _, state := range q.States {
-			states = append(states, string(state))
-		}
-		in("a.machine_state", states)
+		s.in("a.machine_state", words(q.States)...)
 	}
 	switch {
 	case len(q.Names) > 0:
-		in("a.machine", q.Names)
+		s.in("a.machine", q.Names...)
 	case len(q.States) > 0 && !slices.Contains(q.States, store.MachineGone):
-		where = append(where, "a.gone_at IS NULL") // there is an index of these few
+		s.and("a.gone_at IS NULL") // there is an index of these few
 	}
 	if q.Before != "" {
-		where = append(where, "a.machine < "+arg(q.Before))
+		s.and("a.machine < " + s.arg(q.Before))
 	}
 	if q.Provider != "" {
-		where = append(where, "a.provider = "+arg(q.Provider))
+		s.and("a.provider = " + s.arg(q.Provider))
 	}
-	text := table
-	if len(where) > 0 {
-		text += ` WHERE ` + strings.Join(where, " AND ")
-	}
-	return text + ` ORDER BY a.machine DESC LIMIT ` + strconv.Itoa(q.Limit), args
+	return s.text(table, " ORDER BY a.machine DESC LIMIT "+s.arg(q.Limit)), s.args
 }
 
 // The states from which a machine may move are five at most. Those missing are filled up with one that is there.

@@ -186,12 +186,18 @@ func TestListsSeekWhereThereIsAnIndex(t *testing.T) {
 		{Limit: 10, States: []dayfly.State{dayfly.Starting, dayfly.Running}, Queue: "q"},
 		{Limit: 10, States: []dayfly.State{dayfly.Failed, dayfly.Canceled, dayfly.Expired}},
 		{Limit: 10, States: []dayfly.State{dayfly.Failed, dayfly.Running}, Before: 9},
+		{Limit: 10, States: []dayfly.State{dayfly.Failed}, Name: "n"},
 	} {
-		text, _ := sqlite.ListQuery(q)
+		text := sqlite.ListQuery(q, 100)
 		steps := strings.Join(plan(t, db, text), "\n")
 		if regexp.MustCompile(`SCAN j$|SCAN j\n|SCAN jobs\n|SCAN jobs$|SCAN attempts\n|SCAN labels`).MatchString(steps) {
 			t.Errorf("%+v is answered by going through a table:\n%s", q, steps)
 		}
+	}
+	// Of a state with very many jobs the newest are found from the newest on, without sorting.
+	many := strings.Join(plan(t, db, sqlite.ListQuery(&store.Query{Limit: 10, States: []dayfly.State{dayfly.Queued}}, 1e6)), "\n")
+	if !strings.HasPrefix(many, "SCAN j") || strings.Contains(many, "TEMP B-TREE") || strings.Contains(many, "LIST") {
+		t.Errorf("the newest of a million queued jobs are found by:\n%s", many)
 	}
 	for _, q := range []*store.MachineQuery{
 		{Limit: 10, States: []store.MachineState{store.MachineDeleting}},

@@ -50,7 +50,7 @@ func (s *Store) Lanes(ctx context.Context) ([]store.Lane, error) {
 // Ready implements store.Queue.
 func (s *Store) Ready(ctx context.Context, lane store.Lane, limit int) ([]*store.Job, error) {
 	var jobs []*store.Job
-	for passed := 0; ; {
+	for passed := 0; limit > 0; {
 		missing := limit - len(jobs)
 		var rows []*jobRow
 		err := s.read(ctx, func(c *session) (err error) {
@@ -66,6 +66,7 @@ func (s *Store) Ready(ctx context.Context, lane store.Lane, limit int) ([]*store
 		}
 		passed += len(rows) // some of them cannot be read, and must not hide those behind them
 	}
+	return nil, nil
 }
 
 // Ahead implements store.Queue.

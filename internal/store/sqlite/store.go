@@ -45,6 +45,11 @@ var _ store.Store = (*Store)(nil)
 func (s *Store) SetOwnerURL(url string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	select {
+	case <-s.closing:
+		return closed("owner")
+	default:
+	}
 	s.owner.info.URL = url
 	return s.owner.write()
 }
@@ -106,8 +111,11 @@ func (s *Store) read(ctx context.Context, run func(*session) error) error {
 		return err
 	}
 	err := run(c)
-	if _, _, e := c.exec("COMMIT"); err == nil {
-		err = e
+	if _, _, e := c.exec("COMMIT"); e != nil {
+		_, _, _ = c.exec("ROLLBACK") // or this connection would be of no use any more
+		if err == nil {
+			err = e
+		}
 	}
 	return err
 }

@@ -59,6 +59,19 @@ func (t *tally) counts() []store.Count {
 	return counts
 }
 
+// inState returns how many jobs are in a state that is not terminal.
+func (t *tally) inState(state dayfly.State) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for p, jobs := range t.jobs {
+		if p.state == state {
+			n += jobs
+		}
+	}
+	return n
+}
+
 // The jobs that are not terminal, each found by an index that holds no others.
 const countJobs = `
 SELECT provider, queue, state, count(*) FROM (

@@ -323,3 +323,106 @@ func TestALargeSpecIsReadBackAndNotRewrittenByTransitions(t *testing.T) {
 		t.Errorf("three transitions wrote %d bytes, want far less than the payload", grown)
 	}
 }
+
+func TestALongBacklogIsListedFromTheNewest(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir()+"/store.db", nil)
+	const n = 5100 // more than are looked up by state
+	submitMany(t, s, n)
+	launch(t, s, ready(t, s))
+	var got []*store.Job
+	for before := int64(0); ; before = got[len(got)-1].Seq {
+		page, err := s.List(t.Context(), &store.Query{States: []dayfly.State{dayfly.Queued, dayfly.Failed}, Before: before, Limit: 1000})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, page...)
+		if len(page) < 1000 {
+			break
+		}
+	}
+	if len(got) != n-1 {
+		t.Errorf("got %d jobs, want the %d that are queued", len(got), n-1)
+	}
+	for i := 1; i < len(got); i++ {
+		if got[i].Seq >= got[i-1].Seq {
+			t.Fatalf("job %d comes after job %d, want the newest first", got[i].Seq, got[i-1].Seq)
+		}
+	}
+}
+
+// submitMany submits jobs 0 to n-1 from fifty goroutines.
+func submitMany(t *testing.T, s *sqlite.Store, n int64) {
+	t.Helper()
+	const callers = 50
+	var all sync.WaitGroup
+	for caller := range int64(callers) {
+		all.Go(func() {
+			for i := caller; i < n; i += callers {
+				if _, _, err := s.Submit(t.Context(), request(i)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func TestTheWriteAheadLogStaysBounded(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir() + "/store.db"
+	s := open(t, path, nil)
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					if _, err := s.List(t.Context(), &store.Query{Limit: 5}); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	submitMany(t, s, 8000)
+	close(stop)
+	readers.Wait()
+	info, err := os.Stat(path + "-wal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, limit := info.Size(), int64(24<<20); got > limit {
+		t.Errorf("the write-ahead log has %d bytes, want at most %d", got, limit)
+	}
+	main, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if main.Size() < 2<<20 {
+		t.Errorf("the database has %d bytes, want what was written to have arrived there", main.Size())
+	}
+	t.Logf("database %d bytes, log %d bytes", main.Size(), info.Size())
+}
+
+func TestAStoreOfSomeMegabytesOpensQuickly(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir() + "/store.db"
+	s := open(t, path, nil)
+	submitMany(t, s, 4000)
+	closeStore(t, s)
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	open(t, path, nil)
+	took := time.Since(start)
+	t.Logf("a database of %d KiB was opened in %v", info.Size()>>10, took)
+	if took > 2*time.Second {
+		t.Errorf("opening took %v, want less than two seconds even on a busy machine", took)
+	}
+}
