@@ -30,9 +30,11 @@ import (
 // options are those of a server that listens anywhere on loopback and keeps its data in a fresh directory.
 func options(t *testing.T) server.Options {
 	t.Helper()
+	provider := memmachine.New(nil)
+	t.Cleanup(provider.Cloud().Close) // machines outlive the server, and here the test too
 	return server.Options{
 		DataDir:   filepath.Join(t.TempDir(), "data"),
-		Providers: map[string]machine.Provider{"memory": memmachine.New(nil)},
+		Providers: map[string]machine.Provider{"memory": provider},
 		Listen:    []string{"127.0.0.1:0"},
 		Version:   "test",
 	}

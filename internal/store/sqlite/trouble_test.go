@@ -219,6 +219,41 @@ func TestAWriteWhoseCallerGaveUpInTheQueueIsNotCarriedOut(t *testing.T) {
 	}
 }
 
+func TestTheWriterRemembersLiveAttemptsOnly(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir() + "/store.db"
+	s := open(t, path, nil)
+	want := func(n int) {
+		t.Helper()
+		if got, err := s.Remembered(t.Context()); got != n || err != nil {
+			t.Errorf("the writer remembers %d attempts, error %v; want %d", got, err, n)
+		}
+	}
+	large := request(1)
+	large.Job.Spec.Payload = []byte(`"` + strings.Repeat("x", 4096) + `"`)
+	job, _, err := s.Submit(t.Context(), large)
+	if err != nil {
+		t.Fatal(err)
+	}
+	launch(t, s, job)
+	want(0) // it would take too much memory
+	a, b := running(t, s, 2), running(t, s, 3)
+	want(2)
+	if _, err := s.End(t.Context(), success(a)); err != nil {
+		t.Fatal(err)
+	}
+	want(1)
+	// What a transaction that is undone had remembered would be wrong, so nothing of it is kept.
+	first, second := wish(submit(t, s, 4)), wish(submit(t, s, 5))
+	second.AttemptID = first.AttemptID
+	_, err = s.Launch(t.Context(), []*store.Launch{first, second})
+	wantKind(t, "the launch of two attempts with one id", err, fault.Conflict)
+	want(0)
+	if _, err := s.End(t.Context(), success(b)); err != nil {
+		t.Errorf("the end of an attempt that is not remembered any more: %v", err)
+	}
+}
+
 func TestRowsThatCannotBeReadHideNoOthers(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir() + "/store.db"
