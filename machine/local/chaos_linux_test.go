@@ -54,7 +54,7 @@ func TestNothingRunsTwiceNorStaysWhateverHappensToSupervisors(t *testing.T) {
 			}
 		}
 		t.Logf("%d machines were started, by %d supervisors", len(entries), newestSupervisor(t, p.dir))
-		if len(entries) < 20 {
+		if len(entries) < 5 {
 			t.Errorf("got %d machines started, want enough of them to say anything", len(entries))
 		}
 		if list, err := p.List(t.Context(), "tests"); err != nil || len(list) != 0 {
