@@ -84,8 +84,8 @@ func jobPath(id, action string) (string, error) {
 	return "/v1/jobs/" + url.PathEscape(id) + action, nil
 }
 
-// Delete removes a job that has ended, with its logs, inputs and artifacts. fault.NotFound; fault.Conflict while it
-// has not ended.
+// Delete removes a job that has ended, with its logs, inputs and artifacts. It waits a few seconds for the machine of
+// one that has just ended. fault.NotFound; fault.Conflict while it has not ended, or its machine is not gone.
 func (c *Client) Delete(ctx context.Context, id string) error {
 	path, err := jobPath(id, "")
 	if err != nil {

@@ -55,12 +55,13 @@ type JobSpec struct {
 	Env     map[string]string `json:"env,omitempty" doc:"Environment variables. Names match [A-Za-z_][A-Za-z0-9_]* and do not begin with DAYFLY_ or LD_."`
 	Payload json.RawMessage   `json:"payload,omitempty" doc:"Any JSON; the job finds it in the file that DAYFLY_INPUT names. At most 256 KiB."`
 
-	Provider string  `json:"provider,omitempty" maxLength:"64" doc:"Where to run it; the server's default provider when it is missing."`
-	Image    string  `json:"image,omitempty" maxLength:"512" doc:"The image to run it in, for providers that have images."`
-	Size     string  `json:"size,omitempty" maxLength:"64" doc:"A named size, such as shared-cpu-1x."`
-	CPUs     float64 `json:"cpus,omitempty" minimum:"0" maximum:"1024" doc:"Processors, instead of the size's."`
-	MemoryMB int     `json:"memory_mb,omitempty" minimum:"0" maximum:"16777216" doc:"Memory limit in MiB, instead of the size's."`
-	DiskMB   int     `json:"disk_mb,omitempty" minimum:"0" maximum:"1073741824" doc:"How much it may write to its working directory, in MiB."`
+	Provider  string  `json:"provider,omitempty" maxLength:"64" doc:"Where to run it; the server's default provider when it is missing."`
+	Image     string  `json:"image,omitempty" maxLength:"512" doc:"The image to run it in, for providers that have images."`
+	Size      string  `json:"size,omitempty" maxLength:"64" doc:"A named size, such as shared-cpu-1x."`
+	CPUs      float64 `json:"cpus,omitempty" minimum:"0" maximum:"1024" doc:"Processors, instead of the size's."`
+	MemoryMB  int     `json:"memory_mb,omitempty" minimum:"0" maximum:"16777216" doc:"Memory limit in MiB, instead of the size's."`
+	DiskMB    int     `json:"disk_mb,omitempty" minimum:"0" maximum:"1073741824" doc:"How much it may write to its working directory, in MiB."`
+	Processes int     `json:"processes,omitempty" minimum:"0" maximum:"4194304" doc:"How many processes and threads it may have at once; beyond that they cannot be made. 0: no limit of its own, only the one that all machines of a host share."`
 
 	Inputs  []InputSpec `json:"inputs,omitempty" maxItems:"256" doc:"Files to upload before start; each is put into the working directory."`
 	Outputs []string    `json:"outputs,omitempty" maxItems:"64" doc:"Glob patterns of files in the working directory to keep as artifacts. ** matches any number of directories."`
@@ -121,7 +122,7 @@ type Job struct {
 
 	Reason   Reason          `json:"reason,omitempty" doc:"Why it ended as it did, as a code."`
 	Message  string          `json:"message,omitempty" doc:"Why, and what to do about it, in a sentence."`
-	ExitCode *int            `json:"exit_code,omitempty" doc:"Of the last attempt's command."`
+	ExitCode *int            `json:"exit_code,omitempty" doc:"Of the last attempt's command. 126 if its program cannot be executed, 127 if there is none, as in a shell."`
 	Result   json.RawMessage `json:"result,omitempty" doc:"What the command wrote to the file that DAYFLY_RESULT names."`
 	Progress *Progress       `json:"progress,omitempty"`
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -23,7 +24,6 @@ type front struct {
 	publicURL string // for clients
 	localURL  string // for this computer
 	fixed     string // the configured public URL, or ""
-	guarded   bool   // everybody needs a token
 	handler   http.Handler
 }
 
@@ -154,8 +154,15 @@ func newHTTPServer(handler http.Handler, logger *slog.Logger) *http.Server {
 // patient reports whether a request waits for something to happen, rather than for an answer: when the server stops,
 // such a request is told so at once.
 func patient(r *http.Request) bool {
-	return strings.Contains(r.Header.Get("Accept"), "text/event-stream") ||
-		strings.HasSuffix(r.URL.Path, "/heartbeat") || strings.HasSuffix(r.URL.Path, "/heartbeats")
+	switch path.Base(r.URL.Path) {
+	case "heartbeat", "heartbeats", "wait":
+		return true
+	case "logs":
+		if follow, _ := strconv.ParseBool(r.URL.Query().Get("follow")); follow {
+			return true
+		}
+	}
+	return strings.Contains(r.Header.Get("Accept"), "text/event-stream")
 }
 
 // endPatient ends the context of requests that wait when stopping ends.

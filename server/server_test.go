@@ -133,6 +133,51 @@ func TestAStreamThatIsWatchedDoesNotHoldUpTheEnd(t *testing.T) {
 	}
 }
 
+func TestRequestsThatWaitDoNotHoldUpTheEnd(t *testing.T) {
+	t.Parallel()
+	s, stop := start(t, options(t))
+	never := false
+	job, err := client(t, s, "").Submit(t.Context(), &dayfly.JobSpec{Command: []string{"true"}, Start: &never}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type answer struct {
+		status int
+		body   string
+		err    error // of reading the body
+	}
+	ask := func(path string) answer {
+		response, err := http.Get(s.URL() + path)
+		if err != nil {
+			return answer{err: err}
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		return answer{response.StatusCode, string(body), err}
+	}
+	waited, followed := make(chan answer, 1), make(chan answer, 1)
+	go func() { waited <- ask("/v1/jobs/" + job.ID + "/wait?timeout=5m") }()
+	go func() { followed <- ask("/v1/jobs/" + job.ID + "/logs?follow=true") }()
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(ask("/metrics").body, "\ndayfly_streams 2\n"); {
+		if time.Now().After(deadline) {
+			t.Fatal("the server does not say that two requests wait")
+		}
+	}
+	begin := time.Now()
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("it took %v to end while requests waited", took)
+	}
+	if a := <-waited; a.err != nil || a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, "wait again") {
+		t.Errorf("who waited for a job got %d %s (%v), want 503 and to wait again", a.status, a.body, a.err)
+	}
+	if a := <-followed; a.status != http.StatusOK || !errors.Is(a.err, io.ErrUnexpectedEOF) {
+		t.Errorf("who followed a job's output got %d and then %v, want 200 and an unexpected end", a.status, a.err)
+	}
+}
+
 func TestTheDataDirectoryIsPrivate(t *testing.T) {
 	t.Parallel()
 	o := options(t)

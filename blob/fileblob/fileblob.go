@@ -22,6 +22,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/blob"
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/failpoint"
 )
 
 // Options are the details of a Store. nil means all defaults.
@@ -154,7 +155,7 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	err = s.root.Remove(name)
+	err = s.remove(name)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil
 	}
@@ -167,6 +168,17 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 		}
 	}
 	return nil
+}
+
+// remove removes the file of an object.
+func (s *Store) remove(name string) error {
+	if err := failpoint.Hit("blob.delete.before"); err != nil {
+		return err
+	}
+	if err := s.root.Remove(name); err != nil {
+		return err
+	}
+	return failpoint.Hit("blob.delete.after")
 }
 
 // classify attaches the kind to an error of the file system.

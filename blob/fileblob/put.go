@@ -16,6 +16,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/blob"
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/failpoint"
 )
 
 // Put stores an object. It is durable when Put returns. Errors of r come back wrapped.
@@ -78,6 +79,9 @@ func (s *Store) write(ctx context.Context, temp string, r io.Reader, o *blob.Put
 
 // place renames the temporary file to its name and flushes the directory that holds it.
 func (s *Store) place(temp, name string) error {
+	if err := failpoint.Hit("blob.put.before"); err != nil {
+		return err
+	}
 	dir := path.Dir(name)
 	// A Delete may remove the directory, empty for a moment, between making it and renaming into it.
 	for range 100 {
@@ -91,7 +95,7 @@ func (s *Store) place(temp, name string) error {
 		if err != nil {
 			return err
 		}
-		return s.syncDir(dir)
+		return errors.Join(s.syncDir(dir), failpoint.Hit("blob.put.after"))
 	}
 	return fmt.Errorf("%w: the directory is removed again and again", fault.Unavailable)
 }

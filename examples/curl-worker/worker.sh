@@ -122,13 +122,13 @@ upload() {
 	done
 }
 
-# report OUTCOME REASON MESSAGE EXIT tells how it ended. EXIT is JSON, or null if the command was never started.
+# report OUTCOME REASON MESSAGE EXIT tells how it ended. EXIT is JSON, or null if there is none.
 report() {
 	[ -s "$scratch/result.json" ] && jq . "$scratch/result.json" >"$scratch/value" 2>/dev/null || echo null >"$scratch/value"
 	jq -n --arg outcome "$1" --arg reason "$2" --arg message "$3" --argjson exit "$4" --slurpfile value "$scratch/value" \
 		--slurpfile artifacts "$scratch/artifacts" \
-		--argjson stdout "$stored_stdout" --argjson stderr "$stored_stderr" '{
-			outcome: $outcome, started: ($exit != null), stdout_bytes: $stdout, stderr_bytes: $stderr, artifacts: $artifacts,
+		--arg started "$started" --argjson stdout "$stored_stdout" --argjson stderr "$stored_stderr" '{
+			outcome: $outcome, started: ($started != ""), stdout_bytes: $stdout, stderr_bytes: $stderr, artifacts: $artifacts,
 			fetch_ms: 0, run_ms: 0, finish_ms: 0, max_rss_kb: 0, user_ms: 0, system_ms: 0, started_at: 0
 		}
 		+ if $reason != "" then {reason: $reason, message: $message} else {} end
@@ -150,7 +150,7 @@ token "$(assigned .token)"
 orphan_after=$(($(assigned .orphan_after_ms) / 1000))
 
 # --- run -------------------------------------------------------------------------------------------------------------
-stored_stdout=0 stored_stderr=0 stopped= kill_at=
+stored_stdout=0 stored_stderr=0 stopped= kill_at= started=
 : >"$scratch/stdout" >"$scratch/stderr" >"$scratch/artifacts"
 fetch || report failed input_failed "An input could not be fetched, or was not what was uploaded." null
 
@@ -165,7 +165,7 @@ if [ "$(assigned 'has("payload")')" = true ]; then
 fi
 eval "set -- $(assigned '.command | @sh')"
 if ! command -v "$1" >/dev/null; then
-	report failed command_not_found "There is no program $1 in this image." null
+	report failed command_not_found "There is no program $1 in this image." '{"code": 127}'
 fi
 # In a session of its own, so that one kill reaches all that it starts; its output goes to files and never waits.
 setsid "$@" </dev/null >"$scratch/stdout" 2>"$scratch/stderr" &

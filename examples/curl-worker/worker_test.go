@@ -125,7 +125,7 @@ func TestWorkerReportsWhatWentWrong(t *testing.T) {
 	}{
 		"Status":    {func(j *wire.Assignment) { j.Command[2] = "exit 7" }, wire.Failed, "exit_nonzero", 7, ""},
 		"Signal":    {func(j *wire.Assignment) { j.Command[2] = "kill -9 $$" }, wire.Failed, "signaled", -1, "SIGKILL"},
-		"NoProgram": {func(j *wire.Assignment) { j.Command = []string{"frobnicate"} }, wire.Failed, "command_not_found", 0, ""},
+		"NoProgram": {func(j *wire.Assignment) { j.Command = []string{"frobnicate"} }, wire.Failed, "command_not_found", 127, ""},
 		"BadInput":  {func(j *wire.Assignment) { j.Inputs = []wire.Input{missing} }, wire.Failed, "input_failed", 0, ""},
 		"Timeout": {func(j *wire.Assignment) {
 			j.Command[2], j.RunTimeoutMS = `trap "exit 3" TERM; while :; do sleep 0.1; done`, 1000
@@ -146,7 +146,10 @@ func TestWorkerReportsWhatWentWrong(t *testing.T) {
 			if r == nil || r.Outcome != c.outcome || r.Reason != c.reason {
 				t.Fatalf("result %+v, want %s, %s", r, c.outcome, c.reason)
 			}
-			if r.Exit != nil && (r.Exit.Code != c.code || r.Exit.Signal != c.signal) {
+			if began := r.Reason != "command_not_found" && r.Reason != "input_failed"; r.Started != began {
+				t.Errorf("started = %v, want %v", r.Started, began)
+			}
+			if (r.Exit == nil) != (c.reason == "input_failed") || r.Exit != nil && (r.Exit.Code != c.code || r.Exit.Signal != c.signal) {
 				t.Errorf("exit %+v, want %d %s", r.Exit, c.code, c.signal)
 			}
 		})

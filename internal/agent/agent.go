@@ -32,8 +32,10 @@ type Place struct {
 	ScratchDir string
 	Env        []string // the base environment, KEY=VALUE; the job's own variables are added to it
 	// Home returns the server's current base URL, for hosts whose server may come back at another address; "" is
-	// Boot.URL. It is called before each request, by several goroutines. nil: always Boot.URL.
-	Home func() string
+	// Boot.URL. The channel is closed when a server says anew where it is, be it at the same address: then it is there,
+	// and who waits before calling it again does so at once. It is called before each request, by several goroutines.
+	// nil: always Boot.URL.
+	Home func() (url string, renewed <-chan struct{})
 }
 
 // Options are the optional parts of [Run]; nil means the defaults.

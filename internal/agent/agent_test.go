@@ -288,21 +288,23 @@ func TestExitsAreToldApart(t *testing.T) {
 		"StatusIsKept":           {[]string{"sh", "-c", "exit 3"}, "exit_nonzero", &machine.Exit{Code: 3}, "status 3"},
 		"ShellCouldNotFindIt":    {[]string{"sh", "-c", "frobnicate 2>/dev/null"}, "exit_nonzero", &machine.Exit{Code: 127}, "not found"},
 		"SignalIsNamed":          {[]string{"sh", "-c", "kill -9 $$"}, "signaled", &machine.Exit{Code: -1, Signal: "SIGKILL"}, "SIGKILL"},
-		"ProgramIsMissing":       {[]string{"frobnicate"}, "command_not_found", nil, "PATH"},
-		"ProgramPathIsMissing":   {[]string{"/nowhere/frobnicate"}, "command_not_found", nil, "/nowhere/frobnicate"},
-		"ProgramIsNotExecutable": {[]string{notExecutable}, "command_not_found", nil, "readme.txt"},
+		"ProgramIsMissing":       {[]string{"frobnicate"}, "command_not_found", &machine.Exit{Code: 127}, "PATH"},
+		"ProgramPathIsMissing":   {[]string{"/nowhere/frobnicate"}, "command_not_found", &machine.Exit{Code: 127}, "/nowhere/frobnicate"},
+		"ProgramIsNotExecutable": {[]string{notExecutable}, "command_not_found", &machine.Exit{Code: 126}, "The program " + notExecutable + " cannot be executed: permission denied. Make"},
+		"NoneInPathIsExecutable": {[]string{"readme.txt"}, "command_not_found", &machine.Exit{Code: 126}, "The program " + notExecutable + " cannot be executed: permission denied. Make"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			job := script("")
 			job.Command = c.command
+			job.Env = map[string]string{"PATH": "/usr/local/bin:/usr/bin:/bin:" + filepath.Dir(notExecutable)}
 			exit, a := carryOut(t, home, job)
 			wantOutcome(t, exit, a, wire.Failed, c.reason)
 			r := a.Result
-			if r.Started != (c.exit != nil) {
-				t.Errorf("started = %v, want %v", r.Started, c.exit != nil)
+			if want := c.reason != "command_not_found"; r.Started != want {
+				t.Errorf("started = %v, want %v", r.Started, want)
 			}
-			if (r.Exit == nil) != (c.exit == nil) || r.Exit != nil && (r.Exit.Code != c.exit.Code || r.Exit.Signal != c.exit.Signal) {
+			if r.Exit == nil || r.Exit.Code != c.exit.Code || r.Exit.Signal != c.exit.Signal {
 				t.Errorf("exit %+v, want %+v", r.Exit, c.exit)
 			}
 			if !strings.Contains(r.Message, c.message) || !strings.HasSuffix(r.Message, ".") {

@@ -24,9 +24,6 @@ const (
 	// maxVisited is how many entries of the working directory are looked at. It bounds the time that a working
 	// directory full of files takes.
 	maxVisited = 1_000_000
-	// maxNameBytes is how long the names of all artifacts of an attempt may be together, so that the result which
-	// names them stays within wire.MaxRequest.
-	maxNameBytes = 256 << 10
 	// askFor is how many places for outputs are asked for at once. A place is not kept for ever, so they are not asked
 	// for long before they are used.
 	askFor = 64
@@ -118,7 +115,7 @@ func (a *attempt) collectFile(c *collection, name string) bool {
 		c.problem = fmt.Sprintf("The name of output %s is longer than %d bytes. Shorten it.", name[:64]+"…", wire.MaxArtifactName)
 	case len(c.found) == wire.MaxArtifacts:
 		c.problem = fmt.Sprintf("More than %d files match the output patterns. Pack them into one file, with tar for example.", wire.MaxArtifacts)
-	case c.bytes+len(name) > maxNameBytes:
+	case c.bytes+len(name) > wire.MaxArtifactNames:
 		c.problem = "The names of the outputs are too long together. Pack them into one file, with tar for example."
 	default:
 		c.found = append(c.found, wire.ArtifactWant{Name: name, Size: info.Size()})
@@ -128,7 +125,7 @@ func (a *attempt) collectFile(c *collection, name string) bool {
 }
 
 func (c *collection) warn(format string, args ...any) {
-	if len(c.warnings) < maxWarnings {
+	if len(c.warnings) < wire.MaxWarnings {
 		c.warnings = append(c.warnings, fmt.Sprintf(format, args...))
 	}
 }

@@ -2,6 +2,8 @@ package agent_test
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +11,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/agent"
 	"github.com/dayfly-run/dayfly/internal/agent/memhome"
 	"github.com/dayfly-run/dayfly/internal/wire"
+	"github.com/dayfly-run/dayfly/machine"
 )
 
 func TestRefusedClaimRunsNothing(t *testing.T) {
@@ -133,7 +136,7 @@ func TestServerThatNeverComesIsGivenUp(t *testing.T) {
 	clock := newClock()
 	place := newPlace(t, memhome.New(t).Add(script("true")))
 	place.Boot.URL = "http://127.0.0.1:1" // nobody listens
-	place.Home = func() string { clock.advance(3 * time.Minute); return "" }
+	place.Home = func() (string, <-chan struct{}) { clock.advance(time.Minute); return "", nil }
 	exit := agent.Run(t.Context(), agent.NewDirect("test"), place, &agent.Options{Clock: clock.now})
 	if exit.Code != agent.ExitNotOurs || !strings.Contains(exit.Message, "has not answered") {
 		t.Errorf("exit %+v, want code %d because nobody answered", exit, agent.ExitNotOurs)
@@ -147,10 +150,60 @@ func TestServerThatMovesIsFollowed(t *testing.T) {
 		boot := home.Add(script("true"))
 		boot.URL = "http://127.0.0.1:1" // where it was when the machine was made
 		place := newPlace(t, boot)
-		place.Home = func() string { return home.URL() + "/" }
+		place.Home = func() (string, <-chan struct{}) { return home.URL() + "/", nil }
 		exit := agent.Run(t.Context(), link, place, nil)
 		wantOutcome(t, exit, home.Attempt(boot.Attempt), wire.Succeeded, "")
 	})
+}
+
+func TestPauseEndsWhenTheServerSaysWhereItIs(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"claim", "beat", "log", "result"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			home := memhome.New(t)
+			renewed := make(chan struct{})
+			home.Fault = func(c memhome.Call) memhome.Failure {
+				if c.Kind != kind || c.Number > 1 {
+					return memhome.Failure{}
+				}
+				close(renewed) // at the worst moment: the call has been made, and fails
+				return memhome.Failure{Status: http.StatusServiceUnavailable, Code: "unavailable", Wait: time.Hour}
+			}
+			link := agent.NewDirect("test")
+			t.Cleanup(link.Close)
+			job := script(numbers(50_000) + "; while [ ! -e go ]; do sleep 0.01; done")
+			boot := home.Add(job)
+			place := newPlace(t, boot)
+			place.Home = func() (string, <-chan struct{}) {
+				select {
+				case <-renewed:
+					return "", nil
+				default:
+					return "", renewed
+				}
+			}
+			began := time.Now()
+			var exit machine.Exit
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				exit = agent.Run(t.Context(), link, place, nil)
+			}()
+			t.Cleanup(func() { <-done }) // before the machine is taken down
+			home.Await(boot.Attempt, "it beats and prints", func(a memhome.Attempt) bool {
+				return len(a.Phases) > 0 && len(a.Streams[wire.Stdout].Data) > 0
+			})
+			if err := os.WriteFile(filepath.Join(place.WorkDir, "go"), nil, 0o600); err != nil {
+				t.Error(err)
+			}
+			<-done
+			wantOutcome(t, exit, home.Attempt(boot.Attempt), wire.Succeeded, "")
+			if took := time.Since(began); took > 30*time.Second {
+				t.Errorf("it took %v, as if the pause that the server had asked for before had been kept", took)
+			}
+		})
+	}
 }
 
 func TestTwoClaimsCarryTheSameNonce(t *testing.T) {

@@ -254,29 +254,34 @@ func explain(exit *machine.Exit) (reason, message string) {
 		return "disk_full", "The command " + how + " because its disk was full. Give the job more disk, or make it write less."
 	case exit.Signal != "":
 		return "signaled", "The command " + how + ", which Dayfly did not send. Its output may say why."
-	case exit.Code == 126:
+	case exit.Code == statusNotExecutable:
 		return "exit_nonzero", "The command " + how + ", which from a shell means that a program could not be executed."
-	case exit.Code == 127:
+	case exit.Code == statusNotFound:
 		return "exit_nonzero", "The command " + how + ", which from a shell means that a program was not found."
 	default:
 		return "exit_nonzero", "The command " + how + ". Its output should say why."
 	}
 }
 
-// failStart fills in the result of a command that could not be started.
+// What shells make the exit status of a program that they cannot execute, and of one that they do not find.
+const (
+	statusNotExecutable = 126
+	statusNotFound      = 127
+)
+
+// failStart fills in the result of a command that could not be started. When that is because of its program, the exit
+// is the one that a shell would have made of it.
 func (a *attempt) failStart(r *wire.Result, err error) {
 	r.Outcome, r.Reason = wire.Failed, "never_started"
 	text := strings.TrimPrefix(plain(err), string(fault.NotFound)+": ")
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
-		r.Reason = "command_not_found"
+		r.Reason, r.Exit = "command_not_found", &machine.Exit{Code: statusNotFound}
 		r.Message = "The program was not found: " + strings.TrimPrefix(text, exec.ErrNotFound.Error()+": ") +
 			". Check the spelling, give its full path, or use a machine or image that has it."
 	case fault.Of(err) == fault.NotFound:
-		r.Reason = "command_not_found"
-		why := text[strings.LastIndex(text, ": ")+1:]
-		r.Message = "The program " + a.job.Command[0] + " cannot be executed:" + why +
-			". Make the file executable, or name the program that is to read it."
+		r.Reason, r.Exit = "command_not_found", &machine.Exit{Code: statusNotExecutable}
+		r.Message = "The program " + text + ". Make the file executable, or name the program that is to read it."
 	default:
 		r.Message = "The command could not be started: " + text + "."
 	}

@@ -53,7 +53,7 @@ func (l *line) address() Address {
 func (l *line) home() string {
 	var url string
 	if l.place.Home != nil {
-		url = l.place.Home()
+		url, _ = l.place.Home()
 	}
 	if url == "" {
 		url = l.place.Boot.URL
@@ -67,12 +67,13 @@ type call func(ctx context.Context, to Address) error
 // do makes a call, and makes it again after failures that pass, until it is answered or ctx, which derives from the
 // line's life, has ended.
 func (l *line) do(ctx context.Context, c call) error {
-	for tries := 0; ; tries++ {
+	pace := l.newPace()
+	for {
 		err := l.try(ctx, c)
 		if err == nil || !retryable(err) {
 			return err
 		}
-		if !pause(ctx, backoff(tries, err)) {
+		if !pace.wait(ctx, err) {
 			return errors.Join(context.Cause(ctx), err)
 		}
 	}
@@ -154,6 +155,43 @@ func backoff(tries int, err error) time.Duration {
 		wait += r.RetryAfter
 	}
 	return wait
+}
+
+// pace is the pauses between the tries of one call.
+type pace struct {
+	line    *line
+	tries   int
+	renewed <-chan struct{} // closed when a server has said where it is since before the last try
+}
+
+// newPace is called before the first try.
+func (l *line) newPace() *pace { return &pace{line: l, renewed: l.renewal()} }
+
+// renewal returns what is closed when a server says anew where it is; nil if none ever does.
+func (l *line) renewal() <-chan struct{} {
+	if l.place.Home == nil {
+		return nil
+	}
+	_, renewed := l.place.Home()
+	return renewed
+}
+
+// wait waits before the next try of what has just failed with err, and reports whether ctx has not ended meanwhile. A
+// server that says where it is ends the pause, and the pauses that follow are short again.
+func (p *pace) wait(ctx context.Context, err error) bool {
+	timer := time.NewTimer(backoff(p.tries, err))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		p.tries++
+	case <-p.renewed:
+		p.tries = 0
+	}
+	// The next try asks for the address later than this, so none that it does not know of goes unnoticed.
+	p.renewed = p.line.renewal()
+	return true
 }
 
 // pause waits and reports whether ctx has not ended meanwhile.

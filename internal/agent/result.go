@@ -9,16 +9,10 @@ import (
 	"github.com/dayfly-run/dayfly/internal/wire"
 )
 
-const (
-	// maxWarnings and maxSentence keep the result within wire.MaxRequest.
-	maxWarnings = 20
-	maxSentence = 1 << 10
-)
-
 // warn adds a warning to the result.
 func (a *attempt) warn(r *wire.Result, format string, args ...any) {
-	if len(r.Warnings) < maxWarnings {
-		r.Warnings = append(r.Warnings, printable(fmt.Sprintf(format, args...), maxSentence))
+	if len(r.Warnings) < wire.MaxWarnings {
+		r.Warnings = append(r.Warnings, printable(fmt.Sprintf(format, args...), wire.MaxSentence))
 	}
 }
 
@@ -44,7 +38,7 @@ func (a *attempt) finish(r *wire.Result) {
 		r.StdoutBytes, r.StderrBytes = a.out[0].backlog.length(), a.out[1].backlog.length()
 	}
 	r.FinishMS = (a.line.clock() - began).Milliseconds()
-	r.Message = printable(r.Message, maxSentence)
+	r.Message = printable(r.Message, wire.MaxSentence)
 }
 
 // storeOutputs uploads what matches the output patterns. If that fails, the job has failed, whatever the command says.
@@ -157,7 +151,7 @@ func (a *attempt) keep(token string, r *wire.Result) {
 func refusedResult(r *wire.Result, err error) *wire.Result {
 	reduced := &wire.Result{
 		Outcome: wire.Failed, Exit: r.Exit, Started: r.Started, Reason: "output_failed",
-		Message:     printable(fmt.Sprintf("The server refused the attempt's result: %v.", err), maxSentence),
+		Message:     printable(fmt.Sprintf("The server refused the attempt's result: %v.", err), wire.MaxSentence),
 		StdoutBytes: r.StdoutBytes, StderrBytes: r.StderrBytes,
 		FetchMS: r.FetchMS, RunMS: r.RunMS, FinishMS: r.FinishMS, MaxRSSKB: r.MaxRSSKB, UserMS: r.UserMS, SystemMS: r.SystemMS,
 		StartedMS: r.StartedMS, AgentInfo: r.AgentInfo,

@@ -141,7 +141,8 @@ func (s *stream) over() bool {
 
 // send ships one chunk, however often that takes, and reports whether to go on.
 func (s *stream) send(chunk *wire.LogChunk) bool {
-	for tries := 0; ; tries++ {
+	pace := s.line.newPace()
+	for {
 		stored, err := s.try(chunk)
 		switch {
 		case err == nil:
@@ -155,7 +156,7 @@ func (s *stream) send(chunk *wire.LogChunk) bool {
 		case s.stuck():
 			s.backlog.abandon(s.backlog.waiting(), fmt.Sprintf("The server did not store the end of the output: %v.", err))
 			return true
-		case !pause(s.ship, backoff(tries, err)):
+		case !pace.wait(s.ship, err):
 			return false
 		}
 	}

@@ -88,7 +88,7 @@ func (r *movingReader) Read(p []byte) (int, error) {
 
 // persist tries a transfer until it succeeds, or fails for good. try is told how often it was called before.
 func (a *attempt) persist(ctx context.Context, try func(tries int) error) error {
-	began := a.line.clock()
+	began, pace := a.line.clock(), a.line.newPace()
 	refused := 0
 	for tries := 0; ; tries++ {
 		err := try(tries)
@@ -102,7 +102,7 @@ func (a *attempt) persist(ctx context.Context, try func(tries int) error) error 
 		default:
 			return err
 		}
-		if refused >= maxRefused || a.line.clock()-began > transferPatience || !pause(ctx, backoff(tries, err)) {
+		if refused >= maxRefused || a.line.clock()-began > transferPatience || !pace.wait(ctx, err) {
 			return err
 		}
 	}

@@ -228,15 +228,20 @@ func (a *API) batch(w http.ResponseWriter, r *http.Request) error {
 		attempt := batch.Calls[i].Attempt
 		ofAttempt[attempt] = append(ofAttempt[attempt], i)
 	}
-	var all sync.WaitGroup
-	for _, calls := range ofAttempt {
-		all.Go(func() {
-			for _, i := range calls {
-				a.carryOut(r, &batch.Calls[i], &answers[i])
-			}
-		})
+	carryOut := func(calls []int) {
+		for _, i := range calls {
+			a.carryOut(r, &batch.Calls[i], &answers[i])
+		}
 	}
-	all.Wait()
+	if len(ofAttempt) == 1 {
+		carryOut(ofAttempt[batch.Calls[0].Attempt])
+	} else {
+		var all sync.WaitGroup
+		for _, calls := range ofAttempt {
+			all.Go(func() { carryOut(calls) })
+		}
+		all.Wait()
+	}
 	return answer(w, wire.BatchAnswer{Answers: answers})
 }
 

@@ -38,8 +38,9 @@ type Changer interface {
 	Start(ctx context.Context, id string) (*store.Job, error)
 	// Cancel asks for a job's end and returns when the wish is durable.
 	Cancel(ctx context.Context, id string) (*store.Job, error)
-	// Retry adds a new job like one that has ended. key is an Idempotency-Key, or "".
-	Retry(ctx context.Context, id, key string) (*store.Job, error)
+	// Retry adds a new job like one that has ended, or finds the one that an earlier call with the same key has added.
+	// key is an Idempotency-Key, or "".
+	Retry(ctx context.Context, id, key string) (job *store.Job, replayed bool, err error)
 	// Delete removes a job that has ended, with all that belongs to it.
 	Delete(ctx context.Context, id string) error
 	// InputStored records an uploaded input of a created job.
@@ -54,8 +55,9 @@ type Reader interface {
 	Jobs(ctx context.Context, q *store.Query) ([]*store.Job, error)
 	// Events returns up to limit events of a job after a Seq.
 	Events(ctx context.Context, id string, after int64, limit int) ([]*dayfly.Event, error)
-	// Changed returns a channel that is closed when something happens to a job. It is taken before reading.
-	Changed(id string) <-chan struct{}
+	// Watch begins to watch a job. changed returns a channel that is closed when something happens to the job; it is
+	// taken before reading. stop ends the watch.
+	Watch(id string) (changed func() <-chan struct{}, stop func())
 	// Machines lists machines, newest first.
 	Machines(ctx context.Context, q *store.MachineQuery) ([]*store.Machine, error)
 	// Why explains why a job is where it is.
@@ -195,7 +197,7 @@ func New(o Options) (*API, error) {
 	a.addService(o.Metrics)
 	a.addBlobs()
 	a.addAgents()
-	a.describe()
+	a.describe(o.Metrics != nil)
 	return a, a.router.check()
 }
 

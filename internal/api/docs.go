@@ -33,8 +33,12 @@ func writeDocs(b *bytes.Buffer, spec *huma.OpenAPI) {
 		for _, p := range operation.Parameters {
 			rows = append(rows, row{p.Name, p.In, p.Description})
 		}
-		if operation.RequestBody != nil {
-			rows = append(rows, members(spec, operation.RequestBody.Content["application/json"].Schema)...)
+		if body := operation.RequestBody; body != nil {
+			if object := body.Content["application/json"]; object != nil {
+				rows = append(rows, members(spec, object.Schema)...)
+			} else {
+				rows = append(rows, row{"", "body", body.Description})
+			}
 		}
 		writeTable(b, rows)
 	}
@@ -70,7 +74,7 @@ func members(spec *huma.OpenAPI, schema *huma.Schema) (rows []row) {
 // operations returns all operations, by path and method.
 func operations(spec *huma.OpenAPI) (all []*huma.Operation) {
 	for _, item := range spec.Paths {
-		for _, operation := range []*huma.Operation{item.Get, item.Put, item.Post, item.Delete} {
+		for _, operation := range []*huma.Operation{item.Get, item.Head, item.Put, item.Post, item.Delete} {
 			if operation != nil {
 				all = append(all, operation)
 			}

@@ -64,8 +64,10 @@ func (a *API) readEvents(ctx context.Context, in *eventsInput) (*huma.StreamResp
 
 // followEvents writes a job's events until the one that ends it.
 func (a *API) followEvents(ctx context.Context, s *stream, id string, after int64) error {
+	changed, stop := a.engine.Watch(id)
+	defer stop()
 	for {
-		changed := a.engine.Changed(id)
+		happened := changed()
 		events, err := a.engine.Events(ctx, id, after, eventPage)
 		if err != nil {
 			return err
@@ -81,7 +83,7 @@ func (a *API) followEvents(ctx context.Context, s *stream, id string, after int6
 		if len(events) == eventPage {
 			continue
 		}
-		if err := s.await(changed); err != nil {
+		if err := s.await(happened); err != nil {
 			return err
 		}
 	}

@@ -39,6 +39,7 @@ type fake struct {
 	events   map[string][]*dayfly.Event
 	keys     map[string]submitted
 	watchers map[string]chan struct{}
+	watching int // watches that have not been stopped
 	machines []*store.Machine
 	calls    []string // what agents asked, as "claim att_1"
 	err      error    // what every call fails with, if set
@@ -178,16 +179,15 @@ func (f *fake) Cancel(_ context.Context, id string) (*store.Job, error) {
 	return f.move(id, dayfly.Canceled)
 }
 
-func (f *fake) Retry(ctx context.Context, id, key string) (*store.Job, error) {
+func (f *fake) Retry(ctx context.Context, id, key string) (*store.Job, bool, error) {
 	old, err := f.Job(ctx, id)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if !old.State.Terminal() {
-		return nil, fault.Say(fault.Conflict, "job %s is %s; only a finished job can be retried", id, old.State)
+		return nil, false, fault.Say(fault.Conflict, "job %s is %s; only a finished job can be retried", id, old.State)
 	}
-	j, _, err := f.Submit(ctx, &engine.Submission{Spec: old.Spec, Key: key, BodyHash: []byte(id), RetriedFrom: id})
-	return j, err
+	return f.Submit(ctx, &engine.Submission{Spec: old.Spec, Key: key, BodyHash: []byte(id), RetriedFrom: id})
 }
 
 func (f *fake) Delete(_ context.Context, id string) error {
@@ -273,13 +273,23 @@ func (f *fake) Events(_ context.Context, id string, after int64, limit int) ([]*
 	return all[:min(limit, len(all))], nil
 }
 
-func (f *fake) Changed(id string) <-chan struct{} {
+func (f *fake) Watch(id string) (changed func() <-chan struct{}, stop func()) {
+	changed = func() <-chan struct{} {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.watchers[id] == nil {
+			f.watchers[id] = make(chan struct{})
+		}
+		return f.watchers[id]
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.watchers[id] == nil {
-		f.watchers[id] = make(chan struct{})
+	f.watching++
+	return changed, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.watching--
 	}
-	return f.watchers[id]
 }
 
 func (f *fake) Machines(_ context.Context, q *store.MachineQuery) ([]*store.Machine, error) {
@@ -506,7 +516,14 @@ func newRig(t testing.TB, change ...func(*api.Options)) *rig {
 // serve starts a server on loopback.
 func (g *rig) serve() *rig {
 	server := httptest.NewServer(g.api.Handler())
-	g.t.Cleanup(server.Close)
+	g.t.Cleanup(func() {
+		server.Close() // which waits for the answers under way
+		g.engine.mu.Lock()
+		defer g.engine.mu.Unlock()
+		if n := g.engine.watching; n != 0 {
+			g.t.Errorf("%d watches of jobs were not stopped", n)
+		}
+	})
 	g.url = server.URL
 	return g
 }

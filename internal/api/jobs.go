@@ -35,11 +35,14 @@ func (a *API) addJobs() {
 	}, a.cancel)
 	add(a, route{
 		method: http.MethodPost, path: "/v1/jobs/{id}/retry", id: "retry-job", status: http.StatusCreated, summary: "Repeat a finished job as a new one",
-		text: "The new job has the same spec and inputs, and names the old one in retried_from.",
+		text: "The new job has the same spec and inputs, and names the old one in retried_from. With an Idempotency-Key the request can be " +
+			"repeated safely, as when submitting: a repeated one is answered with 200 and Idempotent-Replayed.",
 	}, a.retry)
 	add(a, route{
 		method: http.MethodDelete, path: "/v1/jobs/{id}", id: "delete-job", status: http.StatusNoContent,
 		summary: "Delete a finished job with its output, inputs and artifacts",
+		text: "When the job has just ended, the answer waits a few seconds for its machine to be gone. A job whose machine is still there " +
+			"then is not deleted, and the answer is 409.",
 	}, a.delete)
 	add(a, route{method: http.MethodGet, path: "/v1/jobs", id: "list-jobs", summary: "List jobs, newest first"}, a.list)
 	add(a, route{method: http.MethodGet, path: "/v1/jobs/{id}", id: "get-job", summary: "Show a job"}, a.show)
@@ -175,14 +178,14 @@ func (a *API) retry(ctx context.Context, in *retryInput) (*newJobOutput, error) 
 	if err := noBody(in.w, in.r); err != nil {
 		return nil, err
 	}
-	job, err := a.engine.Retry(ctx, in.ID, in.Key)
+	job, replayed, err := a.engine.Retry(ctx, in.ID, in.Key)
 	if err != nil {
 		return nil, ofJob(in.ID, err)
 	}
 	if job, err = a.engine.Job(ctx, job.ID); err != nil {
 		return nil, err
 	}
-	return a.newJob(in.r, job, false), nil
+	return a.newJob(in.r, job, replayed), nil
 }
 
 func (a *API) delete(ctx context.Context, in *jobInput) (*struct{}, error) {
@@ -239,18 +242,20 @@ func (a *API) wait(ctx context.Context, in *waitInput) (*waitOutput, error) {
 	defer release()
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
+	changed, stop := a.engine.Watch(in.ID)
+	defer stop()
 	job, err := a.engine.Job(ctx, in.ID)
 	for over := timeout == 0; err == nil && !job.State.Terminal() && !over; {
-		changed := a.engine.Changed(in.ID)
+		happened := changed()
 		if job, err = a.engine.Job(ctx, in.ID); err != nil || job.State.Terminal() {
 			break
 		}
 		select {
-		case <-changed:
+		case <-happened:
 		case <-timer.C:
 			over = true
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, fault.Say(fault.Unavailable, "the server is stopping, and job %s has not finished; wait again", in.ID)
 		}
 	}
 	if err != nil {

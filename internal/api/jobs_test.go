@@ -81,6 +81,8 @@ func TestBadSubmissionsAreRefusedAndMakeNothing(t *testing.T) {
 		"an unknown input part": {`{"command":["a"],"inputs":[{"nmae":"x"}]}`, nil, 422, fault.Invalid, "inputs[0].nmae", "not known"},
 		"an empty input name":   {`{"command":["a"],"inputs":[{"name":""}]}`, nil, 422, fault.Invalid, "inputs[0].name", "at least 1"},
 		"a huge number":         {`{"command":["a"],"priority":1e400}`, nil, 422, fault.Invalid, "priority", "outside"},
+		"negative processes":    {`{"command":["a"],"processes":-1}`, nil, 422, fault.Invalid, "processes", "0"},
+		"too many processes":    {`{"command":["a"],"processes":4194305}`, nil, 422, fault.Invalid, "processes", "4194304"},
 		"a huge whole number":   {`{"command":["a"],"memory_mb":123456789012345678901234567890}`, nil, 422, fault.Invalid, "memory_mb", "64 bits"},
 		"a bad duration":        {`{"command":["a"],"timeouts":{"run":"1 hour"}}`, nil, 422, fault.Invalid, "timeouts.run", "duration"},
 		"an empty array":        {`[]`, nil, 422, fault.Invalid, "", "must be an object"},
@@ -129,6 +131,11 @@ func TestJobsAreStartedCanceledRetriedAndDeleted(t *testing.T) {
 	got := g.do("POST", "/v1/jobs/job_a/retry", "", "Idempotency-Key: r")
 	if job := decode[dayfly.Job](t, got, 201); job.RetriedFrom != "job_a" || got.header.Get("Location") != "/v1/jobs/"+job.ID {
 		t.Errorf("retried: got %s, header %v", got.body, got.header)
+	}
+	first := decode[dayfly.Job](t, got, 201).ID
+	again := g.do("POST", "/v1/jobs/job_a/retry", "", "Idempotency-Key: r")
+	if job := decode[dayfly.Job](t, again, 200); job.ID != first || again.header.Get("Idempotent-Replayed") != "true" || again.header.Get("Location") != "/v1/jobs/"+first {
+		t.Errorf("retried again with the same key: got %s, header %v; want %s and Idempotent-Replayed", job.ID, again.header, first)
 	}
 	if got := g.do("DELETE", "/v1/jobs/job_a", ""); got.status != http.StatusNoContent || len(got.body) != 0 {
 		t.Errorf("deleting: got %d %s, want 204 and nothing", got.status, got.body)

@@ -85,9 +85,14 @@ func (a *API) readLogs(ctx context.Context, in *logsInput) (*huma.StreamResponse
 	return &huma.StreamResponse{Body: func(huma.Context) {
 		defer closeStream()
 		f := &follower{api: a, stream: s, job: job, at: at, only: in.Attempt > 0, follow: in.Follow && in.r.Method != http.MethodHead, filter: wire.Stream(in.Stream)}
-		// A stream that ends before its last event is resumed by its reader, which is all that can be said now.
-		if err := f.run(ctx); err != nil && fault.Of(err) == fault.Internal {
+		err := f.run(ctx)
+		if err != nil && fault.Of(err) == fault.Internal {
 			a.logger.DebugContext(ctx, "a stream of output ended early", "job", job.ID, "error", err)
+		}
+		// A stream of events that ends before its last is resumed by its reader, which is all that can be said now. Plain
+		// text has no last event, so it is broken off where its reader notices.
+		if err != nil && !events {
+			panic(http.ErrAbortHandler)
 		}
 	}}, nil
 }
@@ -172,12 +177,14 @@ type farewell struct {
 
 func (f *follower) run(ctx context.Context) error {
 	f.begin()
+	changed, stop := f.api.engine.Watch(f.job.ID)
+	defer stop()
 	for {
 		// The channels are taken before anything is read, so that nothing that happens in between is missed. What
 		// has ended does not change, and is not asked to tell.
 		var jobChanged, logChanged <-chan struct{}
 		if f.follow && !f.job.State.Terminal() {
-			jobChanged = f.api.engine.Changed(f.job.ID)
+			jobChanged = changed()
 			job, err := f.api.engine.Job(ctx, f.job.ID)
 			if err != nil {
 				return err

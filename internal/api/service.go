@@ -66,8 +66,12 @@ func (a *API) readyz(ctx context.Context, in *struct{ caller }) (*statusOutput, 
 }
 
 // describe makes the description of the API and serves it: for programs, and for people.
-func (a *API) describe() {
-	rendered := sync.OnceValues(func() (*description, error) { return render(a.huma.OpenAPI()) })
+func (a *API) describe(metrics bool) {
+	rendered := sync.OnceValues(func() (*description, error) {
+		spec := a.huma.OpenAPI()
+		describePlain(spec, metrics)
+		return render(spec)
+	})
 	serve := func(pattern, contentType string, part func(*description) []byte) {
 		a.router.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			d, err := rendered()

@@ -167,7 +167,7 @@ func TestValidateNamesTheKey(t *testing.T) {
 		"tls":                          func(c *app.Config) { c.TLS.Key = "key.pem" },
 		"providers.local.enabled":      func(c *app.Config) { c.Providers.Local.Enabled = false },
 		"default_provider":             func(c *app.Config) { c.DefaultProvider = "moon" },
-		"providers.local.max_machines": func(c *app.Config) { c.Providers.Local.MaxMachines = -1 },
+		"providers.local.max_machines": func(c *app.Config) { c.Providers.Local.MaxMachines = 0 },
 		"queues":                       func(c *app.Config) { c.Queues["a b"] = app.Queue{} },
 		"queues.a":                     func(c *app.Config) { c.Queues["a"] = app.Queue{Concurrency: -1} },
 		"limits.connections":           func(c *app.Config) { c.Limits.Connections = 1 },

@@ -132,14 +132,12 @@ func (p *program) hint(err error) string {
 // The exit codes. Those above 123 are the ones that shells, timeout(1) and container tools use, so that scripts need
 // to learn nothing new.
 const (
-	codeFailed        = 1
-	codeUsage         = 2
-	codeTimeout       = 124 // a time limit of the job passed
-	codeNotRun        = 125 // Dayfly could not run it, or could not bring its result home
-	codeNotExecutable = 126
-	codeNotFound      = 127
-	codeSignal        = 128 // plus the signal's number
-	codeCanceled      = 130
+	codeFailed   = 1
+	codeUsage    = 2
+	codeTimeout  = 124 // a time limit of the job passed
+	codeNotRun   = 125 // Dayfly could not run it, or could not bring its result home
+	codeSignal   = 128 // plus the signal's number; 126 and 127 are the exit codes of commands that cannot be executed
+	codeCanceled = 130
 )
 
 // exitError ends the command with a code of its own; err is what to say, or nil when it has been said.

@@ -407,11 +407,9 @@ func exitCode(job *dayfly.Job) int {
 	switch job.Reason {
 	case dayfly.ReasonTimeout, dayfly.ReasonDeadline, dayfly.ReasonQueueTimeout:
 		return codeTimeout
-	case dayfly.ReasonCommandNotFound:
-		return missingCode(job)
 	case dayfly.ReasonOOMKilled:
 		return codeSignal + int(syscall.SIGKILL)
-	case dayfly.ReasonSignaled, dayfly.ReasonExitNonzero, dayfly.ReasonDiskFull:
+	case dayfly.ReasonSignaled, dayfly.ReasonExitNonzero, dayfly.ReasonDiskFull, dayfly.ReasonCommandNotFound:
 		if n := len(job.Attempts); n > 0 && job.Attempts[n-1].Signal != "" {
 			return codeSignal + int(unix.SignalNum(job.Attempts[n-1].Signal))
 		}
@@ -420,17 +418,4 @@ func exitCode(job *dayfly.Job) int {
 		}
 	}
 	return codeNotRun
-}
-
-// missingCode tells a program that does not exist from one that may not be executed, as shells do.
-func missingCode(job *dayfly.Job) int {
-	// The reason is one for both. Agents say which in the exit code, or only in the sentence.
-	notExecutable := strings.Contains(job.Message, "cannot be executed")
-	if job.ExitCode != nil && *job.ExitCode > 0 {
-		notExecutable = *job.ExitCode == codeNotExecutable
-	}
-	if notExecutable {
-		return codeNotExecutable
-	}
-	return codeNotFound
 }

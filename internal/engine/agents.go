@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
@@ -253,14 +255,11 @@ func (e *Engine) Artifacts(ctx context.Context, token string, r *wire.ArtifactRe
 	if err != nil {
 		return nil, err
 	}
-	if len(r.Artifacts) > wire.MaxArtifacts {
-		return nil, fault.Field("artifacts", "there are %d; at most %d are allowed", len(r.Artifacts), wire.MaxArtifacts)
+	if err := checkArtifactNames(r.Artifacts, func(a wire.ArtifactWant) string { return a.Name }); err != nil {
+		return nil, err
 	}
 	answer := &wire.ArtifactAnswer{}
 	for i, want := range r.Artifacts {
-		if err := checkArtifactName(fmt.Sprintf("artifacts[%d].name", i), want.Name); err != nil {
-			return nil, err
-		}
 		if want.Size < 0 {
 			return nil, fault.Field(fmt.Sprintf("artifacts[%d].size", i), "is negative")
 		}
@@ -271,11 +270,34 @@ func (e *Engine) Artifacts(ctx context.Context, token string, r *wire.ArtifactRe
 	return answer, nil
 }
 
+// checkArtifactNames refuses more or longer names than the protocol allows.
+func checkArtifactNames[A any](artifacts []A, nameOf func(A) string) error {
+	if len(artifacts) > wire.MaxArtifacts {
+		return fault.Field("artifacts", "there are %d; at most %d are allowed", len(artifacts), wire.MaxArtifacts)
+	}
+	bytes := 0
+	for i, a := range artifacts {
+		name := nameOf(a)
+		if err := checkArtifactName(fmt.Sprintf("artifacts[%d].name", i), name); err != nil {
+			return err
+		}
+		bytes += len(name)
+	}
+	if bytes > wire.MaxArtifactNames {
+		return &fault.FieldError{Field: "artifacts", Kind: fault.TooLarge,
+			Message: fmt.Sprintf("their names are %d bytes together; at most %d are allowed", bytes, wire.MaxArtifactNames)}
+	}
+	return nil
+}
+
 // checkArtifactName refuses names that could lead anywhere but below the attempt. Unlike the names of inputs, which
-// a person chose, they may hold any character a file can have in its name.
+// a person chose, they may hold any character that can be shown.
 func checkArtifactName(field, name string) error {
 	if err := checkText(field, name, wire.MaxArtifactName); err != nil {
 		return err
+	}
+	if strings.ContainsFunc(name, unicode.IsControl) {
+		return fault.Field(field, "holds a control character")
 	}
 	if !filepath.IsLocal(name) || filepath.Clean(name) != name || name == "." {
 		return fault.Field(field, "%q is not a path inside the working directory", name)
@@ -343,14 +365,20 @@ func checkResult(r *wire.Result) error {
 	switch {
 	case len(r.Value) > wire.MaxResultValue:
 		return &fault.FieldError{Field: "value", Kind: fault.TooLarge, Message: fmt.Sprintf("is %d bytes; at most %d are allowed", len(r.Value), wire.MaxResultValue)}
-	case len(r.Artifacts) > wire.MaxArtifacts:
-		return fault.Field("artifacts", "there are %d; at most %d are allowed", len(r.Artifacts), wire.MaxArtifacts)
-	case len(r.Message) > 4096 || len(r.Reason) > 64 || len(r.Warnings) > 100:
-		return fault.Field("message", "the message, reason or warnings are too long")
+	case len(r.Reason) > 64:
+		return fault.Field("reason", "is %d bytes; at most 64 are allowed", len(r.Reason))
+	case len(r.Message) > wire.MaxSentence:
+		return fault.Field("message", "is %d bytes; at most %d are allowed", len(r.Message), wire.MaxSentence)
+	case r.Exit != nil && len(r.Exit.Message) > wire.MaxSentence:
+		return fault.Field("exit.message", "is %d bytes; at most %d are allowed", len(r.Exit.Message), wire.MaxSentence)
+	case len(r.Warnings) > wire.MaxWarnings:
+		return fault.Field("warnings", "there are %d; at most %d are allowed", len(r.Warnings), wire.MaxWarnings)
+	case slices.ContainsFunc(r.Warnings, func(w string) bool { return len(w) > wire.MaxSentence }):
+		return fault.Field("warnings", "one is longer than %d bytes", wire.MaxSentence)
 	case r.Outcome == wire.Succeeded && r.Exit != nil && !r.Exit.OK():
 		return fault.Field("outcome", "is succeeded, but the exit is not a success")
 	}
-	return nil
+	return checkArtifactNames(r.Artifacts, func(a wire.Artifact) string { return a.Name })
 }
 
 // verify makes sure that every artifact an agent reports is stored whole, with the bytes the agent sent. Only then may
@@ -359,9 +387,6 @@ func (e *Engine) verify(ctx context.Context, f *flight, artifacts []wire.Artifac
 	var verified []dayfly.Artifact
 	for i, a := range artifacts {
 		field := fmt.Sprintf("artifacts[%d]", i)
-		if err := checkArtifactName(field+".name", a.Name); err != nil {
-			return nil, err
-		}
 		info, err := e.blobs.Stat(ctx, ticket.ArtifactKey(f.jobID, f.id, a.Name))
 		switch {
 		case errors.Is(err, fault.NotFound):

@@ -219,6 +219,11 @@ func (e *Engine) flushMoves(ctx context.Context, moves []*store.MachineMove) err
 	if err != nil && ctx.Err() == nil {
 		e.logger.Warn("the ledger of machines could not be written; trying again", "machines", len(moves), "error", err)
 	}
+	if err == nil {
+		for _, m := range moves {
+			e.changes.notify(m.Name)
+		}
+	}
 	return err
 }
 

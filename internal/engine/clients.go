@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,7 +58,9 @@ func (e *Engine) Submit(ctx context.Context, s *Submission) (job *store.Job, rep
 		job.State, job.StartedAt, job.RunAt, job.QueuedAt = start.To, start.StartedAt, start.RunAt, start.QueuedAt
 		job.QueueDeadline, job.TotalDeadline = start.QueueDeadline, start.TotalDeadline
 	}
+	boarding := e.board(sub, now)
 	stored, replayed, err := e.store.Submit(ctx, sub)
+	e.depart(boarding, stored, err)
 	if err != nil {
 		return nil, false, err
 	}
@@ -96,12 +99,15 @@ func startOf(job *store.Job, now time.Time) *store.Move {
 func (e *Engine) moved(job *store.Job) {
 	switch job.State {
 	case dayfly.Queued:
-		e.filled(store.Lane{Provider: job.Provider, Queue: job.Queue})
+		e.joined(job)
 		e.wakeQueue.set()
 		e.due(job.QueueDeadline)
 	case dayfly.Scheduled:
 		e.due(job.RunAt)
 		e.due(job.QueueDeadline)
+	case dayfly.Canceled, dayfly.Expired:
+		e.freed(job)
+		e.wakeQueue.set()
 	}
 	e.changes.notify(job.ID)
 }
@@ -216,42 +222,61 @@ func (e *Engine) Cancel(ctx context.Context, id string) (*store.Job, error) {
 	return job, nil
 }
 
-// Retry adds a new job with the spec and inputs of a terminal one. key is an Idempotency-Key, or "". fault.NotFound;
-// fault.Conflict while the job is not terminal.
-func (e *Engine) Retry(ctx context.Context, id, key string) (*store.Job, error) {
+// Retry adds a new job with the spec and inputs of a terminal one. key is an Idempotency-Key, or "": with a key, a call
+// that broke off half-way is finished by the next, and replayed is set if an earlier one has made the job.
+// fault.NotFound; fault.Conflict while the job is not terminal.
+func (e *Engine) Retry(ctx context.Context, id, key string) (job *store.Job, replayed bool, err error) {
 	if err := e.await(ctx); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	old, err := e.store.Job(ctx, id)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if !old.State.Terminal() {
-		return nil, fault.Say(fault.Conflict, "job %s is %s; only a finished job can be retried", id, old.State)
+		return nil, false, fault.Say(fault.Conflict, "job %s is %s; only a finished job can be retried", id, old.State)
 	}
 	if missing := missingInputs(old); len(missing) > 0 {
-		return nil, fault.Say(fault.Conflict, "job %s cannot be retried: %s never been uploaded", id, plural(missing, "has", "have"))
+		return nil, false, fault.Say(fault.Conflict, "job %s cannot be retried: %s never been uploaded", id, plural(missing, "has", "have"))
 	}
 	spec := old.Spec
 	spec.RunAt = nil
-	job, replayed, err := e.Submit(ctx, &Submission{Spec: spec, Key: key, BodyHash: []byte("retry of " + id), RetriedFrom: id})
-	if err != nil || replayed {
-		return job, err
+	job, replayed, err = e.Submit(ctx, &Submission{Spec: spec, Key: key, BodyHash: []byte("retry of " + id), RetriedFrom: id})
+	if err != nil || job.State != dayfly.Created {
+		return job, replayed, err
 	}
+	started, err := e.supply(ctx, old, job.ID)
+	if err != nil && key == "" {
+		// Nobody can come back to it.
+		_, cancelErr := e.Cancel(ctx, job.ID)
+		err = errors.Join(err, cancelErr)
+	}
+	return started, replayed, err
+}
+
+// supply gives a job, which repeats old, the inputs of that which it does not have yet, and starts it. Two callers may
+// do so at once: they copy the same bytes, and whoever is second finds the job started.
+func (e *Engine) supply(ctx context.Context, old *store.Job, id string) (*store.Job, error) {
+	job, err := e.store.Job(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	missing := missingInputs(job)
 	for _, in := range old.Inputs {
-		stored, err := e.copyInput(ctx, id, job.ID, in)
-		if err != nil {
-			_, cancelErr := e.Cancel(ctx, job.ID)
-			return nil, errors.Join(fmt.Errorf("engine: copying input %s of %s: %w", in.Name, id, err), cancelErr)
+		if !slices.Contains(missing, in.Name) {
+			continue
 		}
-		if err := e.store.StoreInput(ctx, job.ID, stored); err != nil {
+		stored, err := e.copyInput(ctx, old.ID, id, in)
+		if err != nil {
+			return nil, fmt.Errorf("engine: copying input %s of %s: %w", in.Name, old.ID, err)
+		}
+		if err := e.store.StoreInput(ctx, id, stored); fault.Of(err) == fault.Conflict {
+			break
+		} else if err != nil {
 			return nil, err
 		}
 	}
-	if job.State == dayfly.Created {
-		return e.Start(ctx, job.ID)
-	}
-	return job, nil
+	return e.Start(ctx, id)
 }
 
 func (e *Engine) copyInput(ctx context.Context, from, to string, in store.Input) (store.Input, error) {
@@ -268,7 +293,12 @@ func (e *Engine) copyInput(ctx context.Context, from, to string, in store.Input)
 	return in, nil
 }
 
-// Delete removes a terminal job with its logs, inputs and artifacts. fault.NotFound; fault.Conflict otherwise.
+// deletePatience is how long a delete waits for the machines of a job that has just ended. Most are gone in less than a
+// second.
+const deletePatience = 5 * time.Second
+
+// Delete removes a terminal job with its logs, inputs and artifacts, once its machines are gone: it waits a while for
+// that. fault.NotFound; fault.Conflict while the job is not terminal or a machine of it is not gone.
 func (e *Engine) Delete(ctx context.Context, id string) error {
 	if err := e.await(ctx); err != nil {
 		return err
@@ -280,14 +310,58 @@ func (e *Engine) Delete(ctx context.Context, id string) error {
 	if !job.State.Terminal() {
 		return fault.Say(fault.Conflict, "job %s is %s; cancel it before you delete it", id, job.State)
 	}
+	if err := e.awaitMachines(ctx, job); err != nil {
+		return err
+	}
+	if job, err = e.store.Job(ctx, id); err != nil {
+		return err
+	}
 	return e.remove(ctx, job)
+}
+
+// awaitMachines waits until the machines of a job are gone, or deletePatience is over.
+func (e *Engine) awaitMachines(ctx context.Context, job *store.Job) error {
+	patience, cancel := context.WithTimeout(ctx, deletePatience)
+	defer cancel()
+	for _, a := range job.AttemptLog {
+		if a.Machine == nil {
+			continue
+		}
+		if err := e.awaitGone(patience, a.Machine); err != nil && patience.Err() == nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitGone waits until the ledger says that a machine is gone.
+func (e *Engine) awaitGone(ctx context.Context, m *store.Machine) error {
+	changed, stop := e.changes.watch(m.Name)
+	defer stop()
+	for m.State != store.MachineGone {
+		moved := changed()
+		rows, err := e.store.Machines(ctx, &store.MachineQuery{Names: []string{m.Name}, Limit: 1})
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		if m = rows[0]; m.State == store.MachineGone {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // remove removes first what the rows lead to, and then the rows: whatever is interrupted is found again.
 func (e *Engine) remove(ctx context.Context, job *store.Job) error {
 	for _, a := range job.AttemptLog {
 		if a.Machine != nil && a.Machine.State != store.MachineGone {
-			return fault.Say(fault.Conflict, "machine %s of job %s is not yet confirmed gone; try again in a moment", a.Machine.Name, job.ID)
+			return fault.Say(fault.Conflict, "job %s cannot be deleted yet: its machine %s is being destroyed, and provider %s has not "+
+				"confirmed that it is gone; it is asked until it has, so delete the job later", job.ID, a.Machine.Name, a.Machine.Provider)
 		}
 	}
 	for _, prefix := range []string{ticket.InputKey(job.ID, ""), ticket.ArtifactKey(job.ID, "", "")} {
@@ -322,9 +396,11 @@ func (e *Engine) Events(ctx context.Context, id string, after int64, limit int) 
 	return e.store.Events(ctx, id, after, limit)
 }
 
-// Changed returns a channel that is closed at the job's next event or progress. Take it before reading, so that no
-// change between the two is missed.
-func (e *Engine) Changed(id string) <-chan struct{} { return e.changes.changed(id) }
+// Watch begins to watch a job. changed returns a channel that is closed at the job's next event or progress; take it
+// before reading, so that no change between the two is missed. stop ends the watch, and must be called.
+func (e *Engine) Watch(id string) (changed func() <-chan struct{}, stop func()) {
+	return e.changes.watch(id)
+}
 
 // Machines lists machines of the ledger.
 func (e *Engine) Machines(ctx context.Context, q *store.MachineQuery) ([]*store.Machine, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
@@ -53,38 +54,21 @@ func (e *Engine) dispatchLoop(ctx context.Context) {
 }
 
 // laneScan is how often the lanes with ready jobs are read from the store. In between, what this server does to jobs
-// tells it: a lane is filled by a job that becomes ready and is forgotten when it is found empty. Reading it each
-// time was a tenth of the server's work.
+// tells it; see lineup.
 const laneScan = 5 * time.Second
 
 func (e *Engine) scanLanes(ctx context.Context) error {
 	lanes, err := e.store.Lanes(ctx)
 	for _, lane := range lanes {
-		e.filled(lane)
+		e.stirred(lane)
 	}
 	return err
 }
 
-// filled notes that a lane may have ready jobs.
-func (e *Engine) filled(lane store.Lane) {
-	e.mu.Lock()
-	e.lanes[lane]++
-	e.mu.Unlock()
-}
-
-// emptied forgets a lane that was found empty, unless it has been filled since.
-func (e *Engine) emptied(lane store.Lane, filled int) {
-	e.mu.Lock()
-	if e.lanes[lane] == filled {
-		delete(e.lanes, lane)
-	}
-	e.mu.Unlock()
-}
-
-func (e *Engine) readyLanes() map[store.Lane]int {
+func (e *Engine) readyLanes() []store.Lane {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return maps.Clone(e.lanes)
+	return slices.Collect(maps.Keys(e.lanes))
 }
 
 // crowded reports whether no provider has more than a little room left.
@@ -107,19 +91,18 @@ func (e *Engine) dispatch(ctx context.Context) (moved int, err error) {
 	if total <= 0 {
 		return 0, nil
 	}
-	for lane, filled := range e.readyLanes() {
+	for _, lane := range e.readyLanes() {
 		if w.room[lane.Provider] <= 0 {
 			continue
 		}
-		view, err := e.laneView(ctx, lane, min(w.room[lane.Provider], launchGroup))
+		if e.queueRoom(lane.Queue) <= 0 {
+			continue
+		}
+		heads, err := e.head(ctx, lane, min(w.room[lane.Provider], launchGroup))
 		if err != nil {
 			return 0, err
 		}
-		if len(view.heads) == 0 && view.queueRoom > 0 {
-			e.emptied(lane, filled)
-			continue
-		}
-		w.lanes = append(w.lanes, view)
+		w.lanes = append(w.lanes, e.laneView(lane, heads))
 	}
 	actions := plan(&w)
 	if len(actions) > launchGroup {
@@ -128,31 +111,33 @@ func (e *Engine) dispatch(ctx context.Context) (moved int, err error) {
 	return e.launch(ctx, actions, w.now)
 }
 
-// laneView reads the head of a lane, and counts the room its queue and keys have left by the attempts this server knows
+// laneView returns the head of a lane with the room that its queue and keys have left by the attempts this server knows
 // of. The store counts again in the transaction that launches, which is the only place where the count cannot be old;
 // counting here keeps a full queue from being tried for nothing each time.
-func (e *Engine) laneView(ctx context.Context, lane store.Lane, limit int) (laneView, error) {
+func (e *Engine) laneView(lane store.Lane, heads []*store.Job) laneView {
+	view := laneView{heads: heads, queueRoom: e.queueRoom(lane.Queue)}
 	limits := e.options.Queues[lane.Queue]
-	view := laneView{queueRoom: math.MaxInt}
-	e.mu.Lock()
-	if limits.Concurrency > 0 {
-		view.queueRoom = limits.Concurrency - e.active[place{queue: lane.Queue}]
-	}
-	e.mu.Unlock()
-	if view.queueRoom <= 0 {
-		return view, nil
-	}
-	var err error
-	if view.heads, err = e.store.Ready(ctx, lane, limit); err != nil || limits.KeyConcurrency == 0 {
-		return view, err
+	if limits.KeyConcurrency == 0 {
+		return view
 	}
 	view.keyRoom = map[string]int{}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, job := range view.heads {
+	for _, job := range heads {
 		view.keyRoom[job.Key] = limits.KeyConcurrency - e.active[place{lane.Queue, job.Key}]
 	}
-	return view, nil
+	return view
+}
+
+// queueRoom returns how many more jobs of a queue may be active.
+func (e *Engine) queueRoom(queue string) int {
+	limit := e.options.Queues[queue].Concurrency
+	if limit == 0 {
+		return math.MaxInt
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return limit - e.active[place{queue: queue}]
 }
 
 // room returns how many more machines each provider may be asked for now.
@@ -185,21 +170,29 @@ func (e *Engine) maxMachines(provider string) int {
 func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (moved int, err error) {
 	var launches []*store.Launch
 	var jobs []*store.Job
+	done := map[store.Lane]map[*store.Job]bool{}
+	leave := func(job *store.Job) {
+		lane := laneOf(job)
+		if done[lane] == nil {
+			done[lane] = map[*store.Job]bool{}
+		}
+		done[lane][job] = true
+		moved++
+	}
+	defer func() {
+		for lane, jobs := range done {
+			e.left(lane, jobs)
+		}
+	}()
 	for _, a := range actions {
 		if a.kind == failJob {
 			if err := e.failWaiting(ctx, a.job, now); err != nil {
 				return moved, err
 			}
-			moved++
+			leave(a.job)
 			continue
 		}
-		attempt := newID("att_")
-		limits := e.options.Queues[a.job.Queue]
-		launches = append(launches, &store.Launch{
-			JobID: a.job.ID, Version: a.job.Version, AttemptID: attempt,
-			Machine: machineName(e.identity.Install, attempt), Provider: a.job.Provider, Lifetime: lifetimeOf(&a.job.Spec), Time: now,
-			QueueLimit: limits.Concurrency, KeyLimit: limits.KeyConcurrency,
-		})
+		launches = append(launches, e.intent(a.job, now))
 		jobs = append(jobs, a.job)
 	}
 	if len(launches) == 0 {
@@ -210,36 +203,55 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 		// The commit may have happened although its answer was lost. What was launched then is found by reading.
 		return moved, errors.Join(err, e.recover(ctx))
 	}
-	held := false
 	for i, result := range results {
 		switch {
 		case result == nil:
-			moved++
+			leave(jobs[i])
 			e.takeOff(launches[i], jobs[i])
+		case errors.Is(result, fault.Conflict), errors.Is(result, store.ErrHeld):
+			leave(jobs[i]) // somebody else moved it, or it is held until its key has room
 		case errors.Is(result, fault.Exhausted):
-			held = held || launches[i].KeyLimit > 0 && jobs[i].Key != ""
-		case errors.Is(result, fault.Conflict):
-			moved++ // somebody else moved it, so the head of the lane has changed
+			// The store counts an attempt that this server does not know of. Knowing it, the server looks after it, and
+			// does not try again for nothing.
+			err = errors.Join(err, e.recover(ctx))
 		default:
 			e.logger.Error("a job could not be launched", "job", jobs[i].ID, "error", result)
 		}
 	}
-	if held && moved == 0 {
-		moved = 1 // the held jobs have left the head of the lane: look again
+	return moved, err
+}
+
+// intent is what is committed before a provider is asked for a job's machine.
+func (e *Engine) intent(job *store.Job, now time.Time) *store.Launch {
+	attempt := newID("att_")
+	limits := e.options.Queues[job.Queue]
+	return &store.Launch{
+		JobID: job.ID, Version: job.Version, AttemptID: attempt,
+		Machine: machineName(e.identity.Install, attempt), Provider: job.Provider, Lifetime: lifetimeOf(&job.Spec), Time: now,
+		QueueLimit: limits.Concurrency, KeyLimit: limits.KeyConcurrency,
 	}
-	return moved, nil
 }
 
 // takeOff starts an attempt whose intent is committed.
 func (e *Engine) takeOff(l *store.Launch, job *store.Job) {
 	launched := *job
 	launched.State, launched.Version, launched.Attempt, launched.Number = dayfly.Starting, job.Version+1, l.AttemptID, job.Number+1
-	f := &flight{
-		id: l.AttemptID, jobID: job.ID, machine: l.Machine, provider: l.Provider, number: launched.Number,
-		state: dayfly.AttemptCreating, job: &launched, since: l.Time, heard: l.Time,
-	}
+	f := launchedFlight(l, &launched)
 	e.addFlight(f)
-	e.changes.notify(job.ID)
+	e.begin(f)
+}
+
+// launchedFlight is the attempt of a launch, of which nothing is known yet.
+func launchedFlight(l *store.Launch, job *store.Job) *flight {
+	return &flight{
+		id: l.AttemptID, jobID: job.ID, machine: l.Machine, provider: l.Provider, number: job.Number,
+		state: dayfly.AttemptCreating, job: job, since: l.Time, heard: l.Time,
+	}
+}
+
+// begin asks for the machine of a flight.
+func (e *Engine) begin(f *flight) {
+	e.changes.notify(f.jobID)
 	e.background.Go(func() { e.create(e.lifetime, f) })
 }
 
@@ -288,7 +300,7 @@ func (e *Engine) machineSpec(f *flight, job *store.Job) *machine.Spec {
 	size, err := sizeOf(&job.Spec)
 	if err != nil {
 		// The size was known when the job was submitted; a later version has dropped it. The numbers are what counts.
-		size = machine.Size{CPUs: job.Spec.CPUs, MemoryMB: job.Spec.MemoryMB, DiskMB: job.Spec.DiskMB}
+		size = machine.Size{CPUs: job.Spec.CPUs, MemoryMB: job.Spec.MemoryMB, DiskMB: job.Spec.DiskMB, Processes: job.Spec.Processes}
 	}
 	return &machine.Spec{
 		Name: f.machine, Owner: ownerOf(e.identity.Install),

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,18 +77,19 @@ type Engine struct {
 	ready    chan struct{} // closed when the store has been read
 	identity *store.Identity
 	clock    clock
-	older    atomic.Bool  // the store was restored from a backup older than a machine
+	older    atomic.Bool  // a machine was found that may be newer than the store
+	wary     atomic.Int64 // until when no machine is removed that the store does not know, in Unix nanoseconds of the engine's clock
 	open     atomic.Int64 // jobs that are not terminal
 	armed    atomic.Int64 // when clockLoop looks again, in Unix nanoseconds of the engine's clock
 
 	mu        sync.Mutex
 	vigil     vigil
-	flights   map[string]*flight // attempts in flight, by attempt id
-	byMachine map[string]*flight // the same, by machine name
-	busy      map[string]int     // flights by provider
-	active    map[place]int      // flights by queue, and by queue and key
-	lanes     map[store.Lane]int // lanes that may have ready jobs, with how often they were filled
-	degraded  map[string]refusal // providers that refuse everybody, such as for want of credentials
+	flights   map[string]*flight     // attempts in flight, by attempt id
+	byMachine map[string]*flight     // the same, by machine name
+	busy      map[string]int         // flights by provider
+	active    map[place]int          // flights by queue, and by queue and key
+	lanes     map[store.Lane]*lineup // lanes that may have ready jobs
+	degraded  map[string]refusal     // providers that refuse everybody, such as for want of credentials
 
 	changes     notifier
 	doomed      *destroyer
@@ -121,7 +124,8 @@ func New(o Options) (*Engine, error) {
 		logs: o.Logs, blobs: o.Blobs, key: o.Key, url: o.URL, options: o,
 		timers: defaultTimers(), logger: o.Logger, luck: rand.Float64,
 		ready: make(chan struct{}), clock: newClock(time.Time{}),
-		flights: map[string]*flight{}, byMachine: map[string]*flight{}, busy: map[string]int{}, active: map[place]int{}, lanes: map[store.Lane]int{}, degraded: map[string]refusal{},
+		flights: map[string]*flight{}, byMachine: map[string]*flight{}, busy: map[string]int{}, active: map[place]int{},
+		lanes: map[store.Lane]*lineup{}, degraded: map[string]refusal{},
 		wakeQueue: newSignal(), wakeClock: newSignal(),
 	}
 	if e.logger == nil {
@@ -133,6 +137,8 @@ func New(o Options) (*Engine, error) {
 	if o.UnreachableAfter > 0 {
 		e.timers.unreachableAfter = o.UnreachableAfter
 	}
+	// A heartbeat refutes what a provider says of a machine, so there has to be time for one.
+	e.timers.absentFor = max(e.timers.absentFor, 2*o.Heartbeat)
 	e.notes = newBatcher(20*time.Millisecond, e.flushNotes)
 	e.moves = newBatcher(5*time.Millisecond, e.flushMoves)
 	e.doomed = newDestroyer(e)
@@ -201,6 +207,9 @@ func (e *Engine) boot(ctx context.Context) error {
 	for _, m := range deleting {
 		e.doomed.add(m.Provider, m.Name, m.ID)
 	}
+	if err := e.recallStrays(ctx); err != nil {
+		return err
+	}
 	counts, err := e.store.Counts(ctx)
 	if err != nil {
 		return fmt.Errorf("engine: counting jobs: %w", err)
@@ -208,15 +217,15 @@ func (e *Engine) boot(ctx context.Context) error {
 	for _, c := range counts {
 		e.open.Add(int64(c.Jobs))
 	}
-	for _, f := range e.flights {
-		if f.state == dayfly.AttemptCreateUnknown {
-			// Asking again under the same name is harmless if the machine exists, and the quickest way to it if not.
-			e.background.Go(func() { e.create(e.lifetime, f) })
-		}
-	}
-	e.wakeQueue.set()
 	e.logger.Info("engine started", "install", identity.Install, "epoch", identity.Epoch,
 		"attempts", len(e.flights), "deleting", len(deleting), "open_jobs", e.open.Load())
+	unknown := slices.Collect(maps.Values(e.flights)) // copied, because the first of them may land meanwhile
+	unknown = slices.DeleteFunc(unknown, func(f *flight) bool { return f.state != dayfly.AttemptCreateUnknown })
+	for _, f := range unknown {
+		// Asking again under the same name is harmless if the machine exists, and the quickest way to it if not.
+		e.background.Go(func() { e.create(e.lifetime, f) })
+	}
+	e.wakeQueue.set()
 	return nil
 }
 
@@ -305,11 +314,10 @@ func newFlight(a *store.Attempt, now time.Time) *flight {
 func (e *Engine) addFlight(f *flight) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.flights[f.id] != nil {
-		return
+	if e.flights[f.id] == nil {
+		e.flights[f.id], e.byMachine[f.machine] = f, f
+		e.count(f, 1)
 	}
-	e.flights[f.id], e.byMachine[f.machine] = f, f
-	e.count(f, 1)
 }
 
 // count adds a flight to the counts, or takes it out. The caller holds mu.
@@ -335,7 +343,9 @@ func (e *Engine) land(f *flight) {
 		e.count(f, -1)
 	}
 	f.wakeListeners()
+	job := f.job
 	e.mu.Unlock()
+	e.freed(job)
 	e.wakeQueue.set()
 }
 
@@ -345,7 +355,9 @@ func (e *Engine) land(f *flight) {
 func (f *flight) see(m *machine.Machine) (news bool) {
 	f.absentAt, f.absent = time.Time{}, 0
 	f.providerID = m.ID
-	if old, ok := f.instances[m.ID]; ok && m.State.Rank() <= old.Rank() {
+	// States come in any order, so an older one never undoes a newer. But gone is only what a list does not show any
+	// more, and a list may have been wrong.
+	if old, ok := f.instances[m.ID]; ok && old != machine.Gone && m.State.Rank() <= old.Rank() {
 		return false
 	}
 	if f.instances == nil {

@@ -29,11 +29,13 @@ import (
 // an hour passes in a moment and nothing depends on how fast the computer is.
 type fleet struct {
 	t       *testing.T
+	file    string // of the store
 	store   store.Store
 	cloud   *memmachine.Cloud
 	options engine.Options
 	engine  atomic.Pointer[engine.Engine]
-	down    atomic.Bool // no server listens
+	down    atomic.Bool  // no server listens
+	taking  sync.RWMutex // held to read by the calls that a server has taken
 	stop    func()
 
 	// work is what the command of a job does; it returns the command's result.
@@ -51,7 +53,8 @@ func newFleet(t *testing.T, change func(*engine.Options)) *fleet {
 	t.Helper()
 	f := &fleet{t: t, starts: map[string]int{}, work: succeed}
 	dir := t.TempDir()
-	db, err := sqlite.Open(t.Context(), filepath.Join(dir, "test.db"), nil)
+	f.file = filepath.Join(dir, "test.db")
+	db, err := sqlite.Open(t.Context(), f.file, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +82,7 @@ func newFleet(t *testing.T, change func(*engine.Options)) *fleet {
 	t.Cleanup(func() {
 		f.stop()
 		f.cloud.Close()
-		db.Close()
+		f.store.Close()
 		logs.Close()
 	})
 	return f
@@ -98,6 +101,8 @@ func (f *fleet) start() {
 	f.down.Store(false)
 	f.stop = func() {
 		f.down.Store(true)
+		f.taking.Lock()
+		f.taking.Unlock()
 		cancel()
 		if err := <-done; err != nil {
 			f.t.Errorf("engine.Run: got %v, want nil", err)
@@ -116,13 +121,19 @@ func (f *fleet) agent(ctx context.Context, spec *machine.Spec) machine.Exit {
 	if spec.Agent == nil {
 		return memmachine.Idle(ctx, spec)
 	}
-	assignment, err := f.engine.Load().Claim(ctx, spec.Agent.Token, &wire.ClaimRequest{
-		Attempt: spec.Agent.Attempt, Instance: spec.Name, Nonce: fmt.Sprint(f.nonces.Add(1)), Protocol: wire.Version,
+	nonce := fmt.Sprint(f.nonces.Add(1))
+	var assignment *wire.Assignment
+	err := f.call(ctx, func(e *engine.Engine) (err error) {
+		assignment, err = e.Claim(ctx, spec.Agent.Token, &wire.ClaimRequest{
+			Attempt: spec.Agent.Attempt, Instance: spec.Name, Nonce: nonce, Protocol: wire.Version,
+		})
+		return err
 	})
 	if err != nil {
 		return machine.Exit{Code: 75, Message: err.Error()}
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	life := ctx // of the machine
+	ctx, cancel := context.WithCancelCause(life)
 	defer cancel(nil)
 	f.mu.Lock()
 	f.starts[assignment.Attempt]++
@@ -137,17 +148,26 @@ func (f *fleet) agent(ctx context.Context, spec *machine.Spec) machine.Exit {
 	} else if cause == errStale {
 		return machine.Exit{Code: 75}
 	}
-	for try := 0; try < 600; try++ {
-		err := error(fault.Unavailable)
-		if !f.down.Load() {
-			err = f.engine.Load().Result(ctx, assignment.Token, &result)
-		}
-		if err == nil || fault.Of(err).General() == fault.Conflict {
-			break
-		}
-		wait(context.Background(), time.Second)
-	}
+	_ = f.call(life, func(e *engine.Engine) error { return e.Result(life, assignment.Token, &result) })
 	return machine.Exit{Code: 0}
+}
+
+// call makes a call of an agent's until it is answered, ten minutes at most. A server that stops answers the calls it has
+// taken, and takes no more; so none of its successor's state is older than an answer of its own.
+func (f *fleet) call(ctx context.Context, do func(*engine.Engine) error) error {
+	err := error(fault.Unavailable)
+	for range 600 {
+		f.taking.RLock()
+		if !f.down.Load() {
+			err = do(f.engine.Load())
+		}
+		f.taking.RUnlock()
+		if kind := fault.Of(err); kind != fault.Unavailable && kind != fault.Canceled || ctx.Err() != nil {
+			return err
+		}
+		wait(ctx, time.Second)
+	}
+	return err
 }
 
 var (
@@ -230,10 +250,12 @@ func (f *fleet) job(id string) *store.Job {
 	return job
 }
 
-// finished waits, in the bubble's time, until a job is terminal.
+// finished waits, in the bubble's time, until a job is terminal. It looks less often the longer it takes: an hour in the
+// bubble is nothing, but each look is a read of the store.
 func (f *fleet) finished(id string, within time.Duration) *store.Job {
 	f.t.Helper()
-	deadline := time.Now().Add(within)
+	began := time.Now()
+	deadline := began.Add(within)
 	for {
 		job := f.job(id)
 		if job.State.Terminal() {
@@ -242,7 +264,7 @@ func (f *fleet) finished(id string, within time.Duration) *store.Job {
 		if time.Now().After(deadline) {
 			f.t.Fatalf("job %s is %s (attempt %d) after %v, want it finished", id, job.State, job.Number, within)
 		}
-		wait(context.Background(), 100*time.Millisecond)
+		wait(context.Background(), max(100*time.Millisecond, time.Since(began)/50))
 	}
 }
 

@@ -280,5 +280,8 @@ func sizeOf(spec *dayfly.JobSpec) (machine.Size, error) {
 	if spec.DiskMB != 0 {
 		size.DiskMB = spec.DiskMB
 	}
+	if spec.Processes != 0 {
+		size.Processes = spec.Processes
+	}
 	return size, nil
 }

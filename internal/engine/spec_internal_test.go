@@ -88,6 +88,15 @@ func slicesOf(s string, n int) []string {
 	return all
 }
 
+func TestExplicitNumbersReplaceThoseOfTheSize(t *testing.T) {
+	t.Parallel()
+	spec := &dayfly.JobSpec{Size: "shared-cpu-2x", MemoryMB: 100, DiskMB: 10, Processes: 64}
+	want := machine.Size{Preset: "shared-cpu-2x", CPUs: 2, MemoryMB: 100, DiskMB: 10, Processes: 64}
+	if got, err := sizeOf(spec); err != nil || got != want {
+		t.Errorf("got size %+v, %v; want %+v", got, err, want)
+	}
+}
+
 func TestDefaultsAreFilledInAndStored(t *testing.T) {
 	t.Parallel()
 	e := &Engine{defaultProvider: "local", providers: map[string]machine.Provider{"local": memmachine.New(nil)}}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -15,10 +16,10 @@ const (
 	sweepSoon   = 10 * time.Second
 	sweepLater  = 30 * time.Second
 	soonSweeps  = 20
-	restoreHold = 15 * time.Minute // how long a store that may be a backup destroys nothing it does not know
+	restoreHold = 15 * time.Minute // how long nothing unknown is destroyed once the store may be an older copy
 )
 
-// sweepLoop finds machines of ours that nobody remembers, and machines that are remembered and no longer exist.
+// sweepLoop finds machines of ours that nobody remembers, and strays that are remembered and no longer exist.
 func (e *Engine) sweepLoop(ctx context.Context, name string, p machine.Provider) {
 	s := &sweep{engine: e, provider: name, firstSeen: map[string]time.Time{}}
 	for n := 0; ctx.Err() == nil; n++ {
@@ -52,6 +53,9 @@ func (s *sweep) once(ctx context.Context, p machine.Provider) error {
 		return err
 	}
 	now := e.clock.now()
+	if err := s.forgetGone(ctx, list, now); err != nil {
+		return err
+	}
 	view, err := s.view(ctx, list, now)
 	if err != nil {
 		return err
@@ -112,13 +116,39 @@ func (s *sweep) view(ctx context.Context, list []*machine.Machine, now time.Time
 		}
 		item.known, item.live = known, live
 		view.machines = append(view.machines, item)
-		if epoch, err := strconv.ParseInt(m.Labels["epoch"], 10, 64); err == nil && epoch > e.identity.Epoch {
-			e.noticeOlder(m)
+		if !known && e.mayBeNewer(m) {
+			e.noticeOlder(m, now)
 		}
 	}
 	s.firstSeen = seen
-	view.older = e.older.Load() && e.clock.up() < restoreHold
+	view.older = now.UnixNano() < e.wary.Load()
 	return view, nil
+}
+
+// forgetGone closes the ledger's entries of strays that their provider no longer lists. Nobody waits for the end of a
+// stray, so nothing but the list tells of it; and an entry that stayed would be taken for an open question at the next
+// start. Should the machine be listed again after all, it is a stray again.
+func (s *sweep) forgetGone(ctx context.Context, list []*machine.Machine, now time.Time) error {
+	rows, err := s.engine.store.Machines(ctx, &store.MachineQuery{
+		States: []store.MachineState{store.MachineQuarantined}, Provider: s.provider, Limit: 1000,
+	})
+	if err != nil || len(rows) == 0 {
+		return err
+	}
+	listed := make(map[string]bool, len(list))
+	for _, m := range list {
+		listed[m.Name] = true
+	}
+	var moves []*store.MachineMove
+	for _, row := range rows {
+		if !listed[row.Name] {
+			moves = append(moves, &store.MachineMove{
+				Name: row.Name, From: []store.MachineState{store.MachineQuarantined}, To: store.MachineGone, Time: now,
+				Message: "it is no longer listed",
+			})
+		}
+	}
+	return s.engine.store.MoveMachine(ctx, moves)
 }
 
 // attempt reports whether the store knows the attempt a machine was made for, and whether it is in flight on it.
@@ -138,15 +168,46 @@ func (s *sweep) attempt(ctx context.Context, m *machine.Machine) (known, live bo
 	}
 }
 
-// noticeOlder raises the alarm: a machine was made by a later start of this installation than the store knows of. The
-// store was restored from a backup, so what it does not know may well be wanted.
-func (e *Engine) noticeOlder(m *machine.Machine) {
+// mayBeNewer reports whether a machine whose attempt the store does not know can have been made after the store was
+// copied, so that the store is a backup that was restored.
+//
+// An attempt is committed before its machine is asked for, and is deleted only after its machine is gone. So a store
+// that has lost nothing knows the attempt of every machine, but for one: a machine that lands so late that its job has
+// been deleted meanwhile. The epoch on the machine tells these apart as far as that is possible. This start has raised
+// the epoch, so what counts is the one before, as it was in the store when that was opened. A machine of a later one
+// was made by a start that the store has never heard of. A machine of that very one may have been made after the copy,
+// while the same server went on. A machine of an earlier one was made before the copy, which knew of its attempt.
+func (e *Engine) mayBeNewer(m *machine.Machine) bool {
+	stored := e.identity.Epoch - 1
+	epoch, err := strconv.ParseInt(m.Labels["epoch"], 10, 64)
+	return err == nil && epoch >= stored
+}
+
+// noticeOlder raises the alarm: the store seems to be older than a machine of this installation, so what it does not
+// know may well be wanted. For a while nothing unknown is removed, and a person can put the right store back.
+func (e *Engine) noticeOlder(m *machine.Machine, now time.Time) {
 	if e.older.Swap(true) {
 		return
 	}
-	e.logger.Error("the store is older than a machine that bears its name: it was restored from a backup, or is not the only one. "+
-		"Machines it does not know are left alone for a while; look at them with: dayfly machines audit",
-		"machine", m.Name, "its_epoch", m.Labels["epoch"], "store_epoch", e.identity.Epoch, "left_alone_for", restoreHold)
+	e.wary.Store(now.Add(restoreHold).UnixNano())
+	e.logger.Error("a machine of this installation was made for an attempt that the store does not know: the store was restored from an older copy, "+
+		"or is not the only one. Machines it does not know are left alone for a while; look at them with: dayfly machines audit",
+		"machine", m.Name, "its_epoch", m.Labels["epoch"], "stored_epoch", e.identity.Epoch-1, "left_alone_for", restoreHold)
+}
+
+// recallStrays goes on being wary when the last start ended with strays under watch. The epoch alone would not do:
+// every start raises it, and the second one after a backup was restored would see nothing wrong any more.
+func (e *Engine) recallStrays(ctx context.Context) error {
+	strays, err := e.store.Machines(ctx, &store.MachineQuery{States: []store.MachineState{store.MachineQuarantined}, Limit: 1})
+	if err != nil {
+		return fmt.Errorf("engine: reading the machines in quarantine: %w", err)
+	}
+	if len(strays) > 0 {
+		e.wary.Store(e.clock.now().Add(restoreHold).UnixNano())
+		e.logger.Warn("machines that the store does not know were under watch when the last server ended; they are left alone for a while",
+			"machine", strays[0].Name, "left_alone_for", restoreHold)
+	}
+	return nil
 }
 
 // carryOut does what plan decided about a listed machine.

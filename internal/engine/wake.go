@@ -18,33 +18,53 @@ func (s signal) set() {
 	}
 }
 
-// notifier tells watchers of a job that it has changed. A job nobody watches costs nothing.
+// notifier tells watchers of a job, or of a machine of the ledger, that it has changed. What nobody watches costs nothing.
 type notifier struct {
-	mu       sync.Mutex
-	watchers map[string]chan struct{}
+	mu      sync.Mutex
+	watched map[string]*watched // by id of the job or name of the machine; guarded by mu
 }
 
-// changed returns a channel that is closed at the next notify for the id.
-func (n *notifier) changed(id string) <-chan struct{} {
+// watched is what somebody watches.
+type watched struct {
+	watchers int
+	changed  chan struct{} // closed at the next notify
+}
+
+// watch begins to watch. changed returns a channel that is closed at the next notify. stop must be called, and may
+// be again; changed must not be called afterwards.
+func (n *notifier) watch(id string) (changed func() <-chan struct{}, stop func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	c, ok := n.watchers[id]
-	if !ok {
-		if n.watchers == nil {
-			n.watchers = map[string]chan struct{}{}
+	w := n.watched[id]
+	if w == nil {
+		if n.watched == nil {
+			n.watched = map[string]*watched{}
 		}
-		c = make(chan struct{})
-		n.watchers[id] = c
+		w = &watched{changed: make(chan struct{})}
+		n.watched[id] = w
 	}
-	return c
+	w.watchers++
+	changed = func() <-chan struct{} {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return w.changed
+	}
+	stop = sync.OnceFunc(func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if w.watchers--; w.watchers == 0 {
+			delete(n.watched, id)
+		}
+	})
+	return changed, stop
 }
 
 func (n *notifier) notify(id string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if c, ok := n.watchers[id]; ok {
-		delete(n.watchers, id)
-		close(c)
+	if w := n.watched[id]; w != nil {
+		close(w.changed)
+		w.changed = make(chan struct{})
 	}
 }
 

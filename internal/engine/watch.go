@@ -107,9 +107,12 @@ func (e *Engine) view(f *flight, now time.Time) attemptView {
 	if f.order != "" {
 		v.ordered = e.vigil.elapsed(f.orderedAt, now)
 	}
+	if f.absentAt.Before(f.heard) {
+		v.absent = 0
+	}
 	v.doubt = !f.confirmed
 	v.lookDue = f.state == dayfly.AttemptCreateUnknown
-	v.resendOK = f.absent >= e.timers.absentFor
+	v.resendOK = v.absent >= e.timers.absentFor
 	return v
 }
 
@@ -161,7 +164,8 @@ func (e *Engine) order(f *flight, reason wire.Outcome) {
 }
 
 // ask finds out from the provider whether a machine exists. When one instance of a machine is known to have ended, it
-// takes a whole list to know that there is no other.
+// takes a whole list to know that there is no other. A list without any instance does not do: it contradicts what was
+// seen, and lists have been empty by mistake. Then absence has to be found twice, as for every machine.
 func (e *Engine) ask(ctx context.Context, f *flight) {
 	e.mu.Lock()
 	id := f.providerID
@@ -177,7 +181,8 @@ func (e *Engine) ask(ctx context.Context, f *flight) {
 	f.looks++
 	state := f.state
 	if errors.Is(err, fault.NotFound) {
-		if f.absentAt.IsZero() {
+		// An agent that was heard of since refutes what was said of its machine before.
+		if f.absentAt.IsZero() || f.absentAt.Before(f.heard) {
 			f.absentAt = now
 		}
 		f.absent = now.Sub(f.absentAt)
@@ -185,7 +190,8 @@ func (e *Engine) ask(ctx context.Context, f *flight) {
 	for _, m := range found {
 		f.see(m)
 	}
-	f.confirmed = f.confirmed || doubt && (err == nil || errors.Is(err, fault.NotFound))
+	// What was confirmed once does not hold for ever: a list may show an instance that was not known.
+	f.confirmed = (f.confirmed || doubt && err == nil) && f.sight.Rank() >= machine.Exited.Rank()
 	e.mu.Unlock()
 	switch {
 	case err == nil && (state == dayfly.AttemptCreateUnknown || state == dayfly.AttemptCreating):

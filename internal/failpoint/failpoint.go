@@ -1,7 +1,8 @@
 // Package failpoint lets tests fail a program at a named place.
 //
-// Every store write and every provider call passes a point before and one after its effect. In a release build
-// [Hit] compiles to nothing. A build with -tags failpoint reads the environment variable DAYFLY_FAILPOINTS:
+// Every write to a store, an attempt's log or a blob and every call to a provider passes a point before and one after
+// its effect. In a release build [Hit] compiles to nothing. A build with -tags failpoint reads the environment variable
+// DAYFLY_FAILPOINTS:
 //
 //	DAYFLY_FAILPOINTS='store.claim.after=1*kill;provider.create.after=2*off->1*error'
 //
@@ -12,6 +13,21 @@
 //
 // When the last step has been taken as often as it says, the point is off. A program that cannot be understood
 // panics at the first Hit, because a test that injects nothing by mistake would pass by mistake.
+//
+// # The points
+//
+// Each name is followed by .before or .after:
+//
+//	store.OP          the commit of a write; OP is one of those that the store lists, such as submit or claim
+//	store.migrate     the change of the store's schema
+//	provider.create   the call that makes a machine
+//	provider.destroy  the call that destroys one
+//	log.append        the write of records to an attempt's log
+//	log.cut           the removal of a torn end from a log
+//	log.close         the close of a log's file; its error is nobody's
+//	log.remove        the removal of a log
+//	blob.put          the rename that makes a whole object visible
+//	blob.delete       the removal of an object
 package failpoint
 
 import (

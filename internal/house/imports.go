@@ -43,6 +43,7 @@ func layers() []layer {
 		{"event/eventtest", "fault event", "who tests a source should get the suite and nothing else"},
 		{"machine/local/...", "fault machine internal/process third-party", "a provider knows its interface, never a sibling or the root"},
 		{"machine/...", "fault machine third-party", "a provider knows its interface, never a sibling or the root"},
+		{"blob/fileblob", "fault blob internal/failpoint third-party", "a blob store knows its interface, and may pass failpoints"},
 		{"blob/...", "fault blob third-party", "a blob store knows its interface, never a sibling or the root"},
 		{"event/...", "fault event third-party", "a source knows its interface, never a sibling or the root"},
 		{".", "fault machine internal/wire", "a user's program imports the root, and so everything that the root imports"},

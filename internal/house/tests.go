@@ -66,6 +66,7 @@ func skips() []skip {
 		{"this computer lets nobody limit", "limits are the kernel's, and a container may be given none"},
 		{"this computer lets nobody mount", "a full disk takes a file system of its own"},
 		{"only root can mount", "a full disk takes a file system of its own"},
+		{"only root can start a supervisor as another user", "the limit is the kernel's on a user, and it does not hold for root"},
 		{"this user cannot mount", "a full disk takes a file system of its own"},
 		{"this kernel allows no mount namespace", "a full disk takes a file system of its own"},
 		{"this machine lets nobody mount", "a full disk takes a file system of its own"},

@@ -3,6 +3,8 @@ package joblog
 import (
 	"container/list"
 	"sync"
+
+	"github.com/dayfly-run/dayfly/internal/failpoint"
 )
 
 // cache holds the logs used last. It bounds how many there are and how many of them have an open file.
@@ -96,8 +98,10 @@ func (c *cache) closeLocked(l *log) {
 	if l.place.open != nil {
 		c.open.Remove(l.place.open)
 		l.place.open = nil
+		_ = failpoint.Hit("log.close.before")
 		l.file.Close()
 		l.file = nil
+		_ = failpoint.Hit("log.close.after")
 	}
 }
 

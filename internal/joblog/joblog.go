@@ -29,7 +29,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -141,10 +140,9 @@ func (s *Store) remove(attempt string) error {
 	defer s.release(l)
 	defer s.bells.ring(attempt)
 	s.cache.close(l)
-	if err := os.Remove(l.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := l.remove(); err != nil {
 		return fmt.Errorf("joblog: removing the output of %s: %w", attempt, err)
 	}
-	l.state = state{loaded: true}
 	return nil
 }
 

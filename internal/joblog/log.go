@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/failpoint"
 	"github.com/dayfly-run/dayfly/internal/wire"
 )
 
@@ -157,11 +158,17 @@ func (l *log) write(c *wire.LogChunk, limit int64) (stored int64, err error) {
 	}
 	*buffer = b
 
+	if err := failpoint.Hit("log.append.before"); err != nil {
+		return l.ends[index(c.Stream)], fmt.Errorf("joblog: storing output of %s: %w", l.attempt, err)
+	}
 	if _, err := l.file.WriteAt(b, l.size); err != nil {
 		l.torn = true
 		return l.ends[index(c.Stream)], fmt.Errorf("joblog: storing output of %s: %w", l.attempt, full(err))
 	}
 	l.state = next
+	if err := failpoint.Hit("log.append.after"); err != nil {
+		return l.ends[index(c.Stream)], fmt.Errorf("joblog: storing output of %s: %w", l.attempt, err)
+	}
 	return l.ends[index(c.Stream)], nil
 }
 
@@ -179,12 +186,35 @@ func (l *log) open(opened func(*log)) error {
 		opened(l)
 	}
 	if l.torn {
-		if err := l.file.Truncate(l.size); err != nil {
+		if err := l.cut(); err != nil {
 			return fmt.Errorf("joblog: cutting the torn end off the output of %s: %w", l.attempt, full(err))
 		}
-		l.torn = false
 	}
 	return nil
+}
+
+// cut removes what is behind the last whole record.
+func (l *log) cut() error {
+	if err := failpoint.Hit("log.cut.before"); err != nil {
+		return err
+	}
+	if err := l.file.Truncate(l.size); err != nil {
+		return err
+	}
+	l.torn = false
+	return failpoint.Hit("log.cut.after")
+}
+
+// remove removes the file, which is closed, if there is one.
+func (l *log) remove() error {
+	if err := failpoint.Hit("log.remove.before"); err != nil {
+		return err
+	}
+	if err := os.Remove(l.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	l.state = state{loaded: true}
+	return failpoint.Hit("log.remove.after")
 }
 
 func openFile(path string) (*os.File, error) {

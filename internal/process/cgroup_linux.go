@@ -198,19 +198,14 @@ func signalIf(pid int, s unix.Signal, right func() bool) error {
 	return nil
 }
 
-// oomKills returns how often the kernel has killed in this cgroup for want of memory. The counter has the same name
-// in the file of either version.
-func (c cgroup) oomKills() int {
-	file := "/memory.events"
-	if c.version == 1 {
-		file = "/memory.oom_control"
-	}
+// counter returns what a control file of one counter a line says of the one with this name.
+func (c cgroup) counter(file, name string) int {
 	text, err := readFile(c.path + file)
 	if err != nil {
 		return 0
 	}
 	for line := range strings.Lines(string(text)) {
-		if count, ok := strings.CutPrefix(line, "oom_kill "); ok {
+		if count, ok := strings.CutPrefix(line, name+" "); ok {
 			n, _ := strconv.Atoi(strings.TrimSpace(count))
 			return n
 		}

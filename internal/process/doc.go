@@ -23,6 +23,9 @@
 // the controllers of version 1 or 2, whichever hierarchy has them. They may be in another hierarchy than the one
 // that kills; that costs a move of the forking thread and is done only for a group that asks for such a limit.
 //
+// Whatever the sizes say, all groups of a prefix together are held to [Options.Brake] processes and threads, so that a
+// tree that forks without end does not take the computer down. It costs the start of a process nothing.
+//
 // # What every process gets
 //
 // Its own session, SIGKILL when its supervisor dies, no_new_privs, three descriptors and no other, exactly the

@@ -60,6 +60,9 @@ func (g *Group) make() error {
 			return err
 		}
 	}
+	if t := trees.limits["pids"]; t != nil && t == trees.kill {
+		g.host.setBrake(t) // anew each time: somebody may have removed the directory, and g.make have made it again
+	}
 	for t, limits := range wanted {
 		if err := setLimits(t, t.group(g.name), limits); err != nil {
 			return err
@@ -231,8 +234,18 @@ func (g *Group) OOMKilled() bool {
 	if t == nil {
 		return false
 	}
-	dir := t.group(g.name)
-	return slices.Contains(g.dirs, dir) && dir.oomKills() > 0
+	dir, file := t.group(g.name), "/memory.events"
+	if dir.version == 1 {
+		file = "/memory.oom_control"
+	}
+	return slices.Contains(g.dirs, dir) && dir.counter(file, "oom_kill") > 0
+}
+
+// outOfProcesses reports whether a process of the tree could not fork because the tree had as many processes as its
+// size allows.
+func (g *Group) outOfProcesses() bool {
+	t := g.host.trees.limits["pids"]
+	return t != nil && g.size.Processes > 0 && t.group(g.name).counter("/pids.events", "max") > 0
 }
 
 // Close removes the group's traces on the host. It fails with fault.Conflict while a process is left. It may be

@@ -22,9 +22,11 @@ type Host struct {
 	trees  hierarchies
 	places []string // prefix directories of other processes that may hold killable groups of ours
 	null   *os.File
+	brake  int // how many processes and threads all groups may have together
 
 	starting sync.Once      // the threads are started with the first process
 	requests chan *spawning // to the threads; closed by Close
+	threads  sync.WaitGroup // the threads, until they are back where this program is
 
 	mu     sync.Mutex
 	live   int  // guarded by mu; processes that were started and have not ended
@@ -37,7 +39,10 @@ func NewHost(o *Options) (*Host, error) {
 	if o == nil {
 		o = &Options{}
 	}
-	h := &Host{prefix: o.Prefix, log: o.Logger, requests: make(chan *spawning)}
+	h := &Host{prefix: o.Prefix, log: o.Logger, brake: o.Brake, requests: make(chan *spawning)}
+	if h.brake <= 0 {
+		h.brake = defaultBrake()
+	}
 	if h.prefix == "" {
 		h.prefix = "dayfly"
 	}
@@ -103,6 +108,7 @@ func (h *Host) Close() error {
 	}
 	h.closed = true
 	close(h.requests)
+	h.threads.Wait()
 	for _, t := range h.trees.all() {
 		// Other groups, or another host of this prefix, may still use the directory; then it stays.
 		_ = os.Remove(t.dir)

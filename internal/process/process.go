@@ -16,6 +16,10 @@ type Options struct {
 	Places []string
 	// Logger is told what could not be set up. Default: discards.
 	Logger *slog.Logger
+	// Brake is how many processes and threads all groups of the prefix may have together, so that a tree that forks
+	// without end does not take the computer down. Default: half of the process ids of this computer, and no more than
+	// a quarter of the threads that the kernel allows in all.
+	Brake int
 	// DisableCgroups makes the host behave as if no cgroup could be used.
 	DisableCgroups bool
 }

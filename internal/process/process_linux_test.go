@@ -31,9 +31,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// superviseOne runs a script in the group "one" of the prefix and mode in the environment, and never ends by itself.
+// superviseOne runs a script in the group "one" of the prefix, mode and brake in the environment, and never ends by itself.
 func superviseOne(script string) int {
+	brake, _ := strconv.Atoi(os.Getenv("DAYFLY_TEST_BRAKE"))
 	host, err := process.NewHost(&process.Options{
+		Brake:          brake,
 		Prefix:         os.Getenv("DAYFLY_TEST_PREFIX"),
 		DisableCgroups: os.Getenv("DAYFLY_TEST_SCAN") != "",
 	})

@@ -43,8 +43,8 @@ type spawning struct {
 
 // Start starts a process in the group; it may be called more than once. The first element of Argv is the program.
 //
-// A program that does not exist is fault.NotFound and exec.ErrNotFound, one that may not be executed fault.NotFound
-// and fs.ErrPermission; the text says where it was searched. A group that has been closed or killed, or whose cgroup
+// A program that does not exist is fault.NotFound and exec.ErrNotFound, one that cannot be executed fault.NotFound and
+// what the kernel says, such as fs.ErrPermission; the text says where it was searched. A group that has been closed or killed, or whose cgroup
 // somebody has removed, is fault.Conflict; a computer or a group without room for another process, fault.Exhausted.
 // Anything else is fault.Unavailable.
 func (g *Group) Start(c *Command) (*Process, error) {
@@ -99,6 +99,7 @@ func (g *Group) spawn(r *spawning) error {
 	}
 	h.starting.Do(func() {
 		for range spawnThreads {
+			h.threads.Add(1)
 			go h.spawner(make(chan struct{}))
 		}
 	})
@@ -122,7 +123,7 @@ func (g *Group) startFailed(r *spawning) error {
 	case errors.Is(r.err, fs.ErrNotExist):
 		return fmt.Errorf("process: %w: %w: %s", fault.NotFound, exec.ErrNotFound, r.path)
 	case errors.Is(r.err, fs.ErrPermission), errors.Is(r.err, unix.ENOEXEC):
-		return fmt.Errorf("process: %w: %s cannot be executed: %w: %w", fault.NotFound, r.path, fs.ErrPermission, r.err)
+		return fmt.Errorf("process: %w: %s cannot be executed: %w", fault.NotFound, r.path, r.err)
 	case errors.Is(r.err, unix.EAGAIN), errors.Is(r.err, unix.ENOMEM), errors.Is(r.err, unix.EMFILE), errors.Is(r.err, unix.ENFILE):
 		return fmt.Errorf("process: start %s: %w: %w", r.path, fault.Exhausted, r.err)
 	}
@@ -157,13 +158,16 @@ func (h *Host) spawner(running chan<- struct{}) {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		h.log.Warn("no_new_privs cannot be set: programs may gain privileges by set-user-id bits", "err", err)
 	}
+	defer h.threads.Done()
 	thread := strconv.Itoa(unix.Gettid())
+	resting, leave := h.rest(thread)
+	defer leave()
 	for r := range h.requests {
 		r.err = r.moveIn(thread)
 		if r.err == nil {
 			r.pid, r.err = syscall.ForkExec(r.path, r.argv, r.attr)
 		}
-		r.moveOut(h, thread)
+		r.moveOut(h, thread, resting)
 		if r.err == nil {
 			h.restrict(r)
 		}
@@ -182,9 +186,13 @@ func (r *spawning) moveIn(thread string) error {
 	return nil
 }
 
-func (r *spawning) moveOut(h *Host, thread string) {
+func (r *spawning) moveOut(h *Host, thread, resting string) {
 	for _, t := range r.moves {
-		if err := writeFile(t.home+"/tasks", thread); err != nil {
+		home := t.home
+		if resting == t.dir {
+			home = resting
+		}
+		if err := writeFile(home+"/tasks", thread); err != nil {
 			h.log.Error("a thread stays in a machine's cgroup", "machine", r.group.name, "err", err)
 		}
 	}
@@ -193,14 +201,17 @@ func (r *spawning) moveOut(h *Host, thread string) {
 // restrict sets what Go cannot set between fork and exec. The program may run for some microseconds without; none of
 // it is something that a program could use that time to escape from.
 func (h *Host) restrict(r *spawning) {
-	limit := func(resource int, bytes uint64) {
-		if err := unix.Prlimit(r.pid, resource, &unix.Rlimit{Cur: bytes, Max: bytes}, nil); err != nil && err != unix.ESRCH {
+	limit := func(resource int, most uint64) {
+		if err := unix.Prlimit(r.pid, resource, &unix.Rlimit{Cur: most, Max: most}, nil); err != nil && err != unix.ESRCH {
 			h.log.Warn("a resource limit cannot be set", "machine", r.group.name, "resource", resource, "err", err)
 		}
 	}
 	limit(unix.RLIMIT_CORE, 0)
 	if mb := r.group.size.DiskMB; mb > 0 {
 		limit(unix.RLIMIT_FSIZE, uint64(mb)<<20)
+	}
+	if most, ok := r.group.roomFor(); ok {
+		limit(unix.RLIMIT_NPROC, most)
 	}
 	file := "/proc/" + strconv.Itoa(r.pid) + "/oom_score_adj"
 	if err := writeFile(file, strconv.Itoa(likelyVictim)); err != nil && !gone(err) && !errors.Is(err, fs.ErrPermission) {
@@ -263,7 +274,7 @@ func lookUp(c *Command) (string, error) {
 		found = candidate
 	}
 	if found != "" {
-		return "", fmt.Errorf("process: %w: %w: %s cannot be executed", fault.NotFound, fs.ErrPermission, found)
+		return "", fmt.Errorf("process: %w: %s cannot be executed: %w", fault.NotFound, found, fs.ErrPermission)
 	}
 	return "", fmt.Errorf("process: %w: %w: %q is not in PATH %q", fault.NotFound, exec.ErrNotFound, name, path)
 }

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"fmt"
 	"os"
 	"syscall"
 	"time"
@@ -104,6 +105,8 @@ func (g *Group) classify(status syscall.WaitStatus, dir string) machine.Exit {
 		exit.Message = "It failed when it had used up the disk space of the machine."
 	case exit.DiskFull:
 		exit.Message = "It failed while the file system it works in was full."
+	case g.outOfProcesses():
+		exit.Message = fmt.Sprintf("It failed after it had reached its limit of %d processes and threads.", g.size.Processes)
 	}
 	return exit
 }

@@ -22,6 +22,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
@@ -45,7 +46,8 @@ type Store interface {
 type Jobs interface {
 	// Submit adds one job with its first event. If s.Key is set and was used before, nothing is added: when the
 	// stored hash equals s.BodyHash the stored job is returned with replayed set, otherwise fault.IdempotencyMismatch.
-	// Concurrent submits with one key add one job.
+	// Concurrent submits with one key add one job. If s.Launch is set, the job is also launched, in the same
+	// transaction, unless a limit is reached: see [Queue].Launch. The returned job's state tells.
 	Submit(ctx context.Context, s *Submission) (job *Job, replayed bool, err error)
 	// Job returns a job with its inputs, attempts (oldest first, each with its machine) and published artifacts, or
 	// fault.NotFound.
@@ -61,6 +63,9 @@ type Jobs interface {
 	StoreInput(ctx context.Context, jobID string, in Input) error
 }
 
+// ErrHeld is why a launch is refused when the job is ready no more, but held until its key has room.
+var ErrHeld = errors.New("held until its key has room")
+
 // Queue is the dispatcher's side.
 type Queue interface {
 	// Lanes returns every pair of provider and queue that has ready jobs (queued and not held), in any order. Its
@@ -74,7 +79,8 @@ type Queue interface {
 	// Launch commits the intent to run attempts: for each, in one transaction, the attempt (creating), its machine
 	// (creating), the job's move from queued to starting and its event. The result has one error per launch: nil;
 	// fault.Conflict if the job is no longer queued at that version; fault.Exhausted if the queue's or key's limit
-	// is reached, in which case a job over its key's limit is marked held. The last error is for the call as a whole.
+	// is reached, in which case a job over its key's limit is marked held and the error is [ErrHeld] too. The last
+	// error is for the call as a whole.
 	Launch(ctx context.Context, launches []*Launch) ([]error, error)
 	// Promote moves up to limit scheduled jobs whose RunAt is not after now to queued, and expires up to limit jobs,
 	// scheduled or queued, never launched, whose QueueDeadline is before clock. It returns the moved jobs, and the earliest time at
@@ -153,6 +159,9 @@ type Submission struct {
 	Inputs   []Input
 	Key      string // the Idempotency-Key, or ""
 	BodyHash []byte // SHA-256 of the request's body, when Key is set
+	// Launch is set to launch the job at once, which saves an idle server one flush before the job runs. The job must
+	// be Queued. The launch's JobID and Version are not looked at.
+	Launch *Launch
 }
 
 // Job is a job's row.

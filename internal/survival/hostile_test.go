@@ -243,3 +243,52 @@ func TestACommandThatFillsItsDiskHurtsNobodyElse(t *testing.T) {
 	}
 	in.empty()
 }
+
+// TestAForkBombIsHeldToItsLimit forks a tree that would have more than 20,000 processes, over and over, in a job that
+// may have 64, beside a job that needs to fork as well.
+func TestAForkBombIsHeldToItsLimit(t *testing.T) {
+	t.Parallel()
+	host, err := process.NewHost(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	abilities := host.Abilities()
+	if err := host.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !abilities.Processes {
+		t.Skipf("this computer lets nobody limit the processes of a machine: %s", strings.Join(abilities.Why, " "))
+	}
+	in := install(t)
+	in.start("")
+	bomb := in.shell(`grow() { [ $1 -gt 0 ] && { grow $(($1-1)) & grow $(($1-1)) & }; exec sleep 600; }
+		` + ledgerLine("start") + `grow 14 & while :; do sleep 0.05; done`)
+	bomb.Processes, bomb.Retry.MaxAttempts = 64, 1
+	job := in.submit(bomb)
+	in.running(job.ID)
+	most := 0
+	eventually(t, patience, "the bomb has grown", func() error {
+		if most = max(most, len(in.strangers())); most < 60 {
+			return fmt.Errorf("there are %d processes", most)
+		}
+		return nil
+	})
+	k := task{lines: 20, exit: taskExit}
+	beside := in.submit(in.spec(k))
+	for !in.job(beside.ID).State.Terminal() {
+		most = max(most, len(in.strangers()))
+		pass(10 * time.Millisecond)
+	}
+	in.checkTask(beside.ID, k)
+	if most > 64+5 { // the job beside it has some as well
+		t.Errorf("there were %d processes, want at most the 64 of the bomb and those of the job beside it", most)
+	}
+	if said := string(in.printed(job.ID, 1, "stderr")); !strings.Contains(said, "fork") {
+		t.Errorf("the bomb printed %.200q, want a shell's complaint that it cannot fork", said)
+	}
+	in.cancel(job.ID)
+	if ended := in.ended(job.ID); ended.State != dayfly.Canceled {
+		t.Errorf("the bomb's job is %s, want canceled: %s", ended.State, attemptsOf(ended))
+	}
+	in.empty()
+}

@@ -300,21 +300,54 @@ func TestALockHeldBySomebodyElseIsWaitedFor(t *testing.T) {
 	in.empty()
 }
 
-// TestAMachineThatNobodyKnowsIsRemoved puts the store back to before a machine was made. Nobody asks for that machine
-// any more; that it is there can only be found by looking.
+// TestAMachineThatNobodyKnowsIsRemoved takes the attempt of a machine out of the store. Nobody asks for that machine any
+// more; that it is there can only be found by looking.
 func TestAMachineThatNobodyKnowsIsRemoved(t *testing.T) {
 	t.Parallel()
 	in := install(t)
 	restoreBackup(t, in)
+	// The store has been through a later start than the machine's, so it does not look like a backup.
+	db := in.open()
+	if _, err := db.Exec("UPDATE installation SET epoch = 10"); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
 	in.start("")
 	findStray(t, in)
 	in.quiet()
 	eventually(t, 90*time.Second, "the machine is removed", func() error {
-		records, err := os.ReadDir(filepath.Join(in.dir, "machines", "machines"))
-		if err == nil && len(records) > 0 {
-			err = fmt.Errorf("the provider still has %s", records[0].Name())
+		if left := in.records(); len(left) > 0 {
+			return fmt.Errorf("the provider still has %s", left[0].Name())
 		}
-		return err
+		return nil
 	})
 	in.empty()
+}
+
+// TestAMachineThatABackupDoesNotKnowIsLeftAlone puts the store back to before a machine was made. What a store does not
+// know because it is too old may be wanted, so a person gets time to put the right one back.
+func TestAMachineThatABackupDoesNotKnowIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	in := install(t)
+	restoreBackup(t, in)
+	s := in.start("")
+	findStray(t, in)
+	in.quiet()
+	pass(45 * time.Second) // in which any other stray is removed
+	if left := in.records(); len(left) != 1 {
+		t.Errorf("the provider has %d machines, want the one that the backup does not know", len(left))
+	}
+	if said := s.said(); !strings.Contains(said, "restored from an older copy") {
+		t.Errorf("the server said %q, want an alarm", said)
+	}
+}
+
+// records returns what the provider remembers machines by.
+func (in *installation) records() []os.DirEntry {
+	in.t.Helper()
+	records, err := os.ReadDir(filepath.Join(in.dir, "machines", "machines"))
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	return records
 }

@@ -3,10 +3,8 @@
 package survival_test
 
 import (
-	"bytes"
 	"errors"
 	"io/fs"
-	"net/http"
 	"os"
 	"syscall"
 	"testing"
@@ -29,13 +27,16 @@ type story struct {
 func stories() map[string]story {
 	return map[string]story{
 		"a job runs": {tell: runJob, points: []string{"store.migrate", "store.boot", "store.submit", "store.launch",
-			"provider.create", "store.claim", "store.note", "store.end", "provider.destroy", "store.move_machine", "store.touch"}},
-		"a job gets its inputs":     {tell: runJobWithInput, points: []string{"store.store_input", "store.start"}},
+			"provider.create", "store.claim", "store.note", "store.end", "provider.destroy", "store.move_machine", "store.touch", "log.append"}},
+		"a job gets its inputs":     {tell: runJobWithInput, points: []string{"blob.put", "store.store_input", "store.start"}},
+		"a job leaves a file":       {tell: runJobWithOutput, points: []string{"blob.put"}},
+		"a log has a torn end":      {begin: tearLog, tell: mendLog, points: []string{"log.cut", "log.append"}},
+		"a job is done once more":   {begin: runFirstJob, tell: retryJob, points: []string{"blob.put", "store.store_input", "store.start"}},
 		"a job waits for a time":    {tell: runJobLater, points: []string{"store.promote"}},
 		"a job waits for too long":  {tell: runJobTooLate, points: []string{"store.move"}},
 		"a waiting job is canceled": {tell: cancelWaitingJob, points: []string{"store.cancel"}},
 		"a running job is canceled": {tell: cancelRunningJob, points: []string{"store.cancel", "store.end", "provider.destroy"}, endless: true},
-		"a job is removed":          {tell: removeJob, points: []string{"store.delete"}},
+		"a job is removed":          {tell: removeJob, points: []string{"blob.delete", "log.close", "log.remove", "store.delete"}},
 		"a token is made":           {tell: makeToken, points: []string{"store.add_token", "store.revoke_token"}},
 		"a backup is restored":      {begin: restoreBackup, tell: findStray, points: []string{"store.adopt_machine"}, endless: true},
 	}
@@ -65,59 +66,9 @@ func (in *installation) only(id string) {
 	}
 }
 
-func runJobWithInput(t *testing.T, in *installation) {
-	spec := in.shell(ledgerLine("start") + `cat hello.txt; ` + ledgerLine("end"))
-	spec.Inputs = []dayfly.InputSpec{{Name: "hello.txt", ContentType: "text/plain"}}
-	job := in.submit(spec)
-	in.upload(job, "hello.txt", "text/plain", "good morning\n")
-	if _, err := in.client.Start(t.Context(), job.ID); err != nil {
-		t.Fatalf("start: %v", err)
-	}
-	in.check(job.ID, outcome{state: dayfly.Succeeded, attempts: 1})
-	if got, want := string(in.printed(job.ID, in.lastAttempt(job.ID), "stdout")), "good morning\n"; got != want {
-		t.Errorf("got output %q, want %q", got, want)
-	}
-	in.only(job.ID)
-	in.empty()
-}
-
-// lastAttempt returns the number of a job's last attempt.
-func (in *installation) lastAttempt(id string) int { return len(in.job(id).Attempts) }
-
 // ledgerLine is the shell command that makes an entry in the ledger.
 func ledgerLine(what string) string {
 	return `echo "` + what + ` $DAYFLY_JOB_ID $DAYFLY_ATTEMPT $$ $PPID" >> "$LEDGER"; `
-}
-
-// upload puts an input where the job says, again and again while the server is away.
-func (in *installation) upload(job *dayfly.Job, name, contentType, content string) {
-	in.t.Helper()
-	for _, input := range job.Inputs {
-		if input.Name != name {
-			continue
-		}
-		eventually(in.t, patience, "the input is uploaded", func() error {
-			req, err := http.NewRequestWithContext(in.t.Context(), input.Upload.Method, input.Upload.URL, bytes.NewReader([]byte(content)))
-			if err != nil {
-				return err
-			}
-			req.Header.Set("Content-Type", contentType)
-			for key, value := range input.Upload.Headers {
-				req.Header.Set(key, value)
-			}
-			resp, err := http.DefaultClient.Do(req)
-			if err != nil {
-				return err
-			}
-			resp.Body.Close()
-			if resp.StatusCode >= 300 {
-				return errors.New(resp.Status)
-			}
-			return nil
-		})
-		return
-	}
-	in.t.Fatalf("job %s has no input %s", job.ID, name)
 }
 
 func runJobLater(t *testing.T, in *installation) {
@@ -223,19 +174,6 @@ func (in *installation) cancel(id string) {
 	in.t.Helper()
 	if _, err := in.client.Cancel(in.t.Context(), id); err != nil {
 		in.t.Fatalf("cancel: %v", err)
-	}
-}
-
-func removeJob(t *testing.T, in *installation) {
-	k := task{lines: 1}
-	job := in.submit(in.spec(k))
-	in.checkTask(job.ID, k)
-	in.empty()
-	if err := in.client.Delete(t.Context(), job.ID); err != nil && !errors.Is(err, fault.NotFound) {
-		t.Fatalf("delete: %v", err)
-	}
-	if _, err := in.client.Job(t.Context(), job.ID); !errors.Is(err, fault.NotFound) {
-		t.Errorf("reading a removed job: got %v, want not_found", err)
 	}
 }
 

@@ -10,14 +10,21 @@ import (
 const Version = 1
 
 // Limits of the protocol. Both sides enforce them.
+//
+// They are made to go together: a Result that keeps to each of them fits into MaxRequest, and so into a batch, without
+// its Logs; those may fill what is left. That counts what JSON must escape, and every character that is not ASCII as
+// an escape, which some encoders write. It does not count escapes that nobody needs, such as \u003c for "<".
 const (
 	MaxChunk         = 256 << 10 // bytes of output in one log chunk
 	MaxBatchCalls    = 512       // calls in one batch
 	MaxBatchBytes    = 4 << 20   // bytes of one batch request
-	MaxResultValue   = 1 << 20   // bytes of the JSON a job returns through DAYFLY_RESULT
+	MaxResultValue   = 1 << 20   // bytes of the JSON a job returns through DAYFLY_RESULT, as it is sent
 	MaxProgressText  = 256       // bytes of a progress line's text
 	MaxArtifacts     = 1000      // artifacts of one attempt
-	MaxArtifactName  = 1024      // bytes of an artifact's name
+	MaxArtifactName  = 1024      // bytes of an artifact's name, which holds no control characters
+	MaxArtifactNames = 256 << 10 // bytes of the names of all artifacts of one attempt together
+	MaxWarnings      = 20        // warnings of one attempt
+	MaxSentence      = 1 << 10   // bytes of a result's message, of its exit's, and of each warning
 	MaxRequest       = 2 << 20   // bytes of any other request
 	DefaultLogLimit  = 64 << 20  // bytes kept of one attempt's output, both streams together
 	DefaultHeartbeat = 5_000     // milliseconds between heartbeats
@@ -163,8 +170,10 @@ const (
 // Result is the body of POST /agent/v1/attempts/ID/result. It is repeated until it is accepted or refused; the same
 // Result for the same attempt is accepted again.
 type Result struct {
-	Outcome Outcome       `json:"outcome"`
-	Exit    *machine.Exit `json:"exit,omitempty"` // of the command; nil when it never started
+	Outcome Outcome `json:"outcome"`
+	// Exit is the command's. When its program cannot be executed or does not exist, the code is 126 or 127, as in a
+	// shell; when it was not started for another reason, there is none.
+	Exit *machine.Exit `json:"exit,omitempty"`
 	// Started is set when the command's program was started: only such an attempt counts against max_attempts.
 	Started bool `json:"started"`
 	// Reason refines Failed when the exit does not say it: a code such as "command_not_found" or "input_failed".

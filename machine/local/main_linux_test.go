@@ -68,16 +68,15 @@ func guest(ctx context.Context, c *local.Cell) machine.Exit {
 		exit, _ := p.Exit()
 		return exit
 	case "home":
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
 		for {
-			if url := c.Home(); url != "" && os.WriteFile(rest+".new", []byte(url), 0o600) == nil {
+			url, renewed := c.Home()
+			if url != "" && os.WriteFile(rest+".new", []byte(url), 0o600) == nil {
 				_ = os.Rename(rest+".new", rest)
 			}
 			select {
 			case <-ctx.Done():
 				return machine.Exit{Code: 75}
-			case <-tick.C:
+			case <-renewed:
 			}
 		}
 	case "true":

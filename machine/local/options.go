@@ -59,6 +59,8 @@ type Cell struct {
 	WorkDir    string         // an empty directory for what runs in the machine
 	ScratchDir string         // an empty directory for the guest itself
 	Group      *process.Group // where to start processes; the supervisor ends what is left and closes it
-	Home       func() string  // the server's current base URL, or "" if the provider has named none
 	Env        []string       // the environment of what runs in the machine: the minimum and the Spec's own
+	// Home returns the server's current base URL, or "" if no provider has named one, and a channel that is closed when
+	// a provider names one again, be it the same: a server has started then.
+	Home func() (url string, renewed <-chan struct{})
 }

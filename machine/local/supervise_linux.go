@@ -62,6 +62,7 @@ type supervisor struct {
 	cells    map[string]*cell  // guarded by mu; by name
 	sessions map[*session]bool // guarded by mu
 	home     string            // guarded by mu
+	renewed  chan struct{}     // guarded by mu: closed when home is named again
 	ending   bool              // guarded by mu: nothing new is begun
 	busy     time.Time         // guarded by mu: when there was last a session or a running machine
 }
@@ -83,6 +84,7 @@ func newSupervisor(o SupervisorOptions) (_ *supervisor, err error) {
 		inflight:          make(chan struct{}, maxInflight),
 		cells:             map[string]*cell{},
 		sessions:          map[*session]bool{},
+		renewed:           make(chan struct{}),
 		busy:              time.Now(),
 	}
 	if s.log == nil {
@@ -340,16 +342,18 @@ func (s *supervisor) cell(name string) *cell {
 	return s.cells[name]
 }
 
-func (s *supervisor) currentHome() string {
+func (s *supervisor) currentHome() (url string, renewed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.home
+	return s.home, s.renewed
 }
 
 func (s *supervisor) setHome(url string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.home = url
+	close(s.renewed)
+	s.renewed = make(chan struct{})
 }
 
 // listen makes the socket. Its address goes through a descriptor of the directory, because an address may have 107

@@ -355,9 +355,12 @@ func (s *scanner) checkNumber(sh *shape, raw []byte) {
 		return
 	}
 	if sh.min != nil && value < *sh.min {
-		s.bad("must be at least %v", *sh.min)
+		s.bad("must be at least %s", plain(*sh.min))
 	}
 	if sh.max != nil && value > *sh.max {
-		s.bad("must be at most %v", *sh.max)
+		s.bad("must be at most %s", plain(*sh.max))
 	}
 }
+
+// plain writes a number as people do, without an exponent.
+func plain(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) }

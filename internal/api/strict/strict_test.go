@@ -124,6 +124,8 @@ func TestWrongValuesAreNamedInTheDocumentsOwnWords(t *testing.T) {
 		{`{"inputs":[{"name":""}]}`, "inputs[0].name", "has 0 characters; at least 1 must be given"},
 		{`{"priority":1001}`, "priority", "must be at most 1000"},
 		{`{"priority":-1001}`, "priority", "must be at least -1000"},
+		{`{"memory_mb":16777217}`, "memory_mb", "must be at most 16777216"},
+		{`{"processes":-1}`, "processes", "must be at least 0"},
 		{`{"priority":1.0}`, "priority", "must be a whole number within the range of 64 bits, written without point and exponent"},
 		{`{"priority":99999999999999999999}`, "priority", "must be a whole number within the range of 64 bits, written without point and exponent"},
 		{`{"cpus":1e999}`, "cpus", "is a number outside of what can be represented"},

@@ -3,10 +3,11 @@
 // # Group commit
 //
 // SQLite lets one transaction write at a time, and a transaction is durable when its end has been flushed to disk,
-// which takes far longer than writing a job. So all writes go to one goroutine, which takes as many as wait, carries
-// them out in one transaction, flushes once and answers them all:
+// which takes far longer than writing a job. So whoever writes takes along all the writes that wait, carries them out in
+// one transaction, flushes once and answers them all. That is the writer's own goroutine, or a caller who finds that
+// nothing is going on:
 //
-//	caller         writer                                disk
+//	callers        who writes                            disk
 //	Submit ──────>│ BEGIN IMMEDIATE
 //	Claim  ──────>│   run Submit, Claim, End
 //	End    ──────>│   refuse what fails, without a trace

@@ -75,6 +75,31 @@ func (a *actives) launch(l *store.Launch) (refusal, err error) {
 	return nil, a.t.launch(j, l)
 }
 
+// launchNew launches a job that this transaction has added, unless a limit is reached. It returns the job either way,
+// and the attempt if there is one.
+func (t *tx) launchNew(seq int64, l *store.Launch) (*jobRow, *store.Attempt, error) {
+	j, err := readJob(t.session, jobBySeq, seq)
+	if err != nil {
+		return nil, nil, err
+	}
+	active := actives{t: t, queues: map[string]int{}, keys: map[[2]string]int{}}
+	refusal, err := active.limited(j, l)
+	if err != nil || refusal != nil {
+		return j, nil, err
+	}
+	if err := t.launch(j, l); err != nil {
+		return nil, nil, err
+	}
+	return j, &store.Attempt{
+		Seq: attemptSeq(j.Seq, j.Number), ID: l.AttemptID, JobID: j.ID, Number: j.Number, State: dayfly.AttemptCreating,
+		Provider: l.Provider, QueuedAt: j.QueuedAt, CreatedAt: stored(l.Time),
+		Machine: &store.Machine{
+			Name: l.Machine, Provider: l.Provider, Attempt: l.AttemptID, JobID: j.ID, State: store.MachineCreating,
+			Lifetime: l.Lifetime, CreatedAt: stored(l.Time),
+		},
+	}, nil
+}
+
 // limited refuses a launch when the queue or the key has as many active jobs as it may have.
 func (a *actives) limited(j *jobRow, l *store.Launch) (refusal, err error) {
 	if l.QueueLimit > 0 {
@@ -95,7 +120,8 @@ func (a *actives) limited(j *jobRow, l *store.Launch) (refusal, err error) {
 			if _, _, err := a.t.exec(holdJob, j.Seq); err != nil {
 				return nil, err
 			}
-			return fmt.Errorf("sqlite: launch job %s: %w: its key has %d active jobs", l.JobID, fault.Exhausted, n), nil
+			j.Held = true
+			return fmt.Errorf("sqlite: launch job %s: %w: %w; it has %d active jobs", l.JobID, fault.Exhausted, store.ErrHeld, n), nil
 		}
 	}
 	if _, counted := a.queues[j.Queue]; counted {

@@ -27,7 +27,7 @@ SELECT provider, queue FROM lane`
 
 const readyJobs = selectJob + `
 WHERE j.state = 'queued' AND j.held = 0 AND j.provider = $1 AND j.queue = $2
-ORDER BY j.priority DESC, j.seq LIMIT $3 OFFSET $4`
+ORDER BY j.priority DESC, j.seq LIMIT $3 + 0 OFFSET $4`
 
 const readyAhead = `
 SELECT count(*) FROM jobs

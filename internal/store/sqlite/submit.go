@@ -40,6 +40,7 @@ type submission struct {
 	inputs []store.Input
 	key    string
 	hash   []byte
+	launch *store.Launch
 }
 
 type label struct{ key, value string }
@@ -52,12 +53,17 @@ func (s *Store) Submit(ctx context.Context, sub *store.Submission) (*store.Job, 
 	}
 	var seq int64
 	var earlier *whole
+	var moved *jobRow // by the launch
+	var attempt *store.Attempt
 	err = s.write(ctx, opSubmit, func(t *tx) error {
 		var err error
+		moved, attempt = nil, nil
 		if earlier, err = t.earlier(n); earlier != nil || err != nil {
 			return err
 		}
-		seq, err = t.submit(n)
+		if seq, err = t.submit(n); err == nil && n.launch != nil {
+			moved, attempt, err = t.launchNew(seq, n.launch)
+		}
 		return err
 	})
 	if err != nil {
@@ -70,6 +76,13 @@ func (s *Store) Submit(ctx context.Context, sub *store.Submission) (*store.Job, 
 	job := n.job
 	job.Seq, job.Version, job.Events = seq, 1, 1
 	job.Spec, job.Inputs = sub.Job.Spec, n.inputs
+	if moved != nil {
+		job.State, job.Version, job.Events = moved.State, moved.Version, moved.Events
+		job.Attempt, job.Number, job.Held = moved.Attempt, moved.Number, moved.Held
+	}
+	if attempt != nil {
+		job.AttemptLog = []*store.Attempt{attempt}
+	}
 	return &job, false, nil
 }
 
@@ -98,6 +111,13 @@ func newSubmission(s *store.Submission) (*submission, error) {
 		name: j.Spec.Name,
 		key:  s.Key,
 		hash: append([]byte{}, s.BodyHash...),
+	}
+	if s.Launch != nil {
+		if j.State != dayfly.Queued {
+			return nil, fmt.Errorf("sqlite: submit: %w: a job that is %s cannot be launched", fault.Invalid, j.State)
+		}
+		launch := *s.Launch
+		n.launch = &launch
 	}
 	if j.State != dayfly.Scheduled {
 		n.job.RunAt = time.Time{} // the index of scheduled jobs is that of jobs with a time to run at

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/failpoint"
@@ -17,7 +19,13 @@ const (
 	maxWaiting = 1024 // writes that wait for their turn
 )
 
+// calm is how long nobody has written when a caller writes by himself. Under load a group takes about as long.
+const calm = 2 * time.Millisecond
+
 // writer owns the connection that writes. See the package comment for what it does and why.
+//
+// Whoever holds turn carries out a group of requests. That is the writer's own goroutine, or, when nothing is going on, the
+// caller himself.
 type writer struct {
 	connect func(context.Context) (*session, error)
 	tally   *tally
@@ -27,10 +35,13 @@ type writer struct {
 	stopped  chan struct{} // closed when run has returned
 	closeOne sync.Once
 
-	// Used by run alone.
-	session *session // nil while there is none
-	tx      tx       // the transaction under way
-	batch   string   // the statement that writes a batch of events
+	turn    sync.Mutex // held by whoever carries out a group
+	closed  bool       // guarded by turn: nothing more is carried out
+	ended   time.Time  // guarded by turn: when the last group was answered
+	session *session   // guarded by turn; nil while there is none
+	tx      tx         // guarded by turn: the transaction under way
+	group   []*request // guarded by turn: those it is for
+	batch   string     // the statement that writes a batch of events
 }
 
 // request is one caller's write.
@@ -69,15 +80,16 @@ func newWriter(connect func(context.Context) (*session, error), first *session, 
 		queue:   make(chan *request, maxWaiting),
 		closing: make(chan struct{}),
 		stopped: make(chan struct{}),
+		group:   make([]*request, 0, maxGroup),
 	}
 }
 
 // write has run carried out in a transaction and returns when that has been committed, or with what run returned,
 // or with why it could not be committed.
 //
-// run is called on the writer's goroutine, more than once if a transaction has to be repeated, and it may be called
-// when write has returned because ctx ended. So it must not use memory of the caller's, and what it finds out it
-// leaves in variables that it sets anew each time.
+// run is called by whoever carries out the group: this goroutine, the writer's, or another caller's. It is called more
+// than once if a transaction has to be repeated, and it may be called when write has returned because ctx ended. So it
+// must not use memory of the caller's, and what it finds out it leaves in variables that it sets anew each time.
 func (w *writer) write(ctx context.Context, op string, run func(*tx) error) error {
 	r := &request{ctx: ctx, op: op, run: run, done: make(chan error, 1)}
 	if err := ctx.Err(); err != nil {
@@ -87,6 +99,21 @@ func (w *writer) write(ctx context.Context, op string, run func(*tx) error) erro
 	case <-w.closing:
 		return closed(op)
 	default:
+	}
+	if w.turn.TryLock() {
+		// Nobody writes. If nobody has for a moment, the caller does it itself: handing it over and back would wake two
+		// threads, which takes as long as the flush when the computer is idle. Otherwise others are about to write as
+		// well, and one flush should do for all of them.
+		if !w.closed && time.Since(w.ended) > calm {
+			w.carryOut(w.gather(r))
+			w.turn.Unlock()
+			err := <-r.done
+			if err != nil && ctx.Err() != nil {
+				return fmt.Errorf("sqlite: %s: %w: %w: %w", op, fault.Canceled, ctx.Err(), err)
+			}
+			return err
+		}
+		w.turn.Unlock()
 	}
 	select {
 	case w.queue <- r:
@@ -123,29 +150,35 @@ func (w *writer) close() {
 // run carries out requests until close is called.
 func (w *writer) run() {
 	defer close(w.stopped)
-	group := make([]*request, 0, maxGroup)
-	for closing := false; ; {
+	for closing := false; !closing; {
+		var first *request
 		select {
-		case r := <-w.queue:
-			group = append(group[:0], r)
-		case <-w.closing:
-			closing = true
-		}
-		if !closing {
+		case first = <-w.queue:
 			// Callers whose last write has just been answered are about to write again. Letting them run first
 			// makes the group larger, and so the number of flushes smaller, at the cost of one switch.
 			runtime.Gosched()
+		case <-w.closing:
+			closing = true
 		}
-		group = w.fill(group)
-		if len(group) > 0 {
-			w.carryOut(group)
+		w.turn.Lock()
+		for first != nil || len(w.queue) > 0 {
+			w.carryOut(w.gather(first))
+			first = nil
 		}
-		if closing && len(group) == 0 {
-			return
-		}
-		clear(group)
-		group = group[:0]
+		w.closed = closing
+		w.turn.Unlock()
 	}
+}
+
+// gather makes a group of a request, which may be nil, and those that wait, as many as it holds. The caller holds turn.
+func (w *writer) gather(first *request) []*request {
+	clear(w.group)
+	w.group = w.group[:0]
+	if first != nil {
+		w.group = append(w.group, first)
+	}
+	w.group = w.fill(w.group)
+	return w.group
 }
 
 // fill adds the requests that wait to the group, as many as it holds.
@@ -166,6 +199,7 @@ func (w *writer) fill(group []*request) []*request {
 // A request that fails before it has changed anything is only refused. One that fails afterwards takes the whole
 // transaction with it, so the others are run again without it. A failure of the database itself is everybody's.
 func (w *writer) carryOut(group []*request) {
+	defer func() { w.ended = time.Now() }()
 	for len(group) > 0 {
 		failed, err := w.commit(group)
 		if err == nil {
@@ -231,8 +265,14 @@ func (w *writer) commit(group []*request) (failed *request, err error) {
 	return nil, nil
 }
 
-// perform runs a request in a transaction.
-func (r *request) perform(t *tx) error {
+// perform runs a request in a transaction. A panic in it is an error of that request, because others share the
+// transaction and wait for its end.
+func (r *request) perform(t *tx) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("sqlite: %s: %w: panic: %v\n%s", r.op, fault.Internal, p, debug.Stack())
+		}
+	}()
 	if err := r.ctx.Err(); err != nil {
 		return fmt.Errorf("sqlite: %s: %w before its turn: %w", r.op, fault.Canceled, err)
 	}

@@ -92,6 +92,11 @@ func (m *model) Submit(_ context.Context, s *store.Submission) (*store.Job, bool
 	j.Seq, j.Inputs = m.lastSeq, slices.Clone(s.Inputs)
 	j.moved(j.CreatedAt, "created", 0, "", "")
 	m.jobs = append(m.jobs, j)
+	if s.Launch != nil {
+		l := *s.Launch
+		l.JobID, l.Version = j.ID, j.Version
+		_ = m.launch(&l) // a refused job waits
+	}
 	return m.whole(j), false, nil
 }
 
@@ -312,7 +317,7 @@ func (m *model) launch(l *store.Launch) error {
 	}
 	if l.KeyLimit > 0 && j.Key != "" && ofKey >= l.KeyLimit {
 		j.Held = true
-		return refuse(fault.Exhausted, "key %s", j.Key)
+		return fmt.Errorf("model: %w: %w: key %s", fault.Exhausted, store.ErrHeld, j.Key)
 	}
 	j.State, j.Held, j.Attempt = dayfly.Starting, false, l.AttemptID
 	j.Number++

@@ -17,6 +17,9 @@ func queueCases() []testCase {
 		{"ReadyJobsComeByPriorityAndThenByAge", readyOrder},
 		{"AheadCountsTheReadyJobsBeforeOne", ahead},
 		{"ALaunchCommitsAttemptMachineAndEvent", launchCommits},
+		{"ASubmissionMayLaunchItsJob", launchWithSubmit},
+		{"ASubmissionThatIsReplayedLaunchesNothing", launchWithReplay},
+		{"ASubmissionOverALimitWaits", launchWithSubmitLimited},
 		{"ALaunchOfAJobThatHasMovedIsAConflict", launchConflict},
 		{"ALaunchThatIsRefusedLeavesTheOthersAlone", launchOthers},
 		{"OfManyLaunchesOfAJobOneWins", launchRace},
@@ -98,6 +101,64 @@ func launchCommits(k *kit) {
 	k.wantEqual("the job", k.job(job.ID), &want)
 	k.wantEqual("its last event", k.events(job.ID)[1],
 		&dayfly.Event{Seq: 2, Job: job.ID, Time: l.Time, Type: "starting", State: dayfly.Starting, Attempt: 1})
+}
+
+// withLaunch has the submission launch its job.
+func (k *kit) withLaunch(queueLimit, keyLimit int) func(*store.Submission) {
+	return func(s *store.Submission) {
+		s.Launch = k.wish(s.Job)
+		s.Launch.QueueLimit, s.Launch.KeyLimit = queueLimit, keyLimit
+	}
+}
+
+func launchWithSubmit(k *kit) {
+	s := k.submission(withKey("key"), k.withLaunch(0, 0))
+	job, _, err := k.store.Submit(k.ctx, s)
+	k.must(err)
+	k.wantEqual("the job's state", job.State, dayfly.Starting)
+	k.wantEqual("its attempt", job.Attempt, s.Launch.AttemptID)
+	k.wantEqual("the job", k.job(job.ID), job)
+	k.wantEqual("ready jobs", k.ready("local", "default"), []string{})
+	var types []string
+	for _, e := range k.events(job.ID) {
+		types = append(types, e.Type)
+	}
+	k.wantEqual("its events", types, []string{"created", "starting"})
+	k.end(k.success(k.claim(job.Attempt, "agent/1")))
+	k.wantEqual("how it ends", k.job(job.ID).State, dayfly.Succeeded)
+
+	s = k.submission(inState(dayfly.Created), k.withLaunch(0, 0))
+	_, _, err = k.store.Submit(k.ctx, s)
+	k.wantKind("launching a job that waits for its inputs", err, fault.Invalid)
+	_, err = k.store.Job(k.ctx, s.Job.ID)
+	k.wantKind("that job", err, fault.NotFound)
+}
+
+func launchWithReplay(k *kit) {
+	keyed := func(s *store.Submission) { s.Key, s.BodyHash = "again", hash("body") }
+	first := k.submit(keyed)
+	s := k.submission(keyed, k.withLaunch(0, 0))
+	job, replayed, err := k.store.Submit(k.ctx, s)
+	k.must(err)
+	k.wantEqual("replayed", replayed, true)
+	k.wantEqual("the job", job, first)
+	_, err = k.store.Attempt(k.ctx, s.Launch.AttemptID)
+	k.wantKind("the attempt", err, fault.NotFound)
+}
+
+func launchWithSubmitLimited(k *kit) {
+	k.submit(k.withLaunch(1, 0))
+	second := k.submit(k.withLaunch(1, 0))
+	k.wantEqual("the state of a job over its queue's limit", second.State, dayfly.Queued)
+	k.wantEqual("that job", k.job(second.ID), second)
+	k.wantEqual("ready jobs", k.ready("local", "default"), []string{second.ID})
+
+	video := inLane("local", "video")
+	k.submit(video, withKey("key"), k.withLaunch(0, 1))
+	held := k.submit(video, withKey("key"), k.withLaunch(0, 1))
+	k.wantEqual("a job over its key's limit is held", held.Held, true)
+	k.wantEqual("that job", k.job(held.ID), held)
+	k.wantEqual("ready jobs", k.ready("local", "video"), []string{})
 }
 
 func launchConflict(k *kit) {

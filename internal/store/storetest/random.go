@@ -195,6 +195,10 @@ func (d *drive) submit(t *rapid.T) {
 	if pick(t, "keyed", false, true) {
 		s.Key, s.BodyHash = pick(t, "idempotency key", "1", "2", "3"), hash(pick(t, "body", "a", "a", "b"))
 	}
+	if s.Job.State == dayfly.Queued && pick(t, "launched", false, false, false, true) {
+		s.Launch = &store.Launch{AttemptID: d.name("att"), Machine: d.name("mach"), Provider: s.Job.Provider, Lifetime: time.Hour,
+			Time: s.Job.CreatedAt, QueueLimit: pick(t, "queue limit", 0, 0, 2), KeyLimit: pick(t, "key limit", 0, 1, 1)}
+	}
 	got, replayed, err := d.real.Submit(d.kit.ctx, s)
 	want, wantReplayed, wantErr := d.model.Submit(d.kit.ctx, s)
 	if err == nil && wantErr == nil && !replayed {
@@ -203,6 +207,9 @@ func (d *drive) submit(t *rapid.T) {
 			t.Fatalf("got Seq %d, which is not above those before", got.Seq)
 		}
 		added.Seq, want.Seq, d.model.lastSeq = got.Seq, got.Seq, got.Seq
+		for _, a := range append(added.attempts, want.AttemptLog...) {
+			a.Seq = got.Seq<<20 | int64(a.Number)
+		}
 	}
 	d.same("submit", got, want, err, wantErr)
 	d.same("replayed", replayed, wantReplayed, err, wantErr)

@@ -1,0 +1,67 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+)
+
+// A job that is submitted while nothing waits and there is room is launched by the transaction that makes it durable.
+// Otherwise a job on an idle server would wait for two flushes, one after the other, before its machine is asked for.
+// Everything else goes through dispatchLoop, and plan decides in either case.
+
+// board sets the launch of a submission if the job may be launched at once. It returns the flight whose room it has
+// reserved, or nil; depart gives it back.
+func (e *Engine) board(s *store.Submission, now time.Time) *flight {
+	if s.Job.State != dayfly.Queued || len(e.readyLanes()) > 0 {
+		return nil
+	}
+	view := e.laneView(laneOf(s.Job), []*store.Job{s.Job})
+	launch := e.intent(s.Job, now)
+	f := launchedFlight(launch, s.Job)
+	// The room is taken before it is looked at, so that two submissions do not both find the last of it.
+	e.reserve(f, 1)
+	w := world{now: now, timers: e.timers, room: e.room(), lanes: []laneView{view}}
+	w.room[f.provider]++
+	if actions := plan(&w); len(actions) != 1 || actions[0].kind != launchJob {
+		e.reserve(f, -1)
+		return nil
+	}
+	s.Launch = launch
+	return f
+}
+
+func (e *Engine) reserve(f *flight, change int) {
+	e.mu.Lock()
+	e.count(f, change)
+	e.mu.Unlock()
+}
+
+// depart begins the flight that board has reserved room for, if the submission has launched it.
+func (e *Engine) depart(f *flight, stored *store.Job, err error) {
+	if f == nil {
+		return
+	}
+	if err == nil && stored.Attempt == f.id {
+		e.mu.Lock()
+		f.job, f.jobID, f.number = stored, stored.ID, stored.Number
+		e.flights[f.id], e.byMachine[f.machine] = f, f
+		e.mu.Unlock()
+		e.begin(f)
+		return
+	}
+	e.reserve(f, -1)
+	switch fault.Of(err) {
+	case "", fault.Invalid, fault.IdempotencyMismatch, fault.StoreFull:
+	default:
+		// The commit may have happened although its answer was lost. What was launched then is found by reading.
+		e.background.Go(func() {
+			if err := e.recover(e.lifetime); err != nil && e.lifetime.Err() == nil {
+				e.logger.Error("attempts that may have been launched could not be looked for", "error", err)
+			}
+		})
+	}
+	e.wakeQueue.set()
+}
