@@ -26,12 +26,13 @@ type story struct {
 // stories pass every failpoint there is; TestEveryFailpointIsPartOfAStory makes sure of that.
 func stories() map[string]story {
 	return map[string]story{
-		"a job runs": {tell: runJob, points: []string{"store.migrate", "store.boot", "store.submit", "store.launch",
+		"a job runs": {tell: runJob, points: []string{"store.migrate", "store.boot", "store.submit",
 			"provider.create", "store.claim", "store.note", "store.end", "provider.destroy", "store.move_machine", "store.touch", "log.append"}},
 		"a job gets its inputs":     {tell: runJobWithInput, points: []string{"blob.put", "store.store_input", "store.start"}},
 		"a job leaves a file":       {tell: runJobWithOutput, points: []string{"blob.put"}},
 		"a log has a torn end":      {begin: tearLog, tell: mendLog, points: []string{"log.cut", "log.append"}},
 		"a job is done once more":   {begin: runFirstJob, tell: retryJob, points: []string{"blob.put", "store.store_input", "store.start"}},
+		"a job waits for its turn":  {tell: runJobAfterAnother, points: []string{"store.submit", "store.launch", "store.end"}},
 		"a job waits for a time":    {tell: runJobLater, points: []string{"store.promote"}},
 		"a job waits for too long":  {tell: runJobTooLate, points: []string{"store.move"}},
 		"a waiting job is canceled": {tell: cancelWaitingJob, points: []string{"store.cancel"}},
@@ -69,6 +70,26 @@ func (in *installation) only(id string) {
 // ledgerLine is the shell command that makes an entry in the ledger.
 func ledgerLine(what string) string {
 	return `echo "` + what + ` $DAYFLY_JOB_ID $DAYFLY_ATTEMPT $$ $PPID" >> "$LEDGER"; `
+}
+
+// runJobAfterAnother submits two jobs to a queue with room for one. The first is launched with its submission, the second
+// when the first has ended.
+func runJobAfterAnother(t *testing.T, in *installation) {
+	k := task{lines: 20, exit: taskExit}
+	var ids []string
+	for range 2 {
+		spec := in.spec(k)
+		spec.Queue = "narrow"
+		ids = append(ids, in.submit(spec).ID)
+	}
+	for _, id := range ids {
+		in.checkTask(id, k)
+	}
+	first, second := in.job(ids[0]), in.job(ids[1])
+	if began, ended := second.Attempts[0].CreatedAt, first.FinishedAt; ended == nil || began.Before(*ended) {
+		t.Errorf("the second job's attempt began at %v, before the first job's end at %v", began, ended)
+	}
+	in.empty()
 }
 
 func runJobLater(t *testing.T, in *installation) {
