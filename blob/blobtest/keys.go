@@ -155,7 +155,10 @@ func listStops(t *testing.T, _ Harness, s blob.Store) {
 		put(t, s, key, nil)
 	}
 	seen := 0
-	for range s.List(t.Context(), "") {
+	for _, err := range s.List(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
 		if seen++; seen == 2 {
 			break
 		}

@@ -201,7 +201,7 @@ type reader struct {
 func (r *reader) Read(p []byte) (int, error) { return r.part.Read(p) }
 
 // WriteTo copies the rest of the part. The writer's ReadFrom sees the file itself behind an io.LimitedReader, which is
-// the form that net recognises.
+// the form that net recognizes.
 func (r *reader) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, &r.part) }
 
 // WriteNTo copies at most n bytes of the part, in the same way. A server that wants to know between pieces how its

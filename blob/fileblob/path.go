@@ -12,7 +12,7 @@ import (
 //
 // The key is divided into components. A component ends at a slash, at the key's end, or when it has grown too long
 // for a file name. What kind of end it was is its suffix, so that an object "a" and objects below "a/" can be
-// neighbours:
+// neighbors:
 //
 //	a        a directory: a component that ended at a slash
 //	a~o      an object: the key ended here

@@ -157,7 +157,7 @@ func copyAndHash(ctx context.Context, file *os.File, r io.Reader, limit int64) (
 		buffer := buffers[i%2][:]
 		n, readErr := readPiece(ctx, r, buffer)
 		hashing.Wait()
-		if readErr != nil && readErr != io.EOF {
+		if readErr != nil && !errors.Is(readErr, io.EOF) {
 			return 0, nil, fmt.Errorf("reading what to store: %w", readErr)
 		}
 		size += int64(n)
@@ -168,7 +168,7 @@ func copyAndHash(ctx context.Context, file *os.File, r io.Reader, limit int64) (
 		if _, err := file.Write(buffer[:n]); err != nil {
 			return 0, nil, err
 		}
-		if readErr == io.EOF {
+		if errors.Is(readErr, io.EOF) {
 			hashing.Wait()
 			return size, h.Sum(nil), nil
 		}

@@ -29,7 +29,7 @@ func (a *API) addAgents() {
 // answer answers with JSON.
 func answer(w http.ResponseWriter, v any) error {
 	w.Header().Set("Content-Type", "application/json")
-	marshal(w, v) // the agent may be gone, and then asks again
+	_ = marshal(w, v) // the agent may be gone, and then asks again
 	return nil
 }
 

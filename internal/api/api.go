@@ -64,7 +64,7 @@ type Reader interface {
 	Why(ctx context.Context, id string) (*dayfly.Why, error)
 }
 
-// Agents is the machines' part. Each call is authorised by the token it brings, which the engine checks; package wire
+// Agents is the machines' part. Each call is authorized by the token it brings, which the engine checks; package wire
 // says what each means.
 type Agents interface {
 	// Claim gives an attempt to the machine that calls first.

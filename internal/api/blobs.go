@@ -87,7 +87,7 @@ func (a *API) putBlob(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("ETag", etag(info))
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusCreated)
-	marshal(w, storedFile{info.Size, info.SHA256}) // the client may be gone, which is its own affair
+	_ = marshal(w, storedFile{info.Size, info.SHA256}) // the client may be gone, which is its own affair
 	return nil
 }
 
@@ -98,7 +98,7 @@ func uploadError(err, readErr error, limit int64) error {
 		return tooLarge(limit)
 	case errors.Is(readErr, os.ErrDeadlineExceeded):
 		return &withStatus{fault.Say(fault.Canceled, "nothing came for %v; the upload was discarded; begin it again", patience), http.StatusRequestTimeout}
-	case readErr != nil && readErr != io.EOF:
+	case readErr != nil && !errors.Is(readErr, io.EOF):
 		return &withStatus{fmt.Errorf("%w: %w", fault.Say(fault.Canceled, "the upload broke off and was discarded; begin it again"), readErr), http.StatusBadRequest}
 	}
 	return err
@@ -162,7 +162,7 @@ type patientReader struct {
 
 func (p *patientReader) Read(b []byte) (n int, err error) {
 	p.connection.SetReadDeadline(time.Now().Add(patience)) // where there is none, the server's own limits hold
-	if n, p.err = p.body.Read(b); p.err == io.EOF {
+	if n, p.err = p.body.Read(b); errors.Is(p.err, io.EOF) {
 		// The deadline must not outlive the body: the server goes on reading, to learn that the client has gone.
 		p.connection.SetReadDeadline(time.Time{})
 	}

@@ -44,7 +44,7 @@ func (a *API) readEvents(ctx context.Context, in *eventsInput) (*huma.StreamResp
 			if events == nil {
 				events = []*dayfly.Event{}
 			}
-			marshal(hc.BodyWriter(), events) // the client may be gone, which is its own affair
+			_ = marshal(hc.BodyWriter(), events) // the client may be gone, which is its own affair
 		}}, nil
 	}
 	if job.State.Terminal() && after >= job.Events {

@@ -475,7 +475,6 @@ type rig struct {
 	blobs   *fileblob.Store
 	key     ticket.Key
 	tokens  *keyring
-	log     *bytes.Buffer
 	metrics *prometheus.Registry
 	url     string // of a server, once serve was called
 }

@@ -91,7 +91,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) {
 // recovered answers a request whose handler panicked. If the answer has begun, all that is left is to break the
 // connection, so that nobody takes half of it for the whole.
 func (a *API) recovered(rec *recorder, r *http.Request, failure any) {
-	if failure == http.ErrAbortHandler {
+	if err, ok := failure.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(failure)
 	}
 	err := panicked(failure)

@@ -26,7 +26,7 @@ const maxFile = 1 << 20
 // Load returns the defaults, overridden by the file (none if it is ""), overridden by the environment, which is given
 // in the form of os.Environ. The caller may override more and then calls [Config.Validate].
 //
-// A key or variable that does not exist is an error that names it and its line, because a misspelt key that is
+// A key or variable that does not exist is an error that names it and its line, because a misspelled key that is
 // ignored is a limit that is not there. Errors are fault.Invalid.
 func Load(file string, environ []string) (*Config, error) {
 	c := Default()

@@ -115,7 +115,7 @@ func newLogger(l Log, w io.Writer) *slog.Logger {
 		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
 	}
 	file, isFile := w.(*os.File)
-	return slog.New(tint.NewHandler(w, &tint.Options{
+	return slog.New(tint.NewTextHandler(w, &tint.Options{
 		Level: level, TimeFormat: time.DateTime, NoColor: !isFile || !term.IsTerminal(int(file.Fd())),
 	}))
 }

@@ -396,12 +396,12 @@ func verdict(job *dayfly.Job) error {
 
 // exitCode is the exit code that stands for how a job ended.
 func exitCode(job *dayfly.Job) int {
-	switch {
-	case job.State == dayfly.Succeeded:
+	switch job.State {
+	case dayfly.Succeeded:
 		return 0
-	case job.State == dayfly.Canceled:
+	case dayfly.Canceled:
 		return codeCanceled
-	case job.State == dayfly.Expired:
+	case dayfly.Expired:
 		return codeTimeout
 	}
 	switch job.Reason {

@@ -402,7 +402,7 @@ func (e *Engine) verify(ctx context.Context, f *flight, artifacts []wire.Artifac
 	return verified, nil
 }
 
-// Progress takes what a running command says of itself, authorised by its own token.
+// Progress takes what a running command says of itself, authorized by its own token.
 func (e *Engine) Progress(ctx context.Context, jobToken string, p *wire.Progress) error {
 	f, err := e.ofJobToken(ctx, jobToken)
 	if err != nil {

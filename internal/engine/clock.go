@@ -22,9 +22,6 @@ func (c clock) now() time.Time {
 	return c.start.Round(0).Add(c.ahead + time.Since(c.start)).UTC()
 }
 
-// up returns how long the clock has run.
-func (c clock) up() time.Duration { return time.Since(c.start) }
-
 // vigil tells the silence of others from the engine's own. A process can be stopped, or get no processor, for longer
 // than any patience it has; what it then did not hear was perhaps said. So when the engine finds that it has not looked
 // at its attempts for a while, it counts from there, as it does after a restart.

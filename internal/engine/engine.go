@@ -355,9 +355,7 @@ func (e *Engine) land(f *flight) {
 func (f *flight) see(m *machine.Machine) (news bool) {
 	f.absentAt, f.absent = time.Time{}, 0
 	f.providerID = m.ID
-	// States come in any order, so an older one never undoes a newer. But gone is only what a list does not show any
-	// more, and a list may have been wrong.
-	if old, ok := f.instances[m.ID]; ok && old != machine.Gone && m.State.Rank() <= old.Rank() {
+	if old, ok := f.instances[m.ID]; ok && m.State.Rank() <= old.Rank() { // news come in any order
 		return false
 	}
 	if f.instances == nil {

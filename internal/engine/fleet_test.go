@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -101,8 +102,8 @@ func (f *fleet) start() {
 	f.down.Store(false)
 	f.stop = func() {
 		f.down.Store(true)
-		f.taking.Lock()
-		f.taking.Unlock()
+		f.taking.Lock()   // when nothing is taken any more, what was taken is answered
+		f.taking.Unlock() //nolint:staticcheck // nothing else is to be done meanwhile
 		cancel()
 		if err := <-done; err != nil {
 			f.t.Errorf("engine.Run: got %v, want nil", err)
@@ -141,11 +142,11 @@ func (f *fleet) agent(ctx context.Context, spec *machine.Spec) machine.Exit {
 
 	go f.heartbeats(ctx, cancel, assignment)
 	result := f.work(ctx, assignment)
-	if cause := context.Cause(ctx); cause == errCanceled {
+	if cause := context.Cause(ctx); errors.Is(cause, errCanceled) {
 		result = wire.Result{Outcome: wire.Canceled, Started: true, Exit: &machine.Exit{Code: -1, Signal: "SIGTERM"}}
-	} else if cause == errTimedOut {
+	} else if errors.Is(cause, errTimedOut) {
 		result = wire.Result{Outcome: wire.TimedOut, Reason: string(dayfly.ReasonDeadline), Started: true, Exit: &machine.Exit{Code: -1, Signal: "SIGTERM"}}
-	} else if cause == errStale {
+	} else if errors.Is(cause, errStale) {
 		return machine.Exit{Code: 75}
 	}
 	_ = f.call(life, func(e *engine.Engine) error { return e.Result(life, assignment.Token, &result) })

@@ -83,7 +83,6 @@ type attemptView struct {
 type listingView struct {
 	provider string
 	machines []listedMachine
-	expected int  // how many machines the ledger holds as present
 	older    bool // the store is older than a machine: it was restored from a backup
 	agreed   int  // how many sweeps before this one were stopped by the brake over the same machines
 }

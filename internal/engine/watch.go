@@ -188,6 +188,11 @@ func (e *Engine) ask(ctx context.Context, f *flight) {
 		f.absent = now.Sub(f.absentAt)
 	}
 	for _, m := range found {
+		if f.instances[m.ID] == machine.Gone && m.State != machine.Gone {
+			// Gone may only have meant that a list did not show it, and lists have been wrong. This one was asked for
+			// afterwards.
+			delete(f.instances, m.ID)
+		}
 		f.see(m)
 	}
 	// What was confirmed once does not hold for ever: a list may show an instance that was not known.

@@ -2,7 +2,7 @@
 //
 // Output goes to files and never through the database: one append-only file per attempt, made when its first byte
 // arrives. A file is a sequence of records, each with a checksum, so that the torn end which a crash may leave is
-// recognised, is never served, and is cut off before anything is appended.
+// recognized, is never served, and is cut off before anything is appended.
 //
 // # What is stored
 //
@@ -162,7 +162,7 @@ func (s *Store) release(l *log) {
 }
 
 // path returns where the attempt's file is. Ids begin with the time they were made, so the directories are chosen by
-// the checksum of the id: neighbours in time spread over all 256.
+// the checksum of the id: neighbors in time spread over all 256.
 func (s *Store) path(attempt string) string {
 	return filepath.Join(s.dir, fmt.Sprintf("%02x", checksum([]byte(attempt))&0xff), attempt+".log")
 }

@@ -43,10 +43,10 @@ func (c cgroup) make() error {
 // remove removes the directory and what the tree may have made below it. It returns EBUSY while a process is left.
 func (c cgroup) remove() error {
 	err := unix.Rmdir(c.path)
-	if err == nil || err == unix.ENOENT {
+	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
-	if err != unix.EBUSY {
+	if !errors.Is(err, unix.EBUSY) {
 		return &fs.PathError{Op: "rmdir", Path: c.path, Err: err}
 	}
 	children, err := c.children()

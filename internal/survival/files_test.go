@@ -140,7 +140,7 @@ func tearLog(t *testing.T, in *installation) {
 	eventually(t, patience, "there is output", func() error {
 		files, err := filepath.Glob(filepath.Join(in.dir, "logs", "*", "*.log"))
 		if err != nil || len(files) != 1 {
-			return fmt.Errorf("logs: %v, %v", files, err)
+			return fmt.Errorf("logs: %v, %w", files, err)
 		}
 		log = files[0]
 		return nil

@@ -345,7 +345,7 @@ func poll(ctx context.Context, patience time.Duration, done func() error) error 
 	deadline := time.Now().Add(patience)
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		err := done()
-		if _, hopeless := err.(fatal); err == nil || hopeless || time.Now().After(deadline) || ctx.Err() != nil {
+		if _, hopeless := errors.AsType[fatal](err); err == nil || hopeless || time.Now().After(deadline) || ctx.Err() != nil {
 			return err
 		}
 		pass(wait)

@@ -27,7 +27,7 @@ func TestATokenOpensItsOwnAttemptAndFenceOnly(t *testing.T) {
 	if !key.CheckBootstrap(key.Bootstrap(attempt), attempt) {
 		t.Error("CheckBootstrap of a genuine token: got false, want true")
 	}
-	if key.Bootstrap(attempt) != key.Bootstrap(attempt) {
+	if first, again := key.Bootstrap(attempt), key.Bootstrap(attempt); first != again {
 		t.Error("two bootstrap tokens of one attempt differ; want the same, so that a create can be repeated unchanged")
 	}
 

@@ -30,7 +30,7 @@ const (
 	DefaultHeartbeat = 5_000     // milliseconds between heartbeats
 )
 
-// ClaimRequest is the body of POST /agent/v1/claim, authorised by the bootstrap token of the attempt.
+// ClaimRequest is the body of POST /agent/v1/claim, authorized by the bootstrap token of the attempt.
 type ClaimRequest struct {
 	Attempt  string `json:"attempt"`  // the attempt to claim
 	Instance string `json:"instance"` // the machine's name, or any stable name of the claimant; 1 to 128 bytes

@@ -138,7 +138,7 @@ func (c *cell) make(deadline time.Duration) (*made, error) {
 		c.s.mu.Unlock()
 	}
 	close(c.made)
-	if c.err == errElsewhere {
+	if errors.Is(c.err, errElsewhere) {
 		return &made{Exists: true}, nil
 	}
 	if c.err != nil {

@@ -167,7 +167,7 @@ func lock(path string) (*os.File, error) {
 		return f, nil
 	}
 	f.Close()
-	if err == unix.EAGAIN || err == unix.EACCES {
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
 		return nil, nil
 	}
 	return nil, fmt.Errorf("lock %s: %w", path, err)

@@ -129,7 +129,7 @@ func (p *Provider) prepare() (err error) {
 	if err := unix.Sysinfo(&computer); err != nil {
 		return err
 	}
-	p.memoryMB = int(uint64(computer.Totalram) * uint64(computer.Unit) >> 20)
+	p.memoryMB = int(computer.Totalram * uint64(computer.Unit) >> 20)
 	if p.machines, err = openRegistry(p.layout); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -93,7 +94,7 @@ func readAll(fd int) ([]byte, error) {
 			return nil, unix.EFBIG
 		}
 		if length == len(text) {
-			text = append(text, make([]byte, length)...)
+			text = slices.Grow(text, length)[:2*length]
 		}
 	}
 }

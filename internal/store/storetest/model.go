@@ -107,9 +107,7 @@ func (m *model) whole(j *modelJob) *store.Job {
 	for _, a := range j.attempts {
 		job.AttemptLog = append(job.AttemptLog, m.wholeAttempt(j, a))
 	}
-	for _, f := range j.artifacts[j.Attempt] {
-		job.Artifacts = append(job.Artifacts, f)
-	}
+	job.Artifacts = append(job.Artifacts, j.artifacts[j.Attempt]...)
 	return job
 }
 

@@ -66,11 +66,11 @@ func (m *model) End(_ context.Context, e *store.Ending) (*store.Job, error) {
 	n := e.Job
 	j.State, j.Starts, j.Launches, j.Losses = n.State, n.Starts, n.Launches, n.Losses
 	j.Reason, j.Message, j.ExitCode, j.Result = n.Reason, n.Message, n.ExitCode, n.Value
-	switch {
-	case n.State == dayfly.Queued:
+	switch n.State {
+	case dayfly.Queued:
 		j.QueuedAt = e.Time
 		j.moved(e.Time, "attempt_ended", a.Number, e.Reason, e.Message)
-	case n.State == dayfly.Scheduled:
+	case dayfly.Scheduled:
 		j.RunAt = n.RunAt
 		j.moved(e.Time, "attempt_ended", a.Number, e.Reason, e.Message)
 	default:
