@@ -393,6 +393,7 @@ func TestAProgramThatCannotRunIsNotFound(t *testing.T) {
 		{"EmptyPath", []string{"sh"}, "", exec.ErrNotFound, `"sh" is not in PATH ""`},
 		{"WorkingDirectoryIsNotSearched", []string{"plain"}, ".::", exec.ErrNotFound, "is not in PATH"},
 		{"MissingFile", []string{"/no/such/file"}, "", exec.ErrNotFound, "/no/such/file"},
+		{"ThroughAFile", []string{"/etc/passwd/program"}, "", exec.ErrNotFound, "/etc/passwd/program"},
 		{"NotExecutable", []string{plain}, "", fs.ErrPermission, plain},
 		{"NotExecutableInPath", []string{"plain"}, dir, fs.ErrPermission, plain},
 		{"Directory", []string{"/tmp"}, "", fs.ErrPermission, "/tmp"},

@@ -120,7 +120,7 @@ func (g *Group) startFailed(r *spawning) error {
 	case errors.Is(r.err, fs.ErrNotExist) && unix.Access(r.path, unix.F_OK) == nil:
 		return fmt.Errorf("process: %w: %w: the interpreter of %s, named in its first line or header, or the directory %s does not exist",
 			fault.NotFound, exec.ErrNotFound, r.path, r.attr.Dir)
-	case errors.Is(r.err, fs.ErrNotExist):
+	case errors.Is(r.err, fs.ErrNotExist), errors.Is(r.err, unix.ENOTDIR): // the path leads through a file
 		return fmt.Errorf("process: %w: %w: %s", fault.NotFound, exec.ErrNotFound, r.path)
 	case errors.Is(r.err, fs.ErrPermission), errors.Is(r.err, unix.ENOEXEC):
 		return fmt.Errorf("process: %w: %s cannot be executed: %w", fault.NotFound, r.path, r.err)
