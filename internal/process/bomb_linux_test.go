@@ -13,8 +13,8 @@ import (
 	"github.com/dayfly-run/dayfly/machine"
 )
 
-// The tests with a bomb run alone: its processes come and go so fast that another test's search of /proc, which can miss
-// one that forks between two looks, would miss some.
+// The tests with a bomb run alone: its processes come and go so fast that another test's search of /proc, which goes
+// after all that is forked meanwhile, would not come to an end.
 
 // bomb is a script that forks a tree of more than 20,000 processes, each of which would stay, and then behaves as said.
 // A shell that cannot fork ends, which makes room for another to try, so that it never comes to rest.

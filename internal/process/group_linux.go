@@ -200,7 +200,7 @@ func (g *Group) empty() (bool, error) {
 		return true, nil
 	}
 	if len(g.dirs) == 0 {
-		tree, err := g.search()
+		tree, err := g.search(func(entry) {})
 		return len(tree) == 0, g.story(err)
 	}
 	if empty, known := g.glance(); known {
@@ -310,7 +310,7 @@ func (g *Group) Reuse(size machine.Size) (*Group, error) {
 }
 
 // mark is the environment entry by which a search of /proc knows the group.
-func (g *Group) mark() string { return "DAYFLY_GROUP=" + g.host.prefix + "/" + g.name }
+func (g *Group) mark() string { return markName + g.host.prefix + "/" + g.name }
 
 // roots returns what is known of the tree without a cgroup: the sessions of the processes that were started here.
 func (g *Group) roots() []session {
@@ -323,12 +323,12 @@ func (g *Group) roots() []session {
 	return roots
 }
 
-// forget drops the sessions that a search found to be over and empty, so that their ids, which may be used again,
-// are not taken for the group's.
-func (g *Group) forget(empty []int) {
+// forget drops a session that a search found to be over and empty, so that its id, which may be used again, is not
+// taken for the group's.
+func (g *Group) forget(leader int) {
 	g.started.Lock()
 	defer g.started.Unlock()
-	g.processes = slices.DeleteFunc(g.processes, func(p *Process) bool { return slices.Contains(empty, p.pid) })
+	g.processes = slices.DeleteFunc(g.processes, func(p *Process) bool { return p.pid == leader })
 }
 
 func (g *Group) story(err error) error {

@@ -212,8 +212,33 @@ func TestKillKeepsUpWithATreeThatForks(t *testing.T) {
 	modes(t, func(t *testing.T, scan bool) {
 		group := newGroup(t, newHost(t, scan), machine.Size{})
 		dir := t.TempDir()
-		_, _ = start(t, group, dir, `step() { touch begun; (step &) ; sleep 0.02; }; step; sleep 1000`)
+		_, _ = start(t, group, dir, `step() { touch begun; [ $1 -gt 0 ] && (step $(($1-1)) &) ; sleep 0.02; }; step 2000; sleep 1000`)
 		eventually(t, "the tree forks", func() bool { _, err := os.Stat(filepath.Join(dir, "begun")); return err == nil })
+		if err := group.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if empty, err := group.Empty(); !empty || err != nil {
+			t.Errorf("got %v, %v, want an empty tree", empty, err)
+		}
+	})
+}
+
+// TestKillCatchesATreeThatIsNeverTheSameProcess has a tree that is one process at most times, which forks the next and
+// ends. A list of processes hardly ever has it while it lives.
+func TestKillCatchesATreeThatIsNeverTheSameProcess(t *testing.T) {
+	modes(t, func(t *testing.T, scan bool) {
+		group := newGroup(t, newHost(t, scan), machine.Size{})
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "hop"), []byte("[ $1 -gt 0 ] && sh hop $(($1-1)) &"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p, _ := start(t, group, dir, "sh hop 30000")
+		p.Exit()
+		for range 5 {
+			if empty, err := group.Empty(); empty || err != nil {
+				t.Fatalf("while it runs: got %v, %v, want a tree that is not empty", empty, err)
+			}
+		}
 		if err := group.Kill(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -3,6 +3,7 @@ package process
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -23,29 +24,91 @@ type session struct {
 // entry is a process as /proc shows it.
 type entry struct {
 	pid, parent, session int
-	start                string // ticks since boot, which together with pid names a process for good
+	start                string   // ticks since boot, which together with pid names a process for good
+	marks                []string // the marks of groups in its environment; mostly one or none
 }
 
-// entries reads the processes of the host that have not ended.
-func entries() (map[int]entry, error) {
+const (
+	// mostRounds is how often a look at /proc goes after what was forked meanwhile. One round for few processes takes
+	// some ten microseconds, so that only a bomb outruns them all.
+	mostRounds = 1000
+
+	// mostAbsent is how many ids that showed nothing are looked at again. An id shows nothing for some microseconds.
+	mostAbsent = 100
+)
+
+var errUnsettled = errors.New("processes are forked faster than they can be looked at")
+
+// entries calls look with each process of the host that has not ended, and with some of their threads. It goes after
+// those that are forked while it reads: a listing of /proc alone would miss a tree whose every process forks the next
+// and ends before it is looked at.
+//
+// It goes on until it has looked at every id that the kernel has given away since it began; settled says that it got
+// there. Then no living process was missed, or one of those that were read was just forking it: an id is given away a
+// moment before there is anything to see under it, so those that show nothing are looked at once more in the end.
+func entries(look func(entry)) (settled bool, err error) {
+	last, err := newestID()
+	if err != nil {
+		return false, err
+	}
 	proc, err := os.Open("/proc")
 	if err != nil {
-		return nil, err
+		return false, err
 	}
 	defer proc.Close()
 	names, err := proc.Readdirnames(-1)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
-	all := make(map[int]entry, len(names))
+	present := func(pid int) bool {
+		e, ok := readEntry(pid)
+		if ok {
+			e.marks = marks(pid)
+			look(e)
+		}
+		return ok
+	}
 	for _, name := range names {
 		if pid, err := strconv.Atoi(name); err == nil {
-			if e, ok := readEntry(pid); ok {
-				all[pid] = e
-			}
+			present(pid)
 		}
 	}
-	return all, nil
+	var absent []int // ids that were given away meanwhile and show nothing: not yet, or no more
+	for range mostRounds {
+		now, err := newestID()
+		if err != nil {
+			return false, err
+		}
+		if now < last {
+			return entries(look) // The ids began again at the lowest, which the listing may have passed by then.
+		}
+		if now == last {
+			absent = slices.DeleteFunc(absent, present)
+			if now, err = newestID(); err != nil || now == last {
+				return err == nil, err
+			}
+		}
+		for last < now {
+			if last++; !present(last) {
+				absent = append(absent, last)
+			}
+		}
+		absent = absent[max(0, len(absent)-mostAbsent):]
+	}
+	return false, nil
+}
+
+// newestID returns the process or thread id that the kernel gave away last. Until they begin again, ids grow.
+func newestID() (int, error) {
+	text, err := readFile("/proc/loadavg")
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(text))
+	if len(fields) != 5 {
+		return 0, fmt.Errorf("/proc/loadavg has %q, not five fields", text)
+	}
+	return strconv.Atoi(fields[4])
 }
 
 // readEntry reads /proc/PID/stat. The second field is the program's name in parentheses and may hold anything, so
@@ -64,92 +127,101 @@ func readEntry(pid int) (entry, bool) {
 	return entry{pid: pid, parent: parent, session: session, start: fields[19]}, true
 }
 
-// environment calls yield with each entry of a process's environment as it was when the program was executed.
-func environment(pid int, yield func(entry string) bool) {
+// markName is the environment variable by which a search knows what belongs to a group.
+const markName = "DAYFLY_GROUP="
+
+// marks returns the marks of groups in a process's environment as it was when the program was executed.
+func marks(pid int) []string {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	if err != nil {
-		return // It has ended, or is another user's and so none of ours.
+		return nil // It has ended, or is another user's and so none of ours.
 	}
+	var found []string
 	for entry := range bytes.SplitSeq(text, []byte{0}) {
-		if !yield(string(entry)) {
-			return
+		if bytes.HasPrefix(entry, []byte(markName)) {
+			found = append(found, string(entry))
 		}
 	}
-}
-
-func hasMark(pid int, mark string) (found bool) {
-	environment(pid, func(entry string) bool {
-		found = entry == mark
-		return !found
-	})
 	return found
 }
 
 // markedGroups returns the names of the groups under prefix of which a process lives.
 func markedGroups(prefix string) ([]string, error) {
-	all, err := entries()
+	var names []string
+	settled, err := entries(func(e entry) {
+		for _, mark := range e.marks {
+			if name, ok := strings.CutPrefix(mark, markName+prefix+"/"); ok && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	})
 	if err != nil {
 		return nil, err
 	}
-	var names []string
-	for pid := range all {
-		environment(pid, func(entry string) bool {
-			if name, ok := strings.CutPrefix(entry, "DAYFLY_GROUP="+prefix+"/"); ok && !slices.Contains(names, name) {
-				names = append(names, name)
-			}
-			return true
-		})
+	if !settled {
+		return nil, errUnsettled
 	}
 	slices.Sort(names)
 	return names, nil
 }
 
 // search looks for the group's tree: what carries its mark, what belongs to one of its sessions, and all descendants.
-func (g *Group) search() ([]entry, error) {
-	all, err := entries()
+// It calls found with each of them as soon as it is known to be one. It finds none without an error only if none lives.
+func (g *Group) search(found func(entry)) (tree map[int]entry, err error) {
+	tree = map[int]entry{}
+	others := map[int]entry{}
+	belongs := func(e entry) {
+		tree[e.pid] = e
+		found(e)
+	}
+	members := map[int]int{} // by session, of those that were started here
+	for _, root := range g.roots() {
+		members[root.leader] = 0
+		if _, reused := readEntry(root.leader); reused && root.over {
+			g.forget(root.leader)
+			delete(members, root.leader)
+		}
+	}
+	own := os.Getpid()
+	settled, err := entries(func(e entry) {
+		_, ours := members[e.session]
+		_, child := tree[e.parent]
+		switch {
+		case e.pid == own:
+		case ours:
+			members[e.session]++
+			belongs(e)
+		case child || slices.Contains(e.marks, g.mark()):
+			belongs(e)
+		default:
+			others[e.pid] = e
+		}
+	})
 	if err != nil {
 		return nil, err
 	}
-	delete(all, os.Getpid())
-	tree := map[int]entry{}
-	var empty []int
-	for _, root := range g.roots() {
-		if _, reused := all[root.leader]; reused && root.over {
-			empty = append(empty, root.leader)
-			continue
-		}
-		members := 0
-		for pid, e := range all {
-			if e.session == root.leader || pid == root.leader {
-				tree[pid] = e
-				members++
-			}
-		}
-		if members == 0 && root.over {
-			empty = append(empty, root.leader)
-		}
-	}
-	g.forget(empty)
-	for pid, e := range all {
-		if _, ok := tree[pid]; !ok && hasMark(pid, g.mark()) {
-			tree[pid] = e
-		}
-	}
 	for grown := true; grown; {
 		grown = false
-		for pid, e := range all {
-			_, ok := tree[pid]
-			if _, child := tree[e.parent]; child && !ok {
-				tree[pid] = e
+		for pid, e := range others {
+			if _, child := tree[e.parent]; child {
+				delete(others, pid)
+				belongs(e)
 				grown = true
 			}
 		}
 	}
-	members := make([]entry, 0, len(tree))
-	for _, e := range tree {
-		members = append(members, e)
+	if !settled {
+		if len(tree) == 0 {
+			return nil, errUnsettled
+		}
+		return tree, nil
 	}
-	return members, nil
+	for _, root := range g.roots() {
+		if n, asked := members[root.leader]; asked && n == 0 && root.over {
+			g.forget(root.leader)
+		}
+	}
+	return tree, nil
 }
 
 // signal sends s to the process that was read as e, unless that one has ended.
@@ -161,45 +233,43 @@ func (e entry) signal(s syscall.Signal) error {
 }
 
 func (g *Group) signalMarked(s syscall.Signal) error {
-	tree, err := g.search()
-	for _, e := range tree {
-		if failed := e.signal(s); failed != nil {
-			err = failed
+	var failed error
+	_, err := g.search(func(e entry) {
+		if err := e.signal(s); err != nil {
+			failed = err
 		}
-	}
-	return err
+	})
+	return errors.Join(failed, err)
 }
 
-// killMarked stops what it finds, looks again for what was forked meanwhile, kills it, and repeats until two searches
-// in a row have found nothing: a process that is just being executed shows no environment for a moment.
+// killMarked stops what it finds the moment it is found, since it may fork what was not seen, and kills what was
+// stopped. It repeats this until two searches in a row have found nothing: a process that is just being executed shows
+// no environment for a moment.
 func (g *Group) killMarked(ctx context.Context) error {
 	wait := time.Millisecond
-	for quiet := 0; quiet < 2; {
-		tree, err := g.search()
-		if err != nil {
-			return err
-		}
-		if len(tree) == 0 {
-			quiet++
-			continue
-		}
-		quiet = 0
-		g.killed.Store(true)
-		for _, e := range tree {
-			_ = e.signal(unix.SIGSTOP)
-		}
-		if tree, err = g.search(); err != nil {
-			return err
-		}
+	for quiet := 0; ; {
+		tree, err := g.search(func(e entry) { _ = e.signal(unix.SIGSTOP) })
 		for _, e := range tree {
 			_ = e.signal(unix.SIGKILL)
 		}
+		quiet++
+		if err != nil || len(tree) > 0 {
+			quiet = 0
+		}
+		if len(tree) > 0 {
+			g.killed.Store(true)
+		}
+		if quiet == 2 {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
+			if err != nil {
+				return err
+			}
 			return fmt.Errorf("%d processes do not end: %w", len(tree), context.Cause(ctx))
 		case <-time.After(wait):
 		}
-		wait = min(2*wait, 50*time.Millisecond)
+		wait = min(2*wait, 20*time.Millisecond)
 	}
-	return nil
 }
