@@ -173,8 +173,18 @@ func unreachable(ctx context.Context, req *http.Request, err error) error {
 	if _, classified := errors.AsType[fault.Kind](err); classified { // by a transport that knows better than we do
 		return fmt.Errorf("dayfly: %s %s: %w", req.Method, req.URL.Path, err)
 	}
-	return fmt.Errorf("dayfly: the server at %s does not answer: %w: %w", req.URL.Host, fault.Unavailable, err)
+	reason := err
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		reason = e.Err // without the request, which the caller knows
+	}
+	return &unanswered{fault.Say(fault.Unavailable, "the server at %s does not answer: %v", req.URL.Host, reason), err}
 }
+
+// unanswered is a sentence for a person about a request that got no whole answer, and what the transport said.
+type unanswered struct{ sentence, cause error }
+
+func (u *unanswered) Error() string   { return "dayfly: " + u.sentence.Error() }
+func (u *unanswered) Unwrap() []error { return []error{u.sentence, u.cause} }
 
 // backoff spreads the tries of one call over the client's patience: each wait is random between nothing and a bound
 // that doubles, so that many clients of one restarted server do not come back all at once.

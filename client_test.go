@@ -139,8 +139,8 @@ func TestCallsGiveUpWhenPatienceIsUsedUp(t *testing.T) {
 		})
 		begin := time.Now()
 		_, err := c.Job(t.Context(), "job_1")
-		if !errors.Is(err, fault.Unavailable) {
-			t.Errorf("got %v, want an error of kind unavailable", err)
+		if want := "dayfly: the server at server.test does not answer: connection refused"; fault.Of(err) != fault.Unavailable || err.Error() != want {
+			t.Errorf("got %v of kind %v, want %s of kind unavailable", err, fault.Of(err), want)
 		}
 		if took := time.Since(begin); took > 30*time.Second || took < 15*time.Second || tries < 5 {
 			t.Errorf("gave up after %v and %d tries, want most of 30s and several", took, tries)

@@ -93,7 +93,7 @@ type Server struct {
 // New opens the data directory and the listeners and returns a server that Run will serve with. Whoever does not call
 // Run calls Close.
 //
-// fault.Conflict if another process serves the directory; fault.Invalid or fault.Denied, with a sentence that says
+// fault.Conflict if another process serves the directory; fault.Invalid, with a sentence that says
 // what to do, if the options would not be safe or cannot be carried out.
 func New(ctx context.Context, o Options) (s *Server, err error) {
 	if err := o.check(); err != nil {
@@ -150,7 +150,7 @@ func (o *Options) check() error {
 // open opens what is in the data directory. The store comes first: who has it open owns the rest.
 func (s *Server) open(ctx context.Context) (err error) {
 	dir := s.options.DataDir
-	if err := privateDir(dir); err != nil {
+	if err := MakeDir(dir); err != nil {
 		return err
 	}
 	if s.store, err = sqlite.Open(ctx, databasePath(dir), &sqlite.Options{Logger: s.logger}); err != nil {
@@ -168,8 +168,10 @@ func (s *Server) open(ctx context.Context) (err error) {
 
 func databasePath(dir string) string { return filepath.Join(dir, "dayfly.db") }
 
-// privateDir makes the directory, and closes it to others, because it will hold keys and what jobs print.
-func privateDir(dir string) error {
+// MakeDir makes a server's data directory, and closes it to others, because it will hold keys and what jobs print. New
+// does so too; call it before to put something else into the directory. fault.Invalid, with a sentence, if the directory
+// cannot be made or is not one for a server; see [CheckDir].
+func MakeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fault.Say(fault.Invalid, "the data directory cannot be made: %v", err)
 	}

@@ -109,7 +109,7 @@ func (s *Server) decideTokens(ctx context.Context) (require bool, err error) {
 		open = "being reachable as " + o.PublicURL
 	}
 	if open != "" && !live {
-		return false, fault.Say(fault.Denied, "%s would let everybody who can reach this server run commands on it, because no token exists. "+
+		return false, fault.Say(fault.Invalid, "%s would let everybody who can reach this server run commands on it, because no token exists. "+
 			"Make one first with: dayfly tokens create NAME --scope admin. Or listen on %s only. Or, if something else keeps strangers out, give --allow-open.",
 			open, DefaultListen)
 	}

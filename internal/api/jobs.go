@@ -75,7 +75,9 @@ type newJobOutput struct {
 }
 
 // noJob refuses a job that there is not.
-func noJob(id string) error { return fault.Say(fault.NotFound, "there is no job %.128s", id) }
+func noJob(id string) error {
+	return fault.Say(fault.NotFound, "there is no job %.128s: it was never made here, or it has been deleted", id)
+}
 
 // ofJob gives an error about a job words, if it has none.
 func ofJob(id string, err error) error {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -45,6 +46,9 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 		tuneProcess()
 	}
 	logger := newLogger(c.Log, o.LogTo)
+	if err := server.MakeDir(c.DataDir); err != nil { // first of all, so that a wrong one is left as it is
+		return nil, err
+	}
 	provider, err := local.New(local.Options{
 		Dir:        filepath.Join(c.DataDir, "machines"),
 		Supervisor: supervisor(),
@@ -86,9 +90,13 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 }
 
 // tuneProcess sets what belongs to the whole process and is right for one that serves for weeks: files that nobody
-// else may read.
+// else may read, and a collector that lets twice as much garbage gather as usual, unless GOGC says otherwise. A server's
+// live memory is a few MiB, so that costs some MiB, and it saves a tenth of the processor time of a busy server.
 func tuneProcess() {
 	syscall.Umask(0o077)
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(200)
+	}
 }
 
 func (t TLS) load() (*tls.Config, error) {

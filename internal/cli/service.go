@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -83,11 +82,6 @@ func (p *program) serve(cmd *cobra.Command, f *serveFlags) error {
 	config, err := f.configure(cmd)
 	if err != nil {
 		return err
-	}
-	if os.Getenv("GOGC") == "" {
-		// A server's live memory is a few MiB. Letting as much garbage again gather before it is collected costs some
-		// MiB and saves a tenth of the processor time of a busy server.
-		debug.SetGCPercent(200)
 	}
 	running, err := app.Start(cmd.Context(), config, &app.StartOptions{Version: p.version, LogTo: p.err})
 	if err != nil {

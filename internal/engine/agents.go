@@ -53,7 +53,8 @@ func (e *Engine) Claim(ctx context.Context, token string, c *wire.ClaimRequest) 
 		f = e.flightOf(attempt.ID)
 	}
 	e.mu.Lock()
-	f.state, f.fence, f.heard = dayfly.AttemptRunning, attempt.Fence, now
+	f.state, f.fence = dayfly.AttemptRunning, attempt.Fence
+	f.alive(now)
 	if job.Version > f.job.Version {
 		f.job = job
 	}
@@ -115,7 +116,7 @@ func (e *Engine) airborne(token string) (*flight, error) {
 	if f == nil || f.fence != fence || f.state != dayfly.AttemptRunning {
 		return nil, stale()
 	}
-	f.heard = e.clock.now()
+	f.alive(e.clock.now())
 	return f, nil
 }
 

@@ -203,6 +203,7 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 		// The commit may have happened although its answer was lost. What was launched then is found by reading.
 		return moved, errors.Join(err, e.recover(ctx))
 	}
+	surprised := false
 	for i, result := range results {
 		switch {
 		case result == nil:
@@ -211,14 +212,17 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 		case errors.Is(result, fault.Conflict), errors.Is(result, store.ErrHeld):
 			leave(jobs[i]) // somebody else moved it, or it is held until its key has room
 		case errors.Is(result, fault.Exhausted):
-			// The store counts an attempt that this server does not know of. Knowing it, the server looks after it, and
-			// does not try again for nothing.
-			err = errors.Join(err, e.recover(ctx))
+			surprised = true
 		default:
 			e.logger.Error("a job could not be launched", "job", jobs[i].ID, "error", result)
 		}
 	}
-	return moved, err
+	if surprised {
+		// The store counts an attempt that this server does not know of. Knowing it, the server looks after it, and does
+		// not try again for nothing.
+		return moved, e.recover(ctx)
+	}
+	return moved, nil
 }
 
 // intent is what is committed before a provider is asked for a job's machine.

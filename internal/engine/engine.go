@@ -349,6 +349,12 @@ func (e *Engine) land(f *flight) {
 	e.wakeQueue.set()
 }
 
+// alive notes a sign of life of the agent. It refutes what was said before about its machine being absent. The caller
+// holds mu.
+func (f *flight) alive(now time.Time) {
+	f.heard, f.absentAt, f.absent = now, time.Time{}, 0
+}
+
 // see takes what the provider says of one instance of the machine and reports whether the flight's sight of its
 // machine has changed. Some providers may make two machines of one name; only one of them wins the claim, and nobody
 // but that one knows which. So the machine counts as ended when all of them have. The caller holds mu.

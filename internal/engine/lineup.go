@@ -25,7 +25,7 @@ const (
 	lineupWeight = 16 << 10 // of one job, in bytes
 )
 
-// order compares the places of two jobs of one lane: higher priority first, then older first.
+// order compares the places of two jobs that wait: higher priority first, then older first.
 func order(a, b *store.Job) int {
 	return cmp.Or(-cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Seq, b.Seq))
 }

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -151,9 +150,7 @@ func planLanes(w *world) []action {
 			heads = append(heads, head{job, &w.lanes[i]})
 		}
 	}
-	slices.SortStableFunc(heads, func(a, b head) int {
-		return cmp.Or(-cmp.Compare(a.job.Priority, b.job.Priority), cmp.Compare(a.job.Seq, b.job.Seq))
-	})
+	slices.SortStableFunc(heads, func(a, b head) int { return order(a.job, b.job) })
 	room := make(map[string]int, len(w.room))
 	for provider, n := range w.room {
 		room[provider] = n

@@ -107,9 +107,6 @@ func (e *Engine) view(f *flight, now time.Time) attemptView {
 	if f.order != "" {
 		v.ordered = e.vigil.elapsed(f.orderedAt, now)
 	}
-	if f.absentAt.Before(f.heard) {
-		v.absent = 0
-	}
 	v.doubt = !f.confirmed
 	v.lookDue = f.state == dayfly.AttemptCreateUnknown
 	v.resendOK = v.absent >= e.timers.absentFor
@@ -181,8 +178,7 @@ func (e *Engine) ask(ctx context.Context, f *flight) {
 	f.looks++
 	state := f.state
 	if errors.Is(err, fault.NotFound) {
-		// An agent that was heard of since refutes what was said of its machine before.
-		if f.absentAt.IsZero() || f.absentAt.Before(f.heard) {
+		if f.absentAt.IsZero() {
 			f.absentAt = now
 		}
 		f.absent = now.Sub(f.absentAt)

@@ -100,20 +100,12 @@ func (w *writer) write(ctx context.Context, op string, run func(*tx) error) erro
 		return closed(op)
 	default:
 	}
-	if w.turn.TryLock() {
-		// Nobody writes. If nobody has for a moment, the caller does it itself: handing it over and back would wake two
-		// threads, which takes as long as the flush when the computer is idle. Otherwise others are about to write as
-		// well, and one flush should do for all of them.
-		if !w.closed && time.Since(w.ended) > calm {
-			w.carryOut(w.gather(r))
-			w.turn.Unlock()
-			err := <-r.done
-			if err != nil && ctx.Err() != nil {
-				return fmt.Errorf("sqlite: %s: %w: %w: %w", op, fault.Canceled, ctx.Err(), err)
-			}
-			return err
+	if w.alone(r) {
+		err := <-r.done
+		if err != nil && ctx.Err() != nil {
+			return fmt.Errorf("sqlite: %s: %w: %w: %w", op, fault.Canceled, ctx.Err(), err)
 		}
-		w.turn.Unlock()
+		return err
 	}
 	select {
 	case w.queue <- r:
@@ -135,6 +127,21 @@ func (w *writer) write(ctx context.Context, op string, run func(*tx) error) erro
 			return closed(op)
 		}
 	}
+}
+
+// alone carries out a request on its caller's goroutine, if nobody writes and nobody has for a moment: handing it over and
+// back would wake two threads, which takes as long as the flush when the computer is idle. Otherwise others are about to
+// write as well, and one flush should do for all of them.
+func (w *writer) alone(r *request) bool {
+	if !w.turn.TryLock() {
+		return false
+	}
+	defer w.turn.Unlock()
+	if w.closed || time.Since(w.ended) <= calm {
+		return false
+	}
+	w.carryOut(w.gather(r))
+	return true
 }
 
 func closed(op string) error {
