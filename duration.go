@@ -16,8 +16,9 @@ const MaxDuration = Duration(math.MaxInt64 / 4)
 // String returns d in the form of time.Duration: "1m30s".
 func (d Duration) String() string { return time.Duration(d).String() }
 
-// MarshalJSON writes d as a string such as "1m30s".
-func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(d.String()) }
+// MarshalText writes d in the form "1m30s". JSON has that as a string; there is no MarshalJSON, because what that returns
+// is checked and copied, which takes longer than to write it, and a job has ten durations.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
 // UnmarshalJSON reads a string such as "90s", or a number of seconds. A negative duration, or one above MaxDuration,
 // is fault.Invalid.
