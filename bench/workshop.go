@@ -44,20 +44,24 @@ func (w *workshop) clear() error {
 	return nil
 }
 
-// end ends the processes that list returns, until it returns none: one of them may have been starting another. They
-// may end in order for a moment, and are killed then. It returns those that did not end.
+// end ends the processes that list returns, until it returns none: one of them may have been starting another. Each is
+// told once, because a second signal would end it at once, without its profile. They may end in order for a moment,
+// and are killed then. It returns those that did not end.
 func (w *workshop) end(list func() []int) (left []int) {
 	const grace, limit = time.Second, 20 * time.Second
-	signal := syscall.SIGTERM
+	told := map[int]bool{}
 	for began := time.Now(); time.Since(began) < limit; time.Sleep(10 * time.Millisecond) {
 		if left = list(); len(left) == 0 {
 			return nil
 		}
-		if time.Since(began) > grace {
-			signal = syscall.SIGKILL
-		}
 		for _, pid := range left {
-			_ = syscall.Kill(pid, signal) // one that has just ended by itself is what we want
+			switch {
+			case time.Since(began) > grace:
+				_ = syscall.Kill(pid, syscall.SIGKILL) // one that has just ended by itself is what we want
+			case !told[pid]:
+				told[pid] = true
+				_ = syscall.Kill(pid, syscall.SIGTERM)
+			}
 		}
 	}
 	return left
