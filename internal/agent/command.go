@@ -252,6 +252,10 @@ func explain(exit *machine.Exit) (reason, message string) {
 		return "oom_killed", "The command " + how + " because its memory ran out. Give the job more memory, or make it use less."
 	case exit.DiskFull:
 		return "disk_full", "The command " + how + " because its disk was full. Give the job more disk, or make it write less."
+	case exit.Message != "" && exit.Signal != "": // and the machine saw why
+		return "signaled", "The command " + how + ". " + exit.Message
+	case exit.Message != "":
+		return "exit_nonzero", "The command " + how + ". " + exit.Message
 	case exit.Signal != "":
 		return "signaled", "The command " + how + ", which Dayfly did not send. Its output may say why."
 	case exit.Code == statusNotExecutable:

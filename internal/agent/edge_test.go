@@ -181,6 +181,8 @@ func TestReasonsFollowTheExit(t *testing.T) {
 		"Disk":              {machine.Exit{Code: 1, DiskFull: true}, "disk_full", "more disk"},
 		"FileSize":          {machine.Exit{Code: -1, Signal: "SIGXFSZ", DiskFull: true}, "disk_full", "more disk"},
 		"KilledFromOutside": {machine.Exit{Code: -1, Signal: "SIGKILL"}, "signaled", "SIGKILL"},
+		"Processes":         {machine.Exit{Code: 2, Message: "It reached its limit of 8 processes."}, "exit_nonzero", "limit of 8 processes."},
+		"ProcessesSignaled": {machine.Exit{Code: -1, Signal: "SIGABRT", Message: "It reached its limit of 8 processes."}, "signaled", "limit of 8 processes."},
 		"Status137":         {machine.Exit{Code: 137}, "exit_nonzero", "137"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -106,7 +106,7 @@ func (g *Group) classify(status syscall.WaitStatus, dir string) machine.Exit {
 	case exit.DiskFull:
 		exit.Message = "It failed while the file system it works in was full."
 	case g.outOfProcesses():
-		exit.Message = fmt.Sprintf("It failed after it had reached its limit of %d processes and threads.", g.size.Processes)
+		exit.Message = fmt.Sprintf("It failed after it had reached its limit of %d processes and threads; give it more, or make it start fewer.", g.size.Processes)
 	}
 	return exit
 }
