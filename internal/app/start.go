@@ -27,6 +27,8 @@ type StartOptions struct {
 	// Embedded is set when the server lives inside a command that does something else, for as long as that takes. It
 	// then asks everybody for a token, because nobody has asked for a server, and it leaves the process as it is.
 	Embedded bool
+	// Prepare is set when a job is about to be submitted: what its machine will need is then made ready meanwhile.
+	Prepare bool
 }
 
 // Start builds the server that the configuration describes, with its listeners open. The caller calls Run, or Close.
@@ -86,6 +88,9 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 	}
 	// A supervisor that has outlived the last server learns here where the new one is.
 	provider.SetHome(s.LocalURL())
+	if o.Prepare {
+		provider.Prepare()
+	}
 	return s, nil
 }
 

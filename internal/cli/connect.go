@@ -74,6 +74,7 @@ type local struct {
 	config  *app.Config
 	version string
 	token   string // given by the user, or ""
+	prepare bool   // a job will be submitted
 
 	mu       sync.Mutex
 	base     string            // host:port of who serves now, or ""
@@ -168,7 +169,7 @@ func (l *local) serve(ctx context.Context) error {
 	config.PublicURL, config.TLS = "", app.TLS{}
 	// Logs of a server inside a command would drown what the command says; what matters comes back as errors.
 	config.Log.Level = "error"
-	running, err := app.Start(ctx, &config, &app.StartOptions{Version: l.version, Embedded: true})
+	running, err := app.Start(ctx, &config, &app.StartOptions{Version: l.version, Embedded: true, Prepare: l.prepare})
 	if err != nil {
 		return err
 	}

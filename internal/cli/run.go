@@ -229,6 +229,9 @@ func (p *program) run(cmd *cobra.Command, f *runFlags, command []string) (err er
 	if err != nil {
 		return err
 	}
+	if c.local != nil {
+		c.local.prepare = true
+	}
 	defer func() {
 		if closeErr := c.close(); closeErr != nil && err == nil {
 			err = closeErr

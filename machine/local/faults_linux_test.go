@@ -389,6 +389,31 @@ func TestASupervisorThatCannotStartIsAnError(t *testing.T) {
 	}
 }
 
+func TestAPreparedSupervisorMakesTheMachineThatFollows(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, newDir(t), false)
+	p.Prepare()
+	eventually(t, "a supervisor runs before a machine is asked for", func() bool {
+		_, err := os.Stat(filepath.Join(p.dir, "supervisors", "1", "info.json"))
+		return err == nil
+	})
+	p.Prepare() // is of no effect any more
+	create(t, p, newSpec("m", "true"))
+	numbers, err := os.ReadDir(filepath.Join(p.dir, "supervisors"))
+	if err != nil || len(numbers) != 1 {
+		t.Errorf("got supervisors %v, %v, want the one that was prepared", numbers, err)
+	}
+
+	closed := newProvider(t, newDir(t), false)
+	if err := closed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	closed.Prepare()
+	if numbers, err := os.ReadDir(filepath.Join(closed.dir, "supervisors")); err != nil || len(numbers) != 0 {
+		t.Errorf("got supervisors %v, %v of a closed provider, want none", numbers, err)
+	}
+}
+
 func TestADirectoryHasOneSupervisor(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t, newDir(t), false)

@@ -39,6 +39,9 @@ func (*Provider) Abilities() process.Abilities {
 // SetHome does nothing.
 func (*Provider) SetHome(string) {}
 
+// Prepare does nothing.
+func (*Provider) Prepare() {}
+
 // Close does nothing.
 func (*Provider) Close() error { return nil }
 
