@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"syscall"
 
@@ -61,9 +62,15 @@ func (f *serveFlags) configure(cmd *cobra.Command) (*app.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	dataDir := f.dataDir
+	if dataDir != "" { // what is typed is meant from here
+		if dataDir, err = filepath.Abs(dataDir); err != nil {
+			return nil, err
+		}
+	}
 	for flag, set := range map[string]func(){
 		"listen":     func() { config.Listen = f.listen },
-		"data-dir":   func() { config.DataDir = f.dataDir },
+		"data-dir":   func() { config.DataDir = dataDir },
 		"public-url": func() { config.PublicURL = f.publicURL },
 		"log-level":  func() { config.Log.Level = f.logLevel },
 		"log-format": func() { config.Log.Format = f.logFormat },
