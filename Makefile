@@ -14,8 +14,8 @@ BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERS
 
 .PHONY: help
 help: ## Show what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | \
-		while IFS=$$'\t' read -r target what; do printf '  make %-10s %s\n' "$$target" "$$what"; done
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | \
+		while IFS=$$'\t' read -r target what; do printf '  make %-13s %s\n' "$$target" "$$what"; done
 
 .PHONY: setup
 setup: ## Install what tests and demo need beyond Go and git
@@ -36,6 +36,10 @@ test: setup build ## Run all tests, under the race detector, and the crash tests
 	go vet ./...
 	bash scripts/test ./...
 	bash scripts/test-crashes -race '-gcflags=modernc.org/...=-race=false' -timeout 15m
+
+.PHONY: test-cgroup2
+test-cgroup2: ## Test machines on a virtual computer that has cgroups of version 2 alone
+	@bash scripts/test-cgroup2
 
 .PHONY: bench
 bench: build ## Measure, and compare with the baselines

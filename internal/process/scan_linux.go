@@ -26,6 +26,7 @@ type entry struct {
 	pid, parent, session int
 	start                string   // ticks since boot, which together with pid names a process for good
 	marks                []string // the marks of groups in its environment; mostly one or none
+	virtual              string   // bytes of memory it has mapped; "0" is a thread of the kernel, or ends this moment
 }
 
 const (
@@ -63,7 +64,7 @@ func entries(look func(entry)) (settled bool, err error) {
 	present := func(pid int) bool {
 		e, ok := readEntry(pid)
 		if ok {
-			e.marks = marks(pid)
+			e.marks = e.readMarks()
 			look(e)
 		}
 		return ok
@@ -119,25 +120,42 @@ func readEntry(pid int) (entry, bool) {
 		return entry{}, false
 	}
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+	if len(fields) < 21 || fields[0] == "Z" || fields[0] == "X" {
 		return entry{}, false
 	}
 	parent, _ := strconv.Atoi(fields[1])
 	session, _ := strconv.Atoi(fields[3])
-	return entry{pid: pid, parent: parent, session: session, start: fields[19]}, true
+	return entry{pid: pid, parent: parent, session: session, start: fields[19], virtual: fields[20]}, true
 }
 
 // markName is the environment variable by which a search knows what belongs to a group.
 const markName = "DAYFLY_GROUP="
 
-// marks returns the marks of groups in a process's environment as it was when the program was executed.
-func marks(pid int) []string {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	if err != nil {
-		return nil // It has ended, or is another user's and so none of ours.
+// readMarks returns the marks of groups in a process's environment as it was when the program was executed.
+//
+// While a program is being executed there is nothing to read: the new memory is there, and what it is to hold has yet
+// to be copied. Whoever looks then would take the process for none of the group's, so this waits until it is over.
+func (e *entry) readMarks() []string {
+	const pause, mostLooks = time.Millisecond, 1000
+	for looks := 1; ; looks++ {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", e.pid))
+		if err != nil {
+			return nil // It has ended, or is another user's and so none of ours.
+		}
+		if len(text) > 0 || e.virtual == "0" || looks == mostLooks {
+			return marksIn(text)
+		}
+		// One that has arguments was given no environment. They come a moment before it.
+		if arguments, err := readFile(fmt.Sprintf("/proc/%d/cmdline", e.pid)); err != nil || len(arguments) > 0 && looks > 1 {
+			return nil
+		}
+		time.Sleep(pause)
 	}
+}
+
+func marksIn(environ []byte) []string {
 	var found []string
-	for entry := range bytes.SplitSeq(text, []byte{0}) {
+	for entry := range bytes.SplitSeq(environ, []byte{0}) {
 		if bytes.HasPrefix(entry, []byte(markName)) {
 			found = append(found, string(entry))
 		}
@@ -243,8 +261,7 @@ func (g *Group) signalMarked(s syscall.Signal) error {
 }
 
 // killMarked stops what it finds the moment it is found, since it may fork what was not seen, and kills what was
-// stopped. It repeats this until two searches in a row have found nothing: a process that is just being executed shows
-// no environment for a moment.
+// stopped. It repeats this until two searches in a row have found nothing.
 func (g *Group) killMarked(ctx context.Context) error {
 	wait := time.Millisecond
 	for quiet := 0; ; {
