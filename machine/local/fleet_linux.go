@@ -294,7 +294,7 @@ func (p *Provider) awaitAnswer(ctx context.Context, number int, c *child) (*link
 		if err == nil && k.usable(p.program) {
 			return k, nil
 		}
-		if err == nil && closed(k.ready) && !k.mute.Load() {
+		if err == nil && k.another(p.program) {
 			return nil, fmt.Errorf("local: %w: supervisor %d is not the program that was started: %+v", fault.Internal, number, k.greeting)
 		}
 		p.reap()

@@ -83,8 +83,12 @@ func (k *link) close() {
 
 // usable reports whether new machines may be asked for here.
 func (k *link) usable(program string) bool {
-	return closed(k.ready) && !closed(k.broken) && !k.mute.Load() &&
-		k.greeting.Protocol == protocolVersion && k.greeting.Program == program
+	return closed(k.ready) && !closed(k.broken) && !k.mute.Load() && !k.another(program)
+}
+
+// another reports whether the supervisor has said that it is not of this age.
+func (k *link) another(program string) bool {
+	return closed(k.ready) && (k.greeting.Protocol != protocolVersion || k.greeting.Program != program)
 }
 
 // read hands out answers until the connection ends, or what comes is not from a supervisor of this age.
