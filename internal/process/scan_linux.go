@@ -250,14 +250,16 @@ func (e entry) signal(s syscall.Signal) error {
 	})
 }
 
+// signalMarked sends the signal when the search is over, so that what a process forks because it was told, such as the
+// command that its trap runs, is not found and told too.
 func (g *Group) signalMarked(s syscall.Signal) error {
-	var failed error
-	_, err := g.search(func(e entry) {
-		if err := e.signal(s); err != nil {
-			failed = err
+	tree, err := g.search(func(entry) {})
+	for _, e := range tree {
+		if failed := e.signal(s); failed != nil {
+			err = failed
 		}
-	})
-	return errors.Join(failed, err)
+	}
+	return err
 }
 
 // killMarked stops what it finds the moment it is found, since it may fork what was not seen, and kills what was
