@@ -17,10 +17,6 @@ func sum(data []byte) string {
 }
 
 func (h *Home) serveBatch(w http.ResponseWriter, body []byte) {
-	f := h.failure("batch", "", "")
-	if h.before(w, f) {
-		return
-	}
 	var b wire.Batch
 	if !decode(h.t, body, &b) {
 		refuse(fault.Invalid, http.StatusBadRequest, "not a batch").write(w)
@@ -28,6 +24,10 @@ func (h *Home) serveBatch(w http.ResponseWriter, body []byte) {
 	}
 	if len(b.Calls) == 0 || len(b.Calls) > wire.MaxBatchCalls {
 		h.t.Errorf("a batch of %d calls", len(b.Calls))
+	}
+	f := h.failure(Call{Kind: "batch", Calls: len(b.Calls)})
+	if h.before(w, f) {
+		return
 	}
 	reply := wire.BatchAnswer{Answers: make([]wire.CallAnswer, len(b.Calls))}
 	for i := range b.Calls {
@@ -52,7 +52,7 @@ func (h *Home) carryOut(w http.ResponseWriter, c *wire.BatchCall) (reply wire.Ca
 		h.t.Errorf("a call in a batch without one body: %+v", c)
 		return wire.CallAnswer{Error: &wire.Problem{Status: http.StatusBadRequest, Code: string(fault.Invalid)}}
 	}
-	f := h.failure(kind, c.Attempt, "")
+	f := h.failure(Call{Kind: kind, Attempt: c.Attempt})
 	if f.Drop && !f.After {
 		f.happen(w)
 	}
@@ -78,7 +78,7 @@ func (h *Home) carryOut(w http.ResponseWriter, c *wire.BatchCall) (reply wire.Ca
 }
 
 func (h *Home) serveBeats(w http.ResponseWriter, r *http.Request, body []byte) {
-	f := h.failure("beats", "", "")
+	f := h.failure(Call{Kind: "beats"})
 	if h.before(w, f) {
 		return
 	}

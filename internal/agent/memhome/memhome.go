@@ -35,6 +35,7 @@ type Home struct {
 
 	mu       sync.Mutex // guards what follows
 	attempts map[string]*Attempt
+	nobody   Attempt // counts the calls that are of no attempt
 	blobs    map[string][]byte
 	requests []string // the path of every request
 }
@@ -45,6 +46,7 @@ type Call struct {
 	Attempt string // "" for get, put, batch and beats
 	Number  int    // how many calls of this kind and attempt there have been, from 1
 	Name    string // the blob of a get or put
+	Calls   int    // how many calls a batch holds
 }
 
 // Failure is what goes wrong with a call. The zero Failure is nothing.
@@ -86,6 +88,7 @@ type Stream struct {
 // New starts a server that ends with the test.
 func New(t testing.TB) *Home {
 	h := &Home{t: t, closed: make(chan struct{}), attempts: make(map[string]*Attempt), blobs: make(map[string][]byte)}
+	h.nobody.counts = make(map[string]int)
 	h.server = httptest.NewServer(h)
 	t.Cleanup(func() {
 		close(h.closed)

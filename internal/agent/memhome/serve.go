@@ -11,23 +11,20 @@ import (
 	"github.com/dayfly-run/dayfly/internal/wire"
 )
 
-// failure asks the test what goes wrong with a call.
-func (h *Home) failure(kind, attempt, name string) Failure {
+// failure asks the test what goes wrong with a call. It sets the number of the call.
+func (h *Home) failure(c Call) Failure {
 	if h.Fault == nil {
 		return Failure{}
 	}
 	h.mu.Lock()
-	a := h.attempts[attempt]
+	a := h.attempts[c.Attempt]
 	if a == nil {
-		if a = h.attempts[""]; a == nil {
-			a = &Attempt{counts: make(map[string]int)}
-			h.attempts[""] = a
-		}
+		a = &h.nobody
 	}
-	a.counts[kind+name]++
-	n := a.counts[kind+name]
+	a.counts[c.Kind+c.Name]++
+	c.Number = a.counts[c.Kind+c.Name]
 	h.mu.Unlock()
-	return h.Fault(Call{Kind: kind, Attempt: attempt, Number: n, Name: name})
+	return h.Fault(c)
 }
 
 // before makes what goes wrong before a call is carried out happen, and reports whether something did.
@@ -71,7 +68,7 @@ func (h *Home) serveClaim(w http.ResponseWriter, token string, body []byte) {
 		refuse(fault.Invalid, http.StatusBadRequest, "not a claim").write(w)
 		return
 	}
-	f := h.failure("claim", c.Attempt, "")
+	f := h.failure(Call{Kind: "claim", Attempt: c.Attempt})
 	if h.before(w, f) {
 		return
 	}
@@ -129,7 +126,7 @@ func (h *Home) session(id, token string) (*Attempt, *refusal) {
 
 func (h *Home) serveAttempt(w http.ResponseWriter, r *http.Request, id, call, token string, body []byte) {
 	kind := map[string]string{"heartbeat": "beat", "logs": "log", "artifacts": "artifacts", "result": "result"}[call]
-	f := h.failure(kind, id, "")
+	f := h.failure(Call{Kind: kind, Attempt: id})
 	if h.before(w, f) {
 		return
 	}
@@ -314,7 +311,7 @@ func (h *Home) serveBlob(w http.ResponseWriter, r *http.Request, key string, bod
 		h.t.Errorf("%s %s carries a token; the URL is its authority", r.Method, key)
 	}
 	kind := map[string]string{http.MethodGet: "get", http.MethodPut: "put"}[r.Method]
-	f := h.failure(kind, "", key)
+	f := h.failure(Call{Kind: kind, Name: key})
 	if h.before(w, f) {
 		return
 	}
