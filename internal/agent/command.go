@@ -243,27 +243,26 @@ func byTimeout(job *wire.Assignment) stopping {
 
 // explain returns why a command failed, as a code and as a sentence that says what to do.
 func explain(exit *machine.Exit) (reason, message string) {
+	reason = "exit_nonzero"
 	how := fmt.Sprintf("exited with status %d", exit.Code)
 	if exit.Signal != "" {
-		how = "was ended by " + exit.Signal
+		reason, how = "signaled", "was ended by "+exit.Signal
 	}
 	switch {
 	case exit.OOMKilled:
 		return "oom_killed", "The command " + how + " because its memory ran out. Give the job more memory, or make it use less."
 	case exit.DiskFull:
 		return "disk_full", "The command " + how + " because its disk was full. Give the job more disk, or make it write less."
-	case exit.Message != "" && exit.Signal != "": // and the machine saw why
-		return "signaled", "The command " + how + ". " + exit.Message
-	case exit.Message != "":
-		return "exit_nonzero", "The command " + how + ". " + exit.Message
+	case exit.Message != "": // the machine saw why
+		return reason, "The command " + how + ". " + exit.Message
 	case exit.Signal != "":
-		return "signaled", "The command " + how + ", which Dayfly did not send. Its output may say why."
+		return reason, "The command " + how + ", which Dayfly did not send. Its output may say why."
 	case exit.Code == statusNotExecutable:
-		return "exit_nonzero", "The command " + how + ", which from a shell means that a program could not be executed."
+		return reason, "The command " + how + ", which from a shell means that a program could not be executed."
 	case exit.Code == statusNotFound:
-		return "exit_nonzero", "The command " + how + ", which from a shell means that a program was not found."
+		return reason, "The command " + how + ", which from a shell means that a program was not found."
 	default:
-		return "exit_nonzero", "The command " + how + ". Its output should say why."
+		return reason, "The command " + how + ". Its output should say why."
 	}
 }
 
