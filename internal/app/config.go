@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
@@ -130,8 +131,12 @@ func (c *Config) Validate() error {
 		return fault.Field("listen", "at least one address is needed, such as %q", DefaultListen)
 	}
 	for _, address := range c.Listen {
-		if _, _, err := net.SplitHostPort(address); err != nil {
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
 			return fault.Field("listen", "%q is not an address such as %q: %v", address, DefaultListen, err)
+		}
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return fault.Field("listen", "the port of %q is not a number from 0 to 65535; 0 takes any free port", address)
 		}
 	}
 	if !filepath.IsAbs(c.DataDir) {

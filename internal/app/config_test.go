@@ -179,17 +179,29 @@ func TestValidateNamesTheKey(t *testing.T) {
 	for key, breakIt := range cases {
 		t.Run(key, func(t *testing.T) {
 			t.Parallel()
-			c := app.Default()
-			c.DataDir = t.TempDir()
-			if err := c.Validate(); err != nil {
-				t.Fatalf("the defaults do not validate: %v", err)
-			}
-			breakIt(c)
-			field, ok := errors.AsType[*fault.FieldError](c.Validate())
-			if !ok || field.Field != key {
-				t.Errorf("got %v, want an error about %s", field, key)
-			}
+			refused(t, key, breakIt)
 		})
+	}
+	for _, address := range []string{"", "8321", "::1:8321", "localhost", "localhost:", "localhost:http", "localhost:-1", "localhost:65536"} {
+		t.Run("listen "+address, func(t *testing.T) {
+			t.Parallel()
+			refused(t, "listen", func(c *app.Config) { c.Listen = []string{app.DefaultListen, address} })
+		})
+	}
+}
+
+// refused fails the test unless the defaults validate, and once broken are refused because of the key.
+func refused(t *testing.T, key string, breakIt func(c *app.Config)) {
+	t.Helper()
+	c := app.Default()
+	c.DataDir = t.TempDir()
+	if err := c.Validate(); err != nil {
+		t.Fatalf("the defaults do not validate: %v", err)
+	}
+	breakIt(c)
+	field, ok := errors.AsType[*fault.FieldError](c.Validate())
+	if !ok || field.Field != key {
+		t.Errorf("got %v, want an error about %s", field, key)
 	}
 }
 
