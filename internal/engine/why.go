@@ -106,7 +106,7 @@ func (e *Engine) whyQueued(ctx context.Context, w *dayfly.Why, job *store.Job) e
 	default:
 		say(w, "It is the next in queue %s.", job.Queue)
 	}
-	if !job.QueueDeadline.IsZero() && job.Number == 0 {
+	if !job.QueueDeadline.IsZero() && job.Starts == 0 {
 		w.Next = fmt.Sprintf("It expires if it has not started by %s.", job.QueueDeadline.Format(time.RFC3339))
 	}
 	return nil

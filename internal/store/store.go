@@ -83,8 +83,8 @@ type Queue interface {
 	// error is for the call as a whole.
 	Launch(ctx context.Context, launches []*Launch) ([]error, error)
 	// Promote moves up to limit scheduled jobs whose RunAt is not after now to queued, and expires up to limit jobs,
-	// scheduled or queued, never launched, whose QueueDeadline is before clock. It returns the moved jobs, and the earliest time at
-	// which there will be more to do (zero: never).
+	// scheduled or queued, whose command was never started (Starts is 0) and whose QueueDeadline is before clock. It returns
+	// the moved jobs, and the earliest time at which there will be more to do (zero: never).
 	Promote(ctx context.Context, now, clock time.Time, limit int) (moved []*Job, next time.Time, err error)
 	// Counts returns how many jobs there are in each non-terminal state, by lane.
 	Counts(ctx context.Context) ([]Count, error)
@@ -183,7 +183,7 @@ type Job struct {
 	RunAt         time.Time // while scheduled: when it becomes ready
 	QueuedAt      time.Time // when it last became ready
 	FinishedAt    time.Time
-	QueueDeadline time.Time // expires if not launched by then
+	QueueDeadline time.Time // expires if it waits then and its command was never started
 	TotalDeadline time.Time
 
 	Attempt  string // the id of the last attempt, or ""

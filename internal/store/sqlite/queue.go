@@ -87,7 +87,7 @@ func (s *Store) Counts(context.Context) ([]store.Count, error) {
 const dueJobs = selectJob + `WHERE j.run_at IS NOT NULL AND j.run_at <= $1 ORDER BY j.run_at LIMIT $2`
 
 const lateJobs = selectJob + `
-WHERE j.queue_deadline IS NOT NULL AND j.number = 0 AND j.finished_at IS NULL AND j.queue_deadline < $1
+WHERE j.queue_deadline IS NOT NULL AND j.starts = 0 AND j.finished_at IS NULL AND j.queue_deadline < $1
 	AND j.state IN ('scheduled', 'queued')
 ORDER BY j.queue_deadline LIMIT $2`
 
@@ -102,7 +102,7 @@ const nextDue = `SELECT run_at FROM jobs WHERE run_at IS NOT NULL ORDER BY run_a
 
 const nextLate = `
 SELECT queue_deadline FROM jobs
-WHERE queue_deadline IS NOT NULL AND number = 0 AND finished_at IS NULL AND state IN ('scheduled', 'queued')
+WHERE queue_deadline IS NOT NULL AND starts = 0 AND finished_at IS NULL AND state IN ('scheduled', 'queued')
 ORDER BY queue_deadline LIMIT 1`
 
 // Promote implements store.Queue. It expires first, so that a job that is both due and late moves once.
@@ -158,7 +158,7 @@ func (t *tx) expire(now, clock time.Time, limit int) ([]*jobRow, error) {
 		wasReady := j.State == dayfly.Queued && !j.Held
 		t.moved(j.lane(), j.State, dayfly.Expired)
 		j.State, j.Held, j.RunAt, j.FinishedAt = dayfly.Expired, false, time.Time{}, stored(now)
-		j.Reason, j.Message = dayfly.ReasonQueueTimeout, "Its queue timeout passed before it could be started."
+		j.Reason, j.Message = dayfly.ReasonQueueTimeout, expired(j.Message)
 		j.Version++
 		j.Events++
 		_, _, err := t.exec(expireJob, j.Seq, j.Version, micros(j.FinishedAt), string(j.Reason), j.Message, j.Events)
@@ -174,6 +174,15 @@ func (t *tx) expire(now, clock time.Time, limit int) ([]*jobRow, error) {
 		}
 	}
 	return late, nil
+}
+
+// expired tells why a job has expired; last is what became of its last attempt, if a machine was asked for at all.
+func expired(last string) string {
+	text := "Its queue timeout passed before its command could be started."
+	if last != "" {
+		text += " The last attempt: " + last
+	}
+	return text
 }
 
 // next returns when Promote will have more to do, or zero.

@@ -344,7 +344,7 @@ func (m *model) Promote(_ context.Context, now, clock time.Time, limit int) ([]*
 		return list
 	}
 	mayExpire := func(j *modelJob) bool {
-		return (j.State == dayfly.Scheduled || j.State == dayfly.Queued) && j.Number == 0 && !j.QueueDeadline.IsZero()
+		return (j.State == dayfly.Scheduled || j.State == dayfly.Queued) && j.Starts == 0 && !j.QueueDeadline.IsZero()
 	}
 	deadline := func(j *modelJob) time.Time { return j.QueueDeadline }
 	due := func(j *modelJob) time.Time { return j.RunAt }

@@ -25,7 +25,7 @@ func queueCases() []testCase {
 		{"OfManyLaunchesOfAJobOneWins", launchRace},
 		{"PromoteMovesDueJobsInOrder", promoteOrder},
 		{"PromoteMovesNoMoreThanItsLimit", promoteLimit},
-		{"PromoteExpiresJobsThatWereNeverLaunched", promoteExpires},
+		{"PromoteExpiresJobsThatWereNeverStarted", promoteExpires},
 		{"PromoteSaysWhenThereIsMoreToDo", promoteNext},
 		{"CountsFollowEveryTransition", counts},
 	}
@@ -274,12 +274,15 @@ func promoteExpires(k *kit) {
 	created := k.submit(inState(dayfly.Created), past)
 	active := k.launch(k.submit(past))
 	retried := k.end(k.failure(k.running(past), dayfly.Queued))
+	refusal := k.failure(k.launch(k.submit(past)), dayfly.Scheduled)
+	refusal.Started, refusal.Job.Starts = false, 0
+	refused := k.end(refusal)
 	now := clock.Add(-24 * time.Hour) // the two clocks need not agree
 	moved, _, err := k.store.Promote(k.ctx, now, clock, 10)
 	k.must(err)
 	got := ids(moved)
 	slices.Sort(got)
-	k.wantEqual("expired jobs", got, []string{queued.ID, scheduled.ID})
+	k.wantEqual("expired jobs", got, slices.Sorted(slices.Values([]string{queued.ID, scheduled.ID, refused.ID})))
 	for _, job := range []*store.Job{queued, scheduled} {
 		want := *job
 		want.Version, want.Events, want.State, want.FinishedAt = 2, 2, dayfly.Expired, now
