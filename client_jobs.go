@@ -175,15 +175,34 @@ func pages[T any](ctx context.Context, c *Client, path string, values url.Values
 	}
 }
 
-// Wait returns the job once it has ended, however it ended; it follows the job's events, so it learns of the end as
-// it happens. fault.NotFound; fault.Unavailable when the server stays away for longer than the client's patience.
+// waitTimeout is how long the server is asked to wait in one request; it leaves callTimeout the time to answer.
+const waitTimeout = 20 * time.Second
+
+// Wait returns the job once it has ended, however it ended; the server answers as it happens. fault.NotFound;
+// fault.Unavailable when the server stays away for longer than the client's patience.
 func (c *Client) Wait(ctx context.Context, id string) (*Job, error) {
-	for _, err := range c.Events(ctx, id, 0) {
-		if err != nil {
+	path, err := jobPath(id, "/wait")
+	if err != nil {
+		return nil, err
+	}
+	r := request{method: http.MethodGet, path: path, query: url.Values{"timeout": {waitTimeout.String()}}}
+	var again *backoff // counts from the first request that failed, however long those before it have waited
+	for {
+		var job Job
+		err := c.try(ctx, r, nil, &job)
+		switch {
+		case err == nil && job.State.Terminal():
+			return &job, nil
+		case err == nil:
+			again = nil
+			continue
+		case again == nil:
+			again = c.newBackoff()
+		}
+		if !again.wait(ctx, err) {
 			return nil, err
 		}
 	}
-	return c.Job(ctx, id)
 }
 
 // Events yields the events of a job with a Seq above after, each once and in order, first those of the past and then

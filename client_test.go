@@ -276,6 +276,60 @@ func newClient(t *testing.T, handler http.HandlerFunc) *dayfly.Client {
 	return c
 }
 
+func TestWaitAsksUntilTheJobHasEnded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		c := clientOver(t, time.Minute, func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path != "/v1/jobs/job_1/wait" {
+				t.Errorf("asked for %s, want the route that waits", r.URL.Path)
+			}
+			allowed, err := time.ParseDuration(r.URL.Query().Get("timeout"))
+			if err != nil {
+				t.Errorf("timeout: %v", err)
+			}
+			time.Sleep(allowed) // the bubble's clock
+			switch tries++; tries {
+			default:
+				return respond(http.StatusOK, `{"id":"job_1","state":"running"}`), nil
+			case 4, 8, 9: // the server stops, each time for less than the client's patience, but all in all for more
+				return nil, errors.New("connection reset by peer")
+			case 5:
+				return respond(http.StatusServiceUnavailable, `{"code":"unavailable"}`, "Content-Type", "application/problem+json"), nil
+			case 20:
+				return respond(http.StatusOK, `{"id":"job_1","state":"failed"}`), nil
+			}
+		})
+		begin := time.Now()
+		job, err := c.Wait(t.Context(), "job_1")
+		if err != nil || job.State != dayfly.Failed {
+			t.Fatalf("got %+v, %v; want the job, which has failed", job, err)
+		}
+		if took := time.Since(begin); tries != 20 || took < 2*time.Minute {
+			t.Errorf("asked %d times in %v, want 20 times in some minutes", tries, took)
+		}
+	})
+}
+
+func TestWaitGivesUpWhenTheServerStaysAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		c := clientOver(t, time.Minute, func(*http.Request) (*http.Response, error) {
+			if tries++; tries == 1 {
+				time.Sleep(20 * time.Second)
+				return respond(http.StatusOK, `{"id":"job_1","state":"running"}`), nil
+			}
+			return nil, errors.New("no route")
+		})
+		begin := time.Now()
+		_, err := c.Wait(t.Context(), "job_1")
+		if took := time.Since(begin); !errors.Is(err, fault.Unavailable) || took < time.Minute || took > 80*time.Second {
+			t.Errorf("got %v after %v, want unavailable about a minute after the last answer", err, took)
+		}
+	})
+}
+
 // clientOver returns a client whose requests are answered by trip, without a network, so that time can be simulated.
 func clientOver(t *testing.T, patience time.Duration, trip roundTripper) *dayfly.Client {
 	t.Helper()

@@ -58,6 +58,8 @@ type Reader interface {
 	// Watch begins to watch a job. changed returns a channel that is closed when something happens to the job; it is
 	// taken before reading. stop ends the watch.
 	Watch(id string) (changed func() <-chan struct{}, stop func())
+	// WatchEnd is the same for the job's end alone.
+	WatchEnd(id string) (ended func() <-chan struct{}, stop func())
 	// Machines lists machines, newest first.
 	Machines(ctx context.Context, q *store.MachineQuery) ([]*store.Machine, error)
 	// Why explains why a job is where it is.

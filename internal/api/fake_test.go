@@ -97,11 +97,20 @@ func (f *fake) changeLocked(id string, do func(j *store.Job)) {
 	do(j)
 	j.Events++
 	f.events[id] = append(f.events[id], &dayfly.Event{Seq: j.Events, Job: id, Time: time.Now().UTC(), Type: string(j.State), State: j.State})
-	if c := f.watchers[id]; c != nil {
-		close(c)
-		delete(f.watchers, id)
+	told := []string{id}
+	if j.State.Terminal() {
+		told = append(told, endOf(id))
+	}
+	for _, watched := range told {
+		if c := f.watchers[watched]; c != nil {
+			close(c)
+			delete(f.watchers, watched)
+		}
 	}
 }
+
+// endOf is the name under which the end of a job is watched, and nothing else of it.
+func endOf(id string) string { return "the end of " + id }
 
 // addJob adds a job in the given state with attempts of the given ids, all but the last of which are lost.
 func (f *fake) addJob(id string, state dayfly.State, attempts ...string) {
@@ -290,6 +299,10 @@ func (f *fake) Watch(id string) (changed func() <-chan struct{}, stop func()) {
 		defer f.mu.Unlock()
 		f.watching--
 	}
+}
+
+func (f *fake) WatchEnd(id string) (ended func() <-chan struct{}, stop func()) {
+	return f.Watch(endOf(id))
 }
 
 func (f *fake) Machines(_ context.Context, q *store.MachineQuery) ([]*store.Machine, error) {

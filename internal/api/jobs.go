@@ -244,13 +244,16 @@ func (a *API) wait(ctx context.Context, in *waitInput) (*waitOutput, error) {
 	defer release()
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
-	changed, stop := a.engine.Watch(in.ID)
+	ended, stop := a.engine.WatchEnd(in.ID)
 	defer stop()
-	job, err := a.engine.Job(ctx, in.ID)
-	for over := timeout == 0; err == nil && !job.State.Terminal() && !over; {
-		happened := changed()
-		if job, err = a.engine.Job(ctx, in.ID); err != nil || job.State.Terminal() {
-			break
+	for over := timeout == 0; ; {
+		happened := ended()
+		job, err := a.engine.Job(ctx, in.ID)
+		if err != nil {
+			return nil, ofJob(in.ID, err)
+		}
+		if over || job.State.Terminal() {
+			return &waitOutput{job.State.Terminal(), a.view(in.r).job(job)}, nil
 		}
 		select {
 		case <-happened:
@@ -260,10 +263,6 @@ func (a *API) wait(ctx context.Context, in *waitInput) (*waitOutput, error) {
 			return nil, fault.Say(fault.Unavailable, "the server is stopping, and job %s has not finished; wait again", in.ID)
 		}
 	}
-	if err != nil {
-		return nil, ofJob(in.ID, err)
-	}
-	return &waitOutput{job.State.Terminal(), a.view(in.r).job(job)}, nil
 }
 
 // parseWait reads a length of time in the forms that bodies allow.

@@ -232,7 +232,7 @@ func TestWaitingAnswersWhenTheJobHasFinished(t *testing.T) {
 	waitFor(t, "somebody watches the job", func() bool {
 		g.engine.mu.Lock()
 		defer g.engine.mu.Unlock()
-		return g.engine.watchers["job_a"] != nil
+		return g.engine.watchers[endOf("job_a")] != nil
 	})
 	g.engine.change("job_a", func(j *jobRow) { j.State = dayfly.Succeeded })
 	got = <-done

@@ -59,7 +59,7 @@ func (e *Engine) Claim(ctx context.Context, token string, c *wire.ClaimRequest) 
 		f.job = job
 	}
 	e.mu.Unlock()
-	e.changes.notify(job.ID)
+	e.tell(job.ID, false)
 	return e.assignment(job, attempt, now), nil
 }
 

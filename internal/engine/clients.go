@@ -109,7 +109,7 @@ func (e *Engine) moved(job *store.Job) {
 		e.freed(job)
 		e.wakeQueue.set()
 	}
-	e.changes.notify(job.ID)
+	e.tell(job.ID, job.State.Terminal())
 }
 
 // change reads a job and carries out the transition that decide returns, again and again while others change the job
@@ -402,6 +402,21 @@ func (e *Engine) Watch(id string) (changed func() <-chan struct{}, stop func()) 
 	return e.changes.watch(id)
 }
 
+// WatchEnd is [Engine.Watch] for who only wants to know when the job has finished: nothing else wakes him, so that he
+// does not read the job at the very moment its machine and its command are being started. The channel may be closed
+// before the job has finished, and then has to be taken anew.
+func (e *Engine) WatchEnd(id string) (ended func() <-chan struct{}, stop func()) {
+	return e.ends.watch(id)
+}
+
+// tell wakes who watches a job; over tells that it has finished, or may have.
+func (e *Engine) tell(jobID string, over bool) {
+	e.changes.notify(jobID)
+	if over {
+		e.ends.notify(jobID)
+	}
+}
+
 // Machines lists machines of the ledger.
 func (e *Engine) Machines(ctx context.Context, q *store.MachineQuery) ([]*store.Machine, error) {
 	return e.store.Machines(ctx, q)
@@ -424,7 +439,7 @@ func (e *Engine) InputStored(ctx context.Context, jobID string, in store.Input) 
 	if err != nil {
 		return err
 	}
-	e.changes.notify(jobID)
+	e.tell(jobID, false)
 	if job.Spec.Start != nil && *job.Spec.Start && job.State == dayfly.Created && len(missingInputs(job)) == 0 {
 		_, err = e.Start(ctx, jobID)
 	}

@@ -255,7 +255,7 @@ func launchedFlight(l *store.Launch, job *store.Job) *flight {
 
 // begin asks for the machine of a flight.
 func (e *Engine) begin(f *flight) {
-	e.changes.notify(f.jobID)
+	e.tell(f.jobID, false)
 	e.background.Go(func() { e.create(e.lifetime, f) })
 }
 
@@ -288,7 +288,7 @@ func (e *Engine) failWaiting(ctx context.Context, job *store.Job, now time.Time)
 	}
 	if err == nil {
 		e.open.Add(-1)
-		e.changes.notify(job.ID)
+		e.tell(job.ID, true)
 	}
 	return err
 }

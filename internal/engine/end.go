@@ -58,6 +58,7 @@ func (e *Engine) end(ctx context.Context, f *flight, v verdict, report *ended) e
 			return nil
 		case errors.Is(err, fault.StaleAttempt) || errors.Is(err, fault.NotFound):
 			e.land(f)
+			e.tell(f.jobID, true) // perhaps by this end, whose first answer was lost
 			return err
 		case !errors.Is(err, fault.Conflict):
 			return err
@@ -81,7 +82,7 @@ func (e *Engine) landed(f *flight, state dayfly.State) {
 		e.wakeClock.set()
 	}
 	e.land(f)
-	e.changes.notify(f.jobID)
+	e.tell(f.jobID, state.Terminal())
 }
 
 // doom has the machine of an attempt that is over destroyed. If nobody has heard of the machine yet and a create of it

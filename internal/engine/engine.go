@@ -91,7 +91,8 @@ type Engine struct {
 	lanes     map[store.Lane]*lineup // lanes that may have ready jobs
 	degraded  map[string]refusal     // providers that refuse everybody, such as for want of credentials
 
-	changes     notifier
+	changes     notifier // of jobs, and of machines that are created
+	ends        notifier // of jobs that have finished
 	doomed      *destroyer
 	notes       *batcher[*store.Note]
 	moves       *batcher[*store.MachineMove]

@@ -487,3 +487,58 @@ func TestRetentionRemovesFinishedJobs(t *testing.T) {
 		}
 	})
 }
+
+func TestWhoWaitsForTheEndIsWokenByNothingElse(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		spec   func(*dayfly.JobSpec)
+		work   func(context.Context, *wire.Assignment) wire.Result
+		cancel bool
+		full   bool // there is no room for its machine
+		want   dayfly.State
+	}{
+		"succeeds":           {work: workFor(time.Minute), want: dayfly.Succeeded},
+		"fails when retried": {work: fail(1), spec: func(s *dayfly.JobSpec) { s.Retry.MaxAttempts = 3 }, want: dayfly.Failed},
+		"has no time for another attempt": {work: fail(1), want: dayfly.Failed, spec: func(s *dayfly.JobSpec) {
+			s.Retry.MaxAttempts, s.Timeouts.Total = 100, dayfly.Duration(time.Minute)
+		}},
+		"is canceled while it waits": {cancel: true, want: dayfly.Canceled, spec: func(s *dayfly.JobSpec) {
+			s.RunAt = new(time.Now().Add(time.Hour))
+		}},
+		"is canceled while it runs": {cancel: true, work: workFor(time.Hour), want: dayfly.Canceled},
+		"is never launched": {full: true, want: dayfly.Expired, spec: func(s *dayfly.JobSpec) {
+			s.Timeouts.Queue = dayfly.Duration(time.Minute)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inBubble(t, func(t *testing.T) {
+				f := newFleet(t, nil)
+				if c.work != nil {
+					f.work = c.work
+				}
+				if c.full {
+					f.cloud.Fail(memmachine.Create, memmachine.Refuse(fault.Exhausted))
+				}
+				id := f.submit(c.spec).ID
+				ended, stop := f.engine.Load().WatchEnd(id)
+				defer stop()
+				end := ended()
+				if c.cancel {
+					wait(t.Context(), 10*time.Second)
+					if _, err := f.engine.Load().Cancel(t.Context(), id); err != nil {
+						t.Fatal(err)
+					}
+				}
+				select {
+				case <-end:
+				case <-time.After(2 * time.Hour):
+					t.Fatalf("nobody was woken; the job is %s", f.job(id).State)
+				}
+				if job := f.job(id); job.State != c.want {
+					t.Errorf("woken when the job was %s, want %s", job.State, c.want)
+				}
+			})
+		})
+	}
+}

@@ -18,7 +18,8 @@ func (s signal) set() {
 	}
 }
 
-// notifier tells watchers of a job, or of a machine of the ledger, that it has changed. What nobody watches costs nothing.
+// notifier tells watchers of a job, or of a machine of the ledger, that something has happened to it. What nobody watches
+// costs nothing.
 type notifier struct {
 	mu      sync.Mutex
 	watched map[string]*watched // by id of the job or name of the machine; guarded by mu
