@@ -1,20 +1,23 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
 )
 
+// date is the code whose start is measured: it prints the time at which it runs, in nanoseconds. Everybody has it, and
+// its own start is short: a Go program takes another millisecond before its first line, which is none of Dayfly's.
+var date = []string{"date", "+%s%N"}
+
 // measureStart measures how long it takes from the moment a client begins to submit a job until the job's own code
-// runs, and until the client knows that the job has succeeded, when nothing else is to be done. The job's code is a
-// program that writes down the time when it begins. The baseline starts the same program with a bare os/exec.
+// runs, and until the client knows that the job has succeeded, when nothing else is to be done. The baseline starts
+// the same program with a bare os/exec.
 func measureStart(ctx context.Context, b *bench, g *Group) error {
 	server, err := b.serveDayfly(ctx)
 	if err != nil {
@@ -25,34 +28,17 @@ func measureStart(ctx context.Context, b *bench, g *Group) error {
 	if err != nil {
 		return err
 	}
-	dir, err := b.place("stamps")
-	if err != nil {
-		return err
-	}
 	const bare = "os/exec of the same program, start to wait"
 	running50 := g.figure("submit to code running, p50", "ms").against(bare).atMost(5)
 	running99 := g.figure("submit to code running, p99", "ms").against(bare).atMost(15)
 	done50 := g.figure("submit to done, p50", "ms").against(bare)
 	done99 := g.figure("submit to done, p99", "ms").against(bare)
 
-	sample := func(id int, how func(context.Context, string) error) (begun, done time.Duration, err error) {
-		file := filepath.Join(dir, strconv.Itoa(id))
-		before := monotonic()
-		if err := how(ctx, file); err != nil {
-			return 0, 0, err
-		}
-		done = monotonic() - before
-		stamp, err := readStamp(file)
-		return stamp - before, done, err
-	}
-	asJob := func(ctx context.Context, file string) error { return b.runAsJob(ctx, client, file) }
-	asProcess := func(ctx context.Context, file string) error { return exec.CommandContext(ctx, b.stamp, file).Run() }
-
-	id := 0
-	take := func(count int, how func(context.Context, string) error) (begun, done []time.Duration, err error) {
+	asJob := func() (begun, done time.Duration, err error) { return startAsJob(ctx, client) }
+	asProcess := func() (begun, done time.Duration, err error) { return startAsProcess(ctx) }
+	take := func(count int, start func() (begun, done time.Duration, err error)) (begun, done []time.Duration, err error) {
 		for range count {
-			id++
-			b, d, err := sample(id, how)
+			b, d, err := start()
 			if err != nil {
 				return nil, nil, err
 			}
@@ -84,16 +70,41 @@ func measureStart(ctx context.Context, b *bench, g *Group) error {
 	})
 }
 
-// runAsJob runs the stamp program as a job and waits until it has succeeded, with the client a Go program would use.
-func (b *bench) runAsJob(ctx context.Context, client *dayfly.Client, file string) error {
-	job, err := client.Submit(ctx, &dayfly.JobSpec{Command: []string{b.stamp, file}}, nil)
+// startAsJob runs date as a job, with the client a Go program would use, and waits until it has succeeded.
+func startAsJob(ctx context.Context, client *dayfly.Client) (begun, done time.Duration, err error) {
+	began := time.Now()
+	job, err := client.Submit(ctx, &dayfly.JobSpec{Command: date}, nil)
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
 	if job, err = client.Wait(ctx, job.ID); err != nil {
-		return err
+		return 0, 0, err
 	}
-	return succeeded(job)
+	done = time.Since(began)
+	if err := succeeded(job); err != nil {
+		return 0, 0, err
+	}
+	var printed []byte
+	for record, err := range client.Logs(ctx, job.ID, nil) {
+		if err != nil {
+			return 0, 0, err
+		}
+		printed = append(printed, record.Data...)
+	}
+	begun, err = since(began, printed)
+	return begun, done, err
+}
+
+// startAsProcess does the same without Dayfly.
+func startAsProcess(ctx context.Context) (begun, done time.Duration, err error) {
+	began := time.Now()
+	printed, err := exec.CommandContext(ctx, date[0], date[1:]...).Output()
+	if err != nil {
+		return 0, 0, fmt.Errorf("starting a process: %w", err)
+	}
+	done = time.Since(began)
+	begun, err = since(began, printed)
+	return begun, done, err
 }
 
 // succeeded returns an error unless the job succeeded with exit code 0.
@@ -104,15 +115,11 @@ func succeeded(job *dayfly.Job) error {
 	return nil
 }
 
-// readStamp reads what the stamp program has written.
-func readStamp(file string) (time.Duration, error) {
-	data, err := os.ReadFile(file)
+// since returns how long after a time the one was that date has printed.
+func since(began time.Time, printed []byte) (time.Duration, error) {
+	then, err := strconv.ParseInt(string(bytes.TrimSpace(printed)), 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("reading when the program began: %w", err)
+		return 0, fmt.Errorf("reading what %v printed, which has to be that of GNU or the like: %w", date, err)
 	}
-	n, err := strconv.ParseInt(string(data), 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("reading when the program began: %w", err)
-	}
-	return time.Duration(n), nil
+	return time.Unix(0, then).Sub(began.Round(0)), nil
 }

@@ -18,7 +18,6 @@ type workshop struct {
 	dir    string // absolute, without symbolic links: processes are recognized by it
 	dayfly string // the program, inside dir
 	agent  string // inside dir
-	stamp  string // inside dir
 	self   string // this program, inside dir
 	places int    // how many directories have been handed out
 }
@@ -81,12 +80,12 @@ func (w *workshop) place(purpose string) (string, error) {
 // runs: a process is then ours exactly if its program is in the workshop, whatever else runs on this computer.
 func (w *workshop) equip(ctx context.Context, o *options) error {
 	w.dayfly, w.agent = filepath.Join(w.dir, "dayfly"), filepath.Join(w.dir, "dayfly-agent")
-	w.stamp, w.self = filepath.Join(w.dir, "stamp"), filepath.Join(w.dir, "bench")
+	w.self = filepath.Join(w.dir, "bench")
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("finding this program: %w", err)
 	}
-	if err := errors.Join(install(self, w.self), build(ctx, w.stamp, "./bench/stamp")); err != nil {
+	if err := install(self, w.self); err != nil {
 		return err
 	}
 	if o.profile != "" {

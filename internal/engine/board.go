@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"runtime"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
@@ -50,6 +51,8 @@ func (e *Engine) depart(f *flight, stored *store.Job, err error) {
 		e.flights[f.id], e.byMachine[f.machine] = f, f
 		e.mu.Unlock()
 		e.begin(f)
+		// The machine is asked for before the client is answered: it is what takes time.
+		runtime.Gosched()
 		return
 	}
 	e.reserve(f, -1)
