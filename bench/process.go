@@ -150,13 +150,3 @@ func firstValue(file, name string) string {
 	}
 	return ""
 }
-
-// monotonic returns the system's monotonic clock, which all processes share. [time.Now] has a reading of its own in it
-// that cannot be compared with another process's.
-func monotonic() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		panic("bench: there is no monotonic clock: " + err.Error())
-	}
-	return time.Duration(ts.Nano())
-}
