@@ -49,16 +49,20 @@ func (e *Engine) Claim(ctx context.Context, token string, c *wire.ClaimRequest) 
 	f := e.flightOf(attempt.ID)
 	if f == nil {
 		// The launch was committed although its answer was lost; the machine is the first to tell.
-		e.addFlight(newFlight(attempt, now))
+		known, err := e.store.Attempt(ctx, attempt.ID) // with its machine
+		if err != nil {
+			return nil, err
+		}
+		if known.State.Terminal() {
+			return nil, stale()
+		}
+		e.addFlight(newFlight(known, now))
 		f = e.flightOf(attempt.ID)
 	}
-	e.mu.Lock()
-	f.state, f.fence = dayfly.AttemptRunning, attempt.Fence
-	f.alive(now)
-	if job.Version > f.job.Version {
-		f.job = job
+	if f == nil {
+		return nil, stale() // it has ended in this very moment
 	}
-	e.mu.Unlock()
+	e.refresh(f, attempt, now)
 	e.tell(job.ID, false)
 	return e.assignment(job, attempt, now), nil
 }

@@ -48,8 +48,16 @@ func (e *Engine) depart(f *flight, stored *store.Job, err error) {
 	if err == nil && stored.Attempt == f.id {
 		e.mu.Lock()
 		f.job, f.jobID, f.number = stored, stored.ID, stored.Number
-		e.flights[f.id], e.byMachine[f.machine] = f, f
+		known := e.flights[f.id] != nil // it was found by reading meanwhile, and is looked after and counted
+		if known {
+			e.count(f, -1)
+		} else {
+			e.flights[f.id], e.byMachine[f.machine] = f, f
+		}
 		e.mu.Unlock()
+		if known {
+			return
+		}
 		e.begin(f)
 		// The machine is asked for before the client is answered: it is what takes time.
 		runtime.Gosched()
@@ -57,11 +65,11 @@ func (e *Engine) depart(f *flight, stored *store.Job, err error) {
 	}
 	e.reserve(f, -1)
 	switch fault.Of(err) {
-	case "", fault.Invalid, fault.IdempotencyMismatch, fault.StoreFull:
+	case "", fault.Invalid, fault.IdempotencyMismatch, fault.StoreFull, fault.Canceled:
 	default:
 		// The commit may have happened although its answer was lost. What was launched then is found by reading.
 		e.background.Go(func() {
-			if err := e.recover(e.lifetime); err != nil && e.lifetime.Err() == nil {
+			if err := e.reconcile(e.lifetime, 0); err != nil && e.lifetime.Err() == nil {
 				e.logger.Error("attempts that may have been launched could not be looked for", "error", err)
 			}
 		})

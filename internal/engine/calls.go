@@ -230,7 +230,8 @@ func (e *Engine) flushMoves(ctx context.Context, moves []*store.MachineMove) err
 // flushNotes writes what was learnt about attempts. A note about an attempt that has ended meanwhile says nothing new.
 func (e *Engine) flushNotes(ctx context.Context, notes []*store.Note) error {
 	e.mu.Lock()
-	current := slices.DeleteFunc(notes, func(n *store.Note) bool {
+	// The list stays as it is: when the store refuses, it is flushed again.
+	current := slices.DeleteFunc(slices.Clone(notes), func(n *store.Note) bool {
 		f := e.flights[n.Attempt]
 		return f == nil || n.Booted != nil && f.state == "running" && n.Booted.ID == n.Booted.Name
 	})

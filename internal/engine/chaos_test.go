@@ -31,10 +31,12 @@ func TestNoFaultLosesOrDoublesAJob(t *testing.T) {
 	}
 	for _, seed := range seeds {
 		inBubble(t, func(t *testing.T) {
-			c := &chaos{fleet: newFleet(t, func(o *engine.Options) {
+			fleet, memory := newForgetfulFleet(t, func(o *engine.Options) {
 				o.Queues = map[string]engine.QueueLimits{"narrow": {Concurrency: 2, KeyConcurrency: 1}}
 				o.MaxMachines = map[string]int{"mem": 8}
-			}), luck: rand.New(rand.NewPCG(seed, 0)), jobs: map[string]int{}, vanished: map[string]bool{}}
+			})
+			c := &chaos{fleet: fleet, memory: memory, luck: rand.New(rand.NewPCG(seed, 0)), jobs: map[string]int{}, vanished: map[string]bool{}}
+			t.Logf("seed %d", seed)
 			c.run(2 * time.Hour)
 			c.check(seed)
 		})
@@ -43,8 +45,9 @@ func TestNoFaultLosesOrDoublesAJob(t *testing.T) {
 
 type chaos struct {
 	*fleet
-	luck *rand.Rand
-	jobs map[string]int // max_attempts by job
+	memory *forgetful
+	luck   *rand.Rand
+	jobs   map[string]int // max_attempts by job
 	// vanished are the machines that chaos took away: nothing else is a reason to lose an attempt.
 	vanished map[string]bool
 }
@@ -64,6 +67,16 @@ func (c *chaos) run(length time.Duration) {
 		memmachine.ExecuteThenHang,
 	}
 	lies := []memmachine.Fault{memmachine.EmptyList, memmachine.Duplicate, memmachine.Shuffle(7), memmachine.Refuse(fault.Unavailable)}
+	slips := rand.New(rand.NewPCG(c.luck.Uint64(), 0)) // used under the store's lock
+	c.memory.set(func(write string) fate {
+		if write == "submit" || write == "move" || slips.IntN(20) > 0 { // whose callers this test does not let try again
+			return done
+		}
+		if write == "claim" || write == "end" {
+			return []fate{refused, lost}[slips.IntN(2)]
+		}
+		return []fate{refused, lost, late}[slips.IntN(3)]
+	})
 	for begin := time.Now(); time.Since(begin) < length; {
 		wait(context.Background(), time.Duration(c.luck.IntN(30_000))*time.Millisecond)
 		switch c.luck.IntN(12) {
@@ -99,6 +112,7 @@ func (c *chaos) run(length time.Duration) {
 		}
 	}
 	c.cloud.Heal()
+	c.memory.set(nil)
 }
 
 func (c *chaos) add() {

@@ -87,9 +87,8 @@ func startOf(job *store.Job, now time.Time) *store.Move {
 	t := job.Spec.Timeouts
 	if t.Total > 0 {
 		m.TotalDeadline = begin.Add(time.Duration(t.Total))
-		m.QueueDeadline = m.TotalDeadline
 	}
-	if t.Queue > 0 && (t.Total == 0 || t.Queue < t.Total) {
+	if t.Queue > 0 {
 		m.QueueDeadline = begin.Add(time.Duration(t.Queue))
 	}
 	return m
@@ -102,10 +101,12 @@ func (e *Engine) moved(job *store.Job) {
 		e.joined(job)
 		e.wakeQueue.set()
 		e.due(job.QueueDeadline)
+		e.due(job.TotalDeadline)
 	case dayfly.Scheduled:
 		e.due(job.RunAt)
 		e.due(job.QueueDeadline)
-	case dayfly.Canceled, dayfly.Expired:
+		e.due(job.TotalDeadline)
+	case dayfly.Canceled, dayfly.Expired, dayfly.Failed:
 		e.freed(job)
 		e.wakeQueue.set()
 	}

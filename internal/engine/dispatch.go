@@ -201,7 +201,7 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 	results, err := e.store.Launch(ctx, launches)
 	if err != nil {
 		// The commit may have happened although its answer was lost. What was launched then is found by reading.
-		return moved, errors.Join(err, e.recover(ctx))
+		return moved, errors.Join(err, e.reconcile(ctx, 0))
 	}
 	surprised := false
 	for i, result := range results {
@@ -220,7 +220,7 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 	if surprised {
 		// The store counts an attempt that this server does not know of. Knowing it, the server looks after it, and does
 		// not try again for nothing.
-		return moved, e.recover(ctx)
+		return moved, e.reconcile(ctx, 0)
 	}
 	return moved, nil
 }
@@ -240,9 +240,9 @@ func (e *Engine) intent(job *store.Job, now time.Time) *store.Launch {
 func (e *Engine) takeOff(l *store.Launch, job *store.Job) {
 	launched := *job
 	launched.State, launched.Version, launched.Attempt, launched.Number = dayfly.Starting, job.Version+1, l.AttemptID, job.Number+1
-	f := launchedFlight(l, &launched)
-	e.addFlight(f)
-	e.begin(f)
+	if f := launchedFlight(l, &launched); e.addFlight(f) {
+		e.begin(f)
+	}
 }
 
 // launchedFlight is the attempt of a launch, of which nothing is known yet.
@@ -259,23 +259,6 @@ func (e *Engine) begin(f *flight) {
 	e.background.Go(func() { e.create(e.lifetime, f) })
 }
 
-// recover finds attempts whose launch was committed although its answer was lost.
-func (e *Engine) recover(ctx context.Context) error {
-	for after := int64(0); ; {
-		live, _, err := e.store.Live(ctx, after, 500)
-		if err != nil || len(live) == 0 {
-			return err
-		}
-		now := e.clock.now()
-		for _, a := range live {
-			after = max(after, a.Seq)
-			if e.flightOf(a.ID) == nil {
-				e.addFlight(newFlight(a, now))
-			}
-		}
-	}
-}
-
 // failWaiting ends a job whose total timeout passed while it waited for another attempt.
 func (e *Engine) failWaiting(ctx context.Context, job *store.Job, now time.Time) error {
 	m := &store.Move{
@@ -288,6 +271,7 @@ func (e *Engine) failWaiting(ctx context.Context, job *store.Job, now time.Time)
 	}
 	if err == nil {
 		e.open.Add(-1)
+		e.freed(job)
 		e.tell(job.ID, true)
 	}
 	return err
@@ -334,17 +318,17 @@ func (e *Engine) create(ctx context.Context, f *flight) {
 		e.created(f, m)
 	case fault.Invalid, fault.Unsupported:
 		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonRefused, final: true,
-			message: "The provider refused the machine: " + sentenceOf(err)}, nil)
+			message: "The provider refused the machine: " + sentenceOf(err)})
 	case fault.Exhausted:
 		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted, patient: true, wait: time.Second,
-			message: "The provider has no room: " + sentenceOf(err)}, nil)
+			message: "The provider has no room: " + sentenceOf(err)})
 	case fault.Denied, fault.Unauthenticated:
 		e.degrade(f.provider, sentenceOf(err))
 		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted, patient: true, wait: time.Second,
-			message: "The provider refused Dayfly's credentials: " + sentenceOf(err)}, nil)
+			message: "The provider refused Dayfly's credentials: " + sentenceOf(err)})
 	case fault.Conflict:
 		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted,
-			message: "The machine's name is taken by something that is not Dayfly's: " + sentenceOf(err)}, nil)
+			message: "The machine's name is taken by something that is not Dayfly's: " + sentenceOf(err)})
 	default:
 		e.unanswered(f, err)
 	}

@@ -20,28 +20,47 @@ type ended struct {
 }
 
 // finish ends an attempt because of something other than its agent's report. Losing the race to another end is no
-// failure; a store that does not answer leaves the attempt in flight, and the next tick decides again.
-func (e *Engine) finish(f *flight, v verdict, report *ended) {
+// failure; while the store does not answer the attempt stays in flight, and the next tick tries again.
+func (e *Engine) finish(f *flight, v verdict) {
+	e.mu.Lock()
+	again := f.ending
+	f.ending = true
+	e.mu.Unlock()
+	if again {
+		return
+	}
 	ctx, cancel := context.WithTimeout(e.lifetime, 30*time.Second)
 	defer cancel()
-	err := e.end(ctx, f, v, report)
+	err := e.end(ctx, f, v, nil)
+	e.mu.Lock()
+	f.ending, f.pending = false, nil
+	failed := err != nil && !errors.Is(err, fault.StaleAttempt) && !errors.Is(err, fault.NotFound)
+	if failed && f.state != dayfly.AttemptRunning {
+		// A provider's refusal is said once. What is known of an attempt that runs is still there at the next tick.
+		f.pending = &v
+	}
+	e.mu.Unlock()
 	switch {
 	case err == nil:
 		e.logger.Info("an attempt ended without its agent's report", "job", f.jobID, "attempt", f.number, "machine", f.machine,
 			"provider", f.provider, "state", v.state, "reason", v.reason, "message", v.message)
-	case errors.Is(err, fault.StaleAttempt) || errors.Is(err, fault.NotFound) || e.lifetime.Err() != nil:
-	default:
+	case failed && e.lifetime.Err() == nil:
 		e.logger.Error("an attempt could not be ended; it will be tried again", "job", f.jobID, "attempt", f.number, "error", err)
 	}
 }
 
 // end commits the end of an attempt and what becomes of its job. When the job has changed since it was read, it is
-// read again and decided again. fault.StaleAttempt means that the attempt has ended differently.
+// read again and decided again. fault.StaleAttempt means that the attempt has ended differently, or that it has been
+// claimed, so that a verdict about one that has not does not hold.
 func (e *Engine) end(ctx context.Context, f *flight, v verdict, report *ended) error {
 	for range 8 {
 		e.mu.Lock()
 		job, fence := f.job, f.fence
 		e.mu.Unlock()
+		if report == nil && !v.started && fence != 0 {
+			// It was claimed after this was decided, or while a provider was asked once more and refused.
+			return claimed(f)
+		}
 		now := e.clock.now()
 		n := next(job, v, now, e.luck())
 		ending := &store.Ending{
@@ -56,32 +75,52 @@ func (e *Engine) end(ctx context.Context, f *flight, v verdict, report *ended) e
 		case err == nil:
 			e.landed(f, n.State)
 			return nil
-		case errors.Is(err, fault.StaleAttempt) || errors.Is(err, fault.NotFound):
-			e.land(f)
-			e.tell(f.jobID, true) // perhaps by this end, whose first answer was lost
-			return err
-		case !errors.Is(err, fault.Conflict):
+		case errors.Is(err, fault.StaleAttempt), errors.Is(err, fault.NotFound), errors.Is(err, fault.Conflict):
+		default:
 			return err
 		}
-		if err := e.reload(ctx, f); err != nil {
-			return err
+		live, unknown := e.settle(ctx, f)
+		switch {
+		case unknown != nil:
+			return unknown
+		case !live:
+			return fmt.Errorf("engine: attempt %s has ended: %w", f.id, fault.StaleAttempt)
+		case !errors.Is(err, fault.Conflict) || e.fenceOf(f) != fence:
+			return claimed(f)
 		}
 	}
 	return fmt.Errorf("engine: attempt %s: %w: its job kept changing", f.id, fault.Unavailable)
 }
 
-// landed does what follows from a committed end: the machine is destroyed, waiters are told, the room is used again.
+func claimed(f *flight) error {
+	return fmt.Errorf("engine: attempt %s has been claimed: %w", f.id, fault.StaleAttempt)
+}
+
+func (e *Engine) fenceOf(f *flight) int64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return f.fence
+}
+
+// landed does what follows from a committed end: the machine is destroyed, waiters are told, the room is used again. It
+// does so once, whoever finds out first.
 func (e *Engine) landed(f *flight, state dayfly.State) {
 	e.mu.Lock()
+	if e.flights[f.id] != f {
+		e.mu.Unlock()
+		return
+	}
 	f.condemned = !f.gone
 	e.mu.Unlock()
 	e.doom(f)
+	if !e.land(f) {
+		return
+	}
 	if state.Terminal() {
 		e.open.Add(-1)
 	} else {
 		e.wakeClock.set()
 	}
-	e.land(f)
 	e.tell(f.jobID, state.Terminal())
 }
 
@@ -100,25 +139,6 @@ func (e *Engine) doom(f *flight) {
 	if due {
 		e.doomed.add(f.provider, f.machine, id)
 	}
-}
-
-// reload reads a flight's attempt and job again.
-func (e *Engine) reload(ctx context.Context, f *flight) error {
-	a, err := e.store.Attempt(ctx, f.id)
-	if err != nil {
-		return err
-	}
-	e.mu.Lock()
-	f.job, f.fence = a.Job, a.Fence
-	if !f.state.Terminal() && a.State == dayfly.AttemptRunning {
-		f.state = a.State
-	}
-	e.mu.Unlock()
-	if a.State.Terminal() {
-		e.land(f)
-		return fmt.Errorf("engine: attempt %s has ended: %w", f.id, fault.StaleAttempt)
-	}
-	return nil
 }
 
 // verdictOf turns an agent's report into a verdict, whose message ends with the agent's warnings.

@@ -161,7 +161,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	close(e.ready)
 	group, ctx := errgroup.WithContext(ctx)
 	loops := []func(context.Context){
-		e.dispatchLoop, e.clockLoop, e.tickLoop, e.retentionLoop,
+		e.dispatchLoop, e.clockLoop, e.tickLoop, e.reconcileLoop, e.retentionLoop,
 		e.notes.run, e.moves.run, e.doomed.run,
 	}
 	for name, provider := range e.providers {
@@ -211,12 +211,8 @@ func (e *Engine) boot(ctx context.Context) error {
 	if err := e.recallStrays(ctx); err != nil {
 		return err
 	}
-	counts, err := e.store.Counts(ctx)
-	if err != nil {
+	if err := e.countOpen(ctx); err != nil {
 		return fmt.Errorf("engine: counting jobs: %w", err)
-	}
-	for _, c := range counts {
-		e.open.Add(int64(c.Jobs))
 	}
 	e.logger.Info("engine started", "install", identity.Install, "epoch", identity.Epoch,
 		"attempts", len(e.flights), "deleting", len(deleting), "open_jobs", e.open.Load())
@@ -280,6 +276,9 @@ type flight struct {
 	asking     bool
 	askedAt    time.Time
 
+	pending *verdict // how it has ended before its machine was made, if that could not be recorded yet
+	ending  bool     // its end is being recorded
+
 	order     wire.Outcome
 	orderedAt time.Time
 	killed    bool
@@ -312,13 +311,16 @@ func newFlight(a *store.Attempt, now time.Time) *flight {
 	return f
 }
 
-func (e *Engine) addFlight(f *flight) {
+// addFlight adds a flight, unless there is one of that attempt already, and reports whether it has.
+func (e *Engine) addFlight(f *flight) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.flights[f.id] == nil {
-		e.flights[f.id], e.byMachine[f.machine] = f, f
-		e.count(f, 1)
+	if e.flights[f.id] != nil {
+		return false
 	}
+	e.flights[f.id], e.byMachine[f.machine] = f, f
+	e.count(f, 1)
+	return true
 }
 
 // count adds a flight to the counts, or takes it out. The caller holds mu.
@@ -335,10 +337,11 @@ func (e *Engine) count(f *flight, change int) {
 	}
 }
 
-// land removes a flight and wakes what waited for it.
-func (e *Engine) land(f *flight) {
+// land removes a flight and wakes what waited for it. It reports whether the flight was still there.
+func (e *Engine) land(f *flight) bool {
 	e.mu.Lock()
-	if e.flights[f.id] == f {
+	present := e.flights[f.id] == f
+	if present {
 		delete(e.flights, f.id)
 		delete(e.byMachine, f.machine)
 		e.count(f, -1)
@@ -348,6 +351,7 @@ func (e *Engine) land(f *flight) {
 	e.mu.Unlock()
 	e.freed(job)
 	e.wakeQueue.set()
+	return present
 }
 
 // alive notes a sign of life of the agent. It refutes what was said before about its machine being absent. The caller

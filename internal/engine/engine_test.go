@@ -396,6 +396,49 @@ func TestTimesAreKept(t *testing.T) {
 	})
 }
 
+func TestATotalTimeoutEndsAJobThatWaits(t *testing.T) {
+	t.Parallel()
+	total := func(s *dayfly.JobSpec) { s.Timeouts.Total = dayfly.Duration(time.Minute) }
+	t.Run("for its time to be tried again", func(t *testing.T) {
+		t.Parallel()
+		inBubble(t, func(t *testing.T) {
+			f := newFleet(t, nil)
+			f.work = fail(1)
+			job := f.submit(func(s *dayfly.JobSpec) {
+				total(s)
+				s.Retry.MaxAttempts = 2
+				s.Retry.BackoffMin, s.Retry.BackoffMax = dayfly.Duration(24*time.Hour), dayfly.Duration(24*time.Hour)
+			})
+			check(t, f.finished(job.ID, 65*time.Second), dayfly.Failed, dayfly.ReasonDeadline, 1)
+		})
+	})
+	t.Run("for room", func(t *testing.T) {
+		t.Parallel()
+		inBubble(t, func(t *testing.T) {
+			f := newFleet(t, func(o *engine.Options) { o.MaxMachines = map[string]int{"mem": 1} })
+			f.work = workFor(10 * time.Minute)
+			f.submit(nil)
+			job := f.submit(total)
+			check(t, f.finished(job.ID, 65*time.Second), dayfly.Failed, dayfly.ReasonDeadline, 0)
+		})
+	})
+	t.Run("for room to be tried again", func(t *testing.T) {
+		t.Parallel()
+		inBubble(t, func(t *testing.T) {
+			f := newFleet(t, func(o *engine.Options) { o.MaxMachines = map[string]int{"mem": 1} })
+			f.work = func(ctx context.Context, a *wire.Assignment) wire.Result {
+				if a.Name == "other" {
+					return workFor(3*time.Hour)(ctx, a)
+				}
+				return fail(1)(ctx, a)
+			}
+			job := f.submit(func(s *dayfly.JobSpec) { total(s); s.Retry.MaxAttempts = 2 })
+			f.submit(func(s *dayfly.JobSpec) { s.Name, s.Priority, s.Timeouts.Run = "other", 1, dayfly.Duration(5*time.Hour) })
+			check(t, f.finished(job.ID, 65*time.Second), dayfly.Failed, dayfly.ReasonDeadline, 1)
+		})
+	})
+}
+
 func TestAStrangerWithOurLabelsIsRemovedAndAnotherOwnersIsNot(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {

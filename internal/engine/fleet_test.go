@@ -163,7 +163,12 @@ func (f *fleet) call(ctx context.Context, do func(*engine.Engine) error) error {
 			err = do(f.engine.Load())
 		}
 		f.taking.RUnlock()
-		if kind := fault.Of(err); kind != fault.Unavailable && kind != fault.Canceled || ctx.Err() != nil {
+		switch fault.Of(err) {
+		case fault.Unavailable, fault.Canceled, fault.StoreFull:
+		default:
+			return err
+		}
+		if ctx.Err() != nil {
 			return err
 		}
 		wait(ctx, time.Second)

@@ -6,7 +6,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
 )
 
@@ -24,7 +23,7 @@ func (e *Engine) clockLoop(ctx context.Context) {
 			continue
 		}
 		for _, job := range moved {
-			if job.State == dayfly.Expired {
+			if job.State.Terminal() {
 				e.open.Add(-1)
 			}
 			e.moved(job)

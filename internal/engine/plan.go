@@ -69,6 +69,7 @@ type attemptView struct {
 	absent time.Duration // for how long the provider has said that there is no such machine; 0: it has not
 	asking bool          // the provider is being asked
 
+	pending  *verdict      // how it has ended before its agent called, if that could not be recorded yet
 	order    wire.Outcome  // what the agent has been told to stop for, or ""
 	ordered  time.Duration // since then
 	killed   bool          // its machine is being destroyed because nothing else helped
@@ -200,6 +201,8 @@ func planBooting(a *attemptView, t *timers) []action {
 	case a.overdue:
 		return a.end(verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonDeadline,
 			message: "The job's total timeout passed while its machine was being made."})
+	case a.pending != nil:
+		return a.end(*a.pending)
 	case a.sight == machine.Exited || a.sight == machine.Gone:
 		return a.end(verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted,
 			message: "The machine ended before its agent called" + describeExit(a.exit) + "."})

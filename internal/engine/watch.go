@@ -99,7 +99,7 @@ func (e *Engine) view(f *flight, now time.Time) attemptView {
 		silence: e.vigil.elapsed(f.heard, now),
 		limit:   time.Duration(job.Spec.Timeouts.Run), grace: time.Duration(job.Spec.Timeouts.Grace),
 		sight: f.sight, exit: f.exit, absent: f.absent, asking: f.asking || now.Sub(f.askedAt) < lookInterval(f.looks),
-		order: f.order, killed: f.killed, gone: f.gone, sends: f.sends,
+		pending: f.pending, order: f.order, killed: f.killed, gone: f.gone, sends: f.sends,
 	}
 	if !f.commandAt.IsZero() {
 		v.running = e.vigil.elapsed(f.commandAt, now)
@@ -127,7 +127,7 @@ func (e *Engine) carryOut(a action) {
 	}
 	switch a.kind {
 	case endAttempt:
-		e.background.Go(func() { e.finish(f, a.verdict, nil) })
+		e.background.Go(func() { e.finish(f, a.verdict) })
 	case orderStop:
 		e.order(f, a.order)
 	case askProvider:

@@ -106,8 +106,11 @@ func (e *Engine) whyQueued(ctx context.Context, w *dayfly.Why, job *store.Job) e
 	default:
 		say(w, "It is the next in queue %s.", job.Queue)
 	}
-	if !job.QueueDeadline.IsZero() && job.Starts == 0 {
-		w.Next = fmt.Sprintf("It expires if it has not started by %s.", job.QueueDeadline.Format(time.RFC3339))
+	total := job.TotalDeadline
+	if d := job.QueueDeadline; !d.IsZero() && job.Starts == 0 && (total.IsZero() || !d.After(total)) {
+		w.Next = fmt.Sprintf("It expires if it has not started by %s.", d.Format(time.RFC3339))
+	} else if !total.IsZero() {
+		w.Next = fmt.Sprintf("It fails at %s, when its total timeout passes, wherever it is then.", total.Format(time.RFC3339))
 	}
 	return nil
 }

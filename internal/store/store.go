@@ -16,7 +16,8 @@
 //
 // All methods are safe for concurrent use. Besides the kinds named at each method, any may return
 // fault.Unavailable (busy, try again), fault.StoreFull (the disk is full; nothing changed), fault.Canceled (the
-// context ended; a write may still have been committed) and fault.Internal.
+// context ended; nothing changed) and fault.Internal. A write that has begun is not given up when its context ends. Where
+// the answer to a write can be lost all the same, because the store is elsewhere, the error is fault.Unavailable.
 package store
 
 import (
@@ -82,9 +83,11 @@ type Queue interface {
 	// is reached, in which case a job over its key's limit is marked held and the error is [ErrHeld] too. The last
 	// error is for the call as a whole.
 	Launch(ctx context.Context, launches []*Launch) ([]error, error)
-	// Promote moves up to limit scheduled jobs whose RunAt is not after now to queued, and expires up to limit jobs,
-	// scheduled or queued, whose command was never started (Starts is 0) and whose QueueDeadline is before clock. It returns
-	// the moved jobs, and the earliest time at which there will be more to do (zero: never).
+	// Promote moves up to limit scheduled jobs whose RunAt is not after now to queued, and gives up
+	// those, scheduled or queued, whose deadline is before clock, up to limit of each: it expires those whose command was
+	// never started (Starts is 0) for their QueueDeadline, and fails the others for their TotalDeadline
+	// ([dayfly.ReasonDeadline]). It returns the moved jobs, and the earliest time at which there will be more to do (zero:
+	// never).
 	Promote(ctx context.Context, now, clock time.Time, limit int) (moved []*Job, next time.Time, err error)
 	// Counts returns how many jobs there are in each non-terminal state, by lane.
 	Counts(ctx context.Context) ([]Count, error)

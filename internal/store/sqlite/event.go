@@ -16,6 +16,7 @@ const (
 	eventRunning      = "running"
 	eventAttemptEnded = "attempt_ended"
 	eventExpired      = "expired"
+	eventFailed       = "failed"
 )
 
 // event is what is recorded of a transition.

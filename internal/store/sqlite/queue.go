@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
@@ -91,12 +92,16 @@ WHERE j.queue_deadline IS NOT NULL AND j.starts = 0 AND j.finished_at IS NULL AN
 	AND j.state IN ('scheduled', 'queued')
 ORDER BY j.queue_deadline LIMIT $2`
 
+const overdueJobs = selectJob + `
+WHERE j.total_deadline IS NOT NULL AND j.finished_at IS NULL AND j.total_deadline < $1 AND j.state IN ('scheduled', 'queued')
+ORDER BY j.total_deadline LIMIT $2`
+
 const promoteJob = `
 UPDATE jobs SET version = $2, state = 'queued', run_at = NULL, queued_at = $3, events = $4 WHERE seq = $1`
 
-const expireJob = `
-UPDATE jobs SET version = $2, state = 'expired', held = 0, run_at = NULL, finished_at = $3, reason = $4, message = $5,
-	events = $6 WHERE seq = $1`
+const giveUpJob = `
+UPDATE jobs SET version = $2, state = $3, held = 0, run_at = NULL, finished_at = $4, reason = $5, message = $6,
+	events = $7 WHERE seq = $1`
 
 const nextDue = `SELECT run_at FROM jobs WHERE run_at IS NOT NULL ORDER BY run_at LIMIT 1`
 
@@ -105,7 +110,12 @@ SELECT queue_deadline FROM jobs
 WHERE queue_deadline IS NOT NULL AND starts = 0 AND finished_at IS NULL AND state IN ('scheduled', 'queued')
 ORDER BY queue_deadline LIMIT 1`
 
-// Promote implements store.Queue. It expires first, so that a job that is both due and late moves once.
+const nextOverdue = `
+SELECT total_deadline FROM jobs
+WHERE total_deadline IS NOT NULL AND finished_at IS NULL AND state IN ('scheduled', 'queued')
+ORDER BY total_deadline LIMIT 1`
+
+// Promote implements store.Queue. It gives up first, so that a job that is both due and late moves once.
 func (s *Store) Promote(ctx context.Context, now, clock time.Time, limit int) ([]*store.Job, time.Time, error) {
 	if limit < 1 {
 		return nil, time.Time{}, fmt.Errorf("sqlite: promote: %w: limit %d is not positive", fault.Invalid, limit)
@@ -113,7 +123,11 @@ func (s *Store) Promote(ctx context.Context, now, clock time.Time, limit int) ([
 	var moved []*jobRow
 	var next time.Time
 	err := s.write(ctx, opPromote, func(t *tx) error {
-		late, err := t.expire(now, clock, limit)
+		late, err := t.giveUp(lateJobs, now, clock, limit)
+		if err != nil {
+			return err
+		}
+		overdue, err := t.giveUp(overdueJobs, now, clock, limit)
 		if err != nil {
 			return err
 		}
@@ -121,7 +135,7 @@ func (s *Store) Promote(ctx context.Context, now, clock time.Time, limit int) ([
 		if err != nil {
 			return err
 		}
-		moved = append(late, due...)
+		moved = slices.Concat(late, overdue, due)
 		next, err = t.next()
 		return err
 	})
@@ -149,24 +163,28 @@ func (t *tx) promote(now time.Time, limit int) ([]*jobRow, error) {
 	return due, nil
 }
 
-func (t *tx) expire(now, clock time.Time, limit int) ([]*jobRow, error) {
-	late, err := readJobs(t.session, lateJobs, clock.UnixMicro(), limit)
+// giveUp ends the jobs that the query finds: those that wait although one of their deadlines has passed.
+func (t *tx) giveUp(query string, now, clock time.Time, limit int) ([]*jobRow, error) {
+	late, err := readJobs(t.session, query, clock.UnixMicro(), limit)
 	if err != nil {
 		return nil, err
 	}
+	state, reason, kind := dayfly.Expired, dayfly.ReasonQueueTimeout, eventExpired
+	if query == overdueJobs {
+		state, reason, kind = dayfly.Failed, dayfly.ReasonDeadline, eventFailed
+	}
 	for _, j := range late {
 		wasReady := j.State == dayfly.Queued && !j.Held
-		t.moved(j.lane(), j.State, dayfly.Expired)
-		j.State, j.Held, j.RunAt, j.FinishedAt = dayfly.Expired, false, time.Time{}, stored(now)
-		j.Reason, j.Message = dayfly.ReasonQueueTimeout, expired(j.Message)
+		t.moved(j.lane(), j.State, state)
+		j.Reason, j.Message = reason, givenUp(reason, j)
+		j.State, j.Held, j.RunAt, j.FinishedAt = state, false, time.Time{}, stored(now)
 		j.Version++
 		j.Events++
-		_, _, err := t.exec(expireJob, j.Seq, j.Version, micros(j.FinishedAt), string(j.Reason), j.Message, j.Events)
+		_, _, err := t.exec(giveUpJob, j.Seq, j.Version, string(state), micros(j.FinishedAt), string(j.Reason), j.Message, j.Events)
 		if err != nil {
 			return nil, err
 		}
-		t.event(event{job: j.Seq, seq: j.Events, time: now, kind: eventExpired, state: j.State, reason: j.Reason,
-			message: j.Message})
+		t.event(event{job: j.Seq, seq: j.Events, time: now, kind: kind, state: j.State, reason: j.Reason, message: j.Message})
 		if wasReady {
 			if err := t.release(j.Queue, j.Key); err != nil {
 				return nil, err
@@ -176,29 +194,39 @@ func (t *tx) expire(now, clock time.Time, limit int) ([]*jobRow, error) {
 	return late, nil
 }
 
-// expired tells why a job has expired; last is what became of its last attempt, if a machine was asked for at all.
-func expired(last string) string {
+// givenUp tells why a job that waits has ended, and what became of its last attempt, if a machine was asked for at all.
+func givenUp(reason dayfly.Reason, j *jobRow) string {
 	text := "Its queue timeout passed before its command could be started."
-	if last != "" {
-		text += " The last attempt: " + last
+	switch {
+	case reason == dayfly.ReasonDeadline && j.Starts > 0:
+		text = "Its total timeout passed before it could be tried again."
+	case reason == dayfly.ReasonDeadline:
+		text = "Its total timeout passed before its command could be started."
+	}
+	if j.Message != "" {
+		text += " The last attempt: " + j.Message
 	}
 	return text
 }
 
 // next returns when Promote will have more to do, or zero.
 func (t *tx) next() (time.Time, error) {
-	var due, late time.Time
-	if _, err := t.one([]column{instant(&due)}, nextDue); err != nil {
-		return time.Time{}, err
+	var next time.Time
+	for _, look := range []struct {
+		query string
+		after time.Duration
+	}{
+		{nextDue, 0},
+		{nextLate, time.Microsecond}, // a job is late when its deadline has passed, not when it comes
+		{nextOverdue, time.Microsecond},
+	} {
+		var at time.Time
+		if _, err := t.one([]column{instant(&at)}, look.query); err != nil {
+			return time.Time{}, err
+		}
+		if !at.IsZero() && (next.IsZero() || at.Add(look.after).Before(next)) {
+			next = at.Add(look.after)
+		}
 	}
-	if _, err := t.one([]column{instant(&late)}, nextLate); err != nil {
-		return time.Time{}, err
-	}
-	if !late.IsZero() {
-		late = late.Add(time.Microsecond) // a job is late when its deadline has passed, not when it comes
-	}
-	if due.IsZero() || !late.IsZero() && late.Before(due) {
-		return late, nil
-	}
-	return due, nil
+	return next, nil
 }

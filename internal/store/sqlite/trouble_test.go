@@ -115,7 +115,7 @@ func TestALockThatAnotherProgramHoldsIsWaitedForAndThenReported(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, _, err = s.Submit(ctx, request(3))
-	wantKind(t, "a submit whose caller does not wait that long", err, fault.Canceled)
+	wantKind(t, "a submit whose caller has gone while it was carried out", err, fault.Unavailable)
 	execute(t, other, `ROLLBACK`)
 
 	eventually(t, "the store to write again", func() bool {

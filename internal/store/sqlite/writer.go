@@ -87,9 +87,11 @@ func newWriter(connect func(context.Context) (*session, error), first *session, 
 // write has run carried out in a transaction and returns when that has been committed, or with what run returned,
 // or with why it could not be committed.
 //
+// A write whose turn has not come is given up when ctx ends. One that is being carried out is waited for: a caller that
+// left then, because its client has hung up, would not know what it has done, and would leave undone what follows from it.
+//
 // run is called by whoever carries out the group: this goroutine, the writer's, or another caller's. It is called more
-// than once if a transaction has to be repeated, and it may be called when write has returned because ctx ended. So it
-// must not use memory of the caller's, and what it finds out it leaves in variables that it sets anew each time.
+// than once if a transaction has to be repeated. So what it finds out it leaves in variables that it sets anew each time.
 func (w *writer) write(ctx context.Context, op string, run func(*tx) error) error {
 	r := &request{ctx: ctx, op: op, run: run, done: make(chan error, 1)}
 	if err := ctx.Err(); err != nil {
@@ -101,11 +103,7 @@ func (w *writer) write(ctx context.Context, op string, run func(*tx) error) erro
 	default:
 	}
 	if w.alone(r) {
-		err := <-r.done
-		if err != nil && ctx.Err() != nil {
-			return fmt.Errorf("sqlite: %s: %w: %w: %w", op, fault.Canceled, ctx.Err(), err)
-		}
-		return err
+		return <-r.done
 	}
 	select {
 	case w.queue <- r:
@@ -117,8 +115,6 @@ func (w *writer) write(ctx context.Context, op string, run func(*tx) error) erro
 	select {
 	case err := <-r.done:
 		return err
-	case <-ctx.Done():
-		return fmt.Errorf("sqlite: %s: %w, and it may have been carried out: %w", op, fault.Canceled, ctx.Err())
 	case <-w.stopped:
 		select {
 		case err := <-r.done:

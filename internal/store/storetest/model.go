@@ -346,21 +346,28 @@ func (m *model) Promote(_ context.Context, now, clock time.Time, limit int) ([]*
 	mayExpire := func(j *modelJob) bool {
 		return (j.State == dayfly.Scheduled || j.State == dayfly.Queued) && j.Starts == 0 && !j.QueueDeadline.IsZero()
 	}
+	mayFail := func(j *modelJob) bool {
+		return (j.State == dayfly.Scheduled || j.State == dayfly.Queued) && !j.TotalDeadline.IsZero()
+	}
 	deadline := func(j *modelJob) time.Time { return j.QueueDeadline }
+	total := func(j *modelJob) time.Time { return j.TotalDeadline }
 	due := func(j *modelJob) time.Time { return j.RunAt }
 	scheduled := func(j *modelJob) bool { return j.State == dayfly.Scheduled }
 
-	late := byTime(deadline, func(j *modelJob) bool { return mayExpire(j) && j.QueueDeadline.Before(clock) })
-	for _, j := range late[:min(limit, len(late))] {
-		ready := m.ready(j)
-		j.State, j.Held, j.RunAt, j.FinishedAt = dayfly.Expired, false, time.Time{}, now
-		j.Reason, j.Message = dayfly.ReasonQueueTimeout, expiredMessage
-		j.moved(now, "expired", 0, j.Reason, j.Message)
-		if ready {
-			m.release(j.Queue, j.Key)
+	giveUp := func(late []*modelJob, state dayfly.State, reason dayfly.Reason) {
+		for _, j := range late[:min(limit, len(late))] {
+			ready := m.ready(j)
+			j.State, j.Held, j.RunAt, j.FinishedAt = state, false, time.Time{}, now
+			j.Reason, j.Message = reason, givenUpMessage
+			j.moved(now, string(state), 0, j.Reason, j.Message)
+			if ready {
+				m.release(j.Queue, j.Key)
+			}
+			moved = append(moved, j.row())
 		}
-		moved = append(moved, j.row())
 	}
+	giveUp(byTime(deadline, func(j *modelJob) bool { return mayExpire(j) && j.QueueDeadline.Before(clock) }), dayfly.Expired, dayfly.ReasonQueueTimeout)
+	giveUp(byTime(total, func(j *modelJob) bool { return mayFail(j) && j.TotalDeadline.Before(clock) }), dayfly.Failed, dayfly.ReasonDeadline)
 	promoted := byTime(due, func(j *modelJob) bool { return scheduled(j) && !j.RunAt.After(now) })
 	for _, j := range promoted[:min(limit, len(promoted))] {
 		j.State, j.RunAt, j.QueuedAt = dayfly.Queued, time.Time{}, now
@@ -371,13 +378,19 @@ func (m *model) Promote(_ context.Context, now, clock time.Time, limit int) ([]*
 	if rest := byTime(due, scheduled); len(rest) > 0 {
 		next = rest[0].RunAt
 	}
-	if rest := byTime(deadline, mayExpire); len(rest) > 0 {
-		if at := rest[0].QueueDeadline.Add(time.Microsecond); next.IsZero() || at.Before(next) {
+	passed := func(at time.Time) {
+		if at = at.Add(time.Microsecond); next.IsZero() || at.Before(next) {
 			next = at
 		}
+	}
+	if rest := byTime(deadline, mayExpire); len(rest) > 0 {
+		passed(rest[0].QueueDeadline)
+	}
+	if rest := byTime(total, mayFail); len(rest) > 0 {
+		passed(rest[0].TotalDeadline)
 	}
 	return moved, next, nil
 }
 
-// expiredMessage stands for any message: what a store says to people is its own business.
-const expiredMessage = "…"
+// givenUpMessage stands for any message: what a store says to people is its own business.
+const givenUpMessage = "…"

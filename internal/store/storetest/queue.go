@@ -26,6 +26,7 @@ func queueCases() []testCase {
 		{"PromoteMovesDueJobsInOrder", promoteOrder},
 		{"PromoteMovesNoMoreThanItsLimit", promoteLimit},
 		{"PromoteExpiresJobsThatWereNeverStarted", promoteExpires},
+		{"PromoteFailsJobsThatWaitWhenTheirTotalTimeoutPasses", promoteFails},
 		{"PromoteSaysWhenThereIsMoreToDo", promoteNext},
 		{"CountsFollowEveryTransition", counts},
 	}
@@ -299,6 +300,40 @@ func promoteExpires(k *kit) {
 	}
 	for _, job := range []*store.Job{at, created, active.Job, retried} {
 		k.wantEqual("a job that does not expire", k.job(job.ID).State, job.State)
+	}
+}
+
+func totalDeadline(at time.Time) func(*store.Submission) {
+	return func(s *store.Submission) { s.Job.TotalDeadline = at }
+}
+
+func promoteFails(k *kit) {
+	clock := epoch().Add(time.Hour)
+	past := totalDeadline(clock.Add(-1e3))
+	queued, scheduled := k.submit(past), k.submit(runAt(clock.Add(time.Hour)), past)
+	retried := k.end(k.failure(k.running(past), dayfly.Scheduled))
+	at := k.submit(totalDeadline(clock))
+	created := k.submit(inState(dayfly.Created), past)
+	active, running := k.launch(k.submit(past)), k.running(past)
+	moved, _, err := k.store.Promote(k.ctx, epoch(), clock, 10)
+	k.must(err)
+	got := ids(moved)
+	slices.Sort(got)
+	k.wantEqual("failed jobs", got, slices.Sorted(slices.Values([]string{queued.ID, scheduled.ID, retried.ID})))
+	for _, job := range []*store.Job{queued, scheduled, retried} {
+		read := k.job(job.ID)
+		k.wantEqual("its state", read.State, dayfly.Failed)
+		k.wantEqual("its reason", read.Reason, dayfly.ReasonDeadline)
+		k.wantEqual("when it finished", read.FinishedAt, epoch())
+		if read.Message == "" {
+			k.Errorf("a job that failed for its total timeout has no message, want a sentence")
+		}
+		events := k.events(job.ID)
+		k.wantEqual("its last event", events[len(events)-1], &dayfly.Event{Seq: job.Events + 1, Job: job.ID, Time: epoch(),
+			Type: "failed", State: dayfly.Failed, Reason: dayfly.ReasonDeadline, Message: read.Message})
+	}
+	for _, job := range []*store.Job{at, created, active.Job, running.Job} {
+		k.wantEqual("a job that does not fail", k.job(job.ID).State, job.State)
 	}
 }
 

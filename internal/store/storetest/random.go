@@ -135,8 +135,8 @@ func neutral(answer any) any {
 			return v
 		}
 		c := *v
-		if c.State == dayfly.Expired {
-			c.Message = expiredMessage
+		if c.State == dayfly.Expired || c.Reason == dayfly.ReasonDeadline {
+			c.Message = givenUpMessage
 		}
 		c.AttemptLog = nil
 		for _, a := range v.AttemptLog {
@@ -163,8 +163,8 @@ func neutral(answer any) any {
 		list := []dayfly.Event{}
 		for _, e := range v {
 			c := *e
-			if c.State == dayfly.Expired {
-				c.Message = expiredMessage
+			if c.State == dayfly.Expired || c.Reason == dayfly.ReasonDeadline {
+				c.Message = givenUpMessage
 			}
 			list = append(list, c)
 		}
@@ -191,6 +191,9 @@ func (d *drive) submit(t *rapid.T) {
 	}
 	if pick(t, "expires", false, false, true) && s.Job.State != dayfly.Created {
 		s.Job.QueueDeadline = now.Add(time.Duration(rapid.IntRange(0, 20).Draw(t, "deadline"))*time.Second + time.Microsecond)
+	}
+	if pick(t, "has a total timeout", false, false, true) && s.Job.State != dayfly.Created {
+		s.Job.TotalDeadline = now.Add(time.Duration(rapid.IntRange(0, 20).Draw(t, "total"))*time.Second + 2*time.Microsecond)
 	}
 	if pick(t, "keyed", false, true) {
 		s.Key, s.BodyHash = pick(t, "idempotency key", "1", "2", "3"), hash(pick(t, "body", "a", "a", "b"))
