@@ -201,12 +201,9 @@ func (e *Engine) boot(ctx context.Context) error {
 			break
 		}
 	}
-	deleting, err := e.store.Machines(ctx, &store.MachineQuery{States: []store.MachineState{store.MachineDeleting}, Limit: 10_000})
+	deleting, err := e.condemn(ctx, 0)
 	if err != nil {
-		return fmt.Errorf("engine: reading the machines to be destroyed: %w", err)
-	}
-	for _, m := range deleting {
-		e.doomed.add(m.Provider, m.Name, m.ID)
+		return err
 	}
 	if err := e.recallStrays(ctx); err != nil {
 		return err
@@ -215,7 +212,7 @@ func (e *Engine) boot(ctx context.Context) error {
 		return fmt.Errorf("engine: counting jobs: %w", err)
 	}
 	e.logger.Info("engine started", "install", identity.Install, "epoch", identity.Epoch,
-		"attempts", len(e.flights), "deleting", len(deleting), "open_jobs", e.open.Load())
+		"attempts", len(e.flights), "deleting", deleting, "open_jobs", e.open.Load())
 	unknown := slices.Collect(maps.Values(e.flights)) // copied, because the first of them may land meanwhile
 	unknown = slices.DeleteFunc(unknown, func(f *flight) bool { return f.state != dayfly.AttemptCreateUnknown })
 	for _, f := range unknown {

@@ -326,3 +326,17 @@ func TestARefusalThatCouldNotBeRecordedIsNotForgotten(t *testing.T) {
 		check(t, f.finished(job.ID, 30*time.Second), dayfly.Failed, dayfly.ReasonRefused, 1)
 	})
 }
+
+func TestAStrayWhoseRemovalWasNotHeardOfIsRemoved(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f, s := newForgetfulFleet(t, nil)
+		f.cloud.Fail(memmachine.Create, memmachine.LandLate(5*time.Minute)).Times(3) // its attempt is over by then
+		job := f.submit(func(s *dayfly.JobSpec) { s.Timeouts.Boot, s.Retry.MaxLaunches = dayfly.Duration(time.Minute), 1 })
+		check(t, f.finished(job.ID, 5*time.Minute), dayfly.Failed, dayfly.ReasonNeverStarted, 1)
+		wait(t.Context(), 3*time.Minute)
+		s.times(1, "move machine", lost)
+		wait(t.Context(), 3*time.Minute)
+		f.settled(time.Minute)
+	})
+}

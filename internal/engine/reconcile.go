@@ -13,8 +13,8 @@ import (
 )
 
 // The flights are what this server believes of the attempts in the store. A write that was committed although its answer
-// was lost makes the two differ: an attempt that nobody looks after, or one that is looked after in vain. Whoever
-// notices settles it at once; what nobody notices is found by comparing the two from time to time.
+// was lost makes the two differ: an attempt that nobody looks after, one that is looked after in vain, a machine that nobody
+// destroys. Whoever notices settles it at once; what nobody notices is found by comparing the two from time to time.
 
 const (
 	reconcileEvery = 10 * time.Second
@@ -33,6 +33,9 @@ func (e *Engine) reconcileLoop(ctx context.Context) {
 		}
 		err := e.reconcile(ctx, launching)
 		if err == nil {
+			_, err = e.condemn(ctx, launching)
+		}
+		if err == nil {
 			err = e.countOpen(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
@@ -42,7 +45,7 @@ func (e *Engine) reconcileLoop(ctx context.Context) {
 }
 
 // reconcile makes the flights agree with the store. It adds an attempt that is not among them if that is as old as
-// age at least.
+// age at least; 0 is any age.
 func (e *Engine) reconcile(ctx context.Context, age time.Duration) error {
 	e.mu.Lock()
 	flights := maps.Clone(e.flights) // those that were here before the store was read
@@ -59,7 +62,7 @@ func (e *Engine) reconcile(ctx context.Context, age time.Duration) error {
 			delete(flights, a.ID)
 			if f := e.flightOf(a.ID); f != nil {
 				e.refresh(f, a, now)
-			} else if now.Sub(a.CreatedAt) >= age {
+			} else if age == 0 || now.Sub(a.CreatedAt) >= age {
 				e.adopt(ctx, a.ID)
 			}
 		}
@@ -126,6 +129,22 @@ func (e *Engine) settle(ctx context.Context, f *flight) (live bool, err error) {
 		e.landed(f, dayfly.Running)
 	}
 	return false, nil
+}
+
+// condemn has the machines destroyed that the ledger holds as deleting for as long as age at least (0: however long), and
+// returns how many there are. Those that are being destroyed already are not disturbed.
+func (e *Engine) condemn(ctx context.Context, age time.Duration) (int, error) {
+	deleting, err := e.store.Machines(ctx, &store.MachineQuery{States: []store.MachineState{store.MachineDeleting}, Limit: 10_000})
+	if err != nil {
+		return 0, fmt.Errorf("engine: reading the machines to be destroyed: %w", err)
+	}
+	now := e.clock.now()
+	for _, m := range deleting {
+		if age == 0 || now.Sub(m.DeleteAt) >= age {
+			e.doomed.add(m.Provider, m.Name, m.ID)
+		}
+	}
+	return len(deleting), nil
 }
 
 // countOpen counts the jobs that have not finished.
