@@ -37,6 +37,26 @@ func brokenInLife() []broken {
 				time.AfterFunc(spec.Lifetime/4, func() { b.cloud.Exit(id, machine.Exit{Code: -1, Expired: true}) })
 			})
 		}, []string{"LifetimeEndsTheMachine", "LifetimeEndsTheMachineAfterItsCreatorIsGone"}, nil},
+		{"forgets a machine at its end date", func(b *backend, h *hooks) {
+			outlive(b, h, func(id string, spec *machine.Spec) {
+				time.AfterFunc(spec.Lifetime, func() { b.cloud.Vanish(id) })
+			})
+		}, []string{"LifetimeEndsTheMachine", "LifetimeEndsTheMachineAfterItsCreatorIsGone"}, nil},
+		{"forgets a machine soon after its end date", func(b *backend, h *hooks) {
+			outlive(b, h, func(id string, spec *machine.Spec) {
+				time.AfterFunc(spec.Lifetime, func() {
+					b.cloud.Exit(id, machine.Exit{Code: -1, Expired: true})
+					time.AfterFunc(20*time.Millisecond, func() { b.cloud.Vanish(id) })
+				})
+			})
+		}, []string{"LifetimeEndsTheMachine", "LifetimeEndsTheMachineAfterItsCreatorIsGone"}, nil},
+		{"does not say how a machine ended at its end date", func(_ *backend, h *hooks) {
+			h.show = func(m *machine.Machine) {
+				if m.Exit != nil && m.Exit.Expired {
+					m.Exit = nil
+				}
+			}
+		}, []string{"LifetimeEndsTheMachine", "LifetimeEndsTheMachineAfterItsCreatorIsGone"}, nil},
 		{"does not say that a machine expired", func(_ *backend, h *hooks) {
 			h.show = func(m *machine.Machine) {
 				if m.Exit != nil {

@@ -1,12 +1,10 @@
 package machinetest
 
 import (
-	"errors"
 	"fmt"
 	"testing"
 	"time"
 
-	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/machine"
 )
 
@@ -85,25 +83,38 @@ func wantLifetime(t *testing.T, s *subject, meanwhile func()) {
 	tick := time.NewTicker(s.poll())
 	defer tick.Stop()
 	for {
-		got, err := s.Get(t.Context(), m.ID)
+		got := s.get(t, m.ID)
 		lived := time.Since(asked)
-		switch {
-		case err != nil && !errors.Is(err, fault.NotFound):
-			t.Fatalf("Get: got error %v, want the machine", err)
-		case err != nil || got.State.Rank() >= machine.Exited.Rank():
+		if got.State.Rank() >= machine.Exited.Rank() {
 			// A clock that counts in coarser steps may be a little early.
 			if lived < s.Lifetime*9/10 {
 				t.Errorf("a machine with a lifetime of %v ended after %v: %+v", s.Lifetime, lived, got)
 			}
-			if got != nil && got.Exit != nil && (!got.Exit.Expired || got.Exit.OK()) {
-				t.Errorf("Exit at the end of the lifetime: got %+v, want Expired", *got.Exit)
-			}
+			s.wantExpired(t, got)
 			return
-		case time.Now().After(deadline):
+		}
+		if time.Now().After(deadline) {
 			t.Fatalf("a machine with a lifetime of %v is still %s after %v", s.Lifetime, got.State, lived)
 		}
 		<-tick.C
 	}
+}
+
+// wantExpired checks that a machine whose lifetime is over says so, and stays until it is destroyed.
+func (s *subject) wantExpired(t *testing.T, m *machine.Machine) {
+	t.Helper()
+	switch {
+	case m.Exit == nil && s.Exits == nil: // This provider cannot say how a machine ended.
+	case m.Exit == nil:
+		t.Error("Exit at the end of the lifetime: got none, want Expired")
+	case !m.Exit.Expired || m.Exit.OK():
+		t.Errorf("Exit at the end of the lifetime: got %+v, want Expired", *m.Exit)
+	}
+	s.steadily(t, func() {
+		if got := s.get(t, m.ID); got.State != machine.Exited {
+			t.Fatalf("state after the end of the lifetime: got %s, want exited until the machine is destroyed", got.State)
+		}
+	})
 }
 
 func destroyedIsGoneFromListAndGet(t *testing.T, s *subject) {
