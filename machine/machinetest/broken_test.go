@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -79,15 +81,34 @@ func brokenInCreate() []broken {
 				return m, err
 			}
 		}, []string{"ForeignOwnersNameIsConflict"}, nil},
-		{"accepts an invalid spec", func(_ *backend, h *hooks) {
-			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
-				lasting := *spec
-				if lasting.Lifetime == 0 {
-					lasting.Lifetime = time.Hour
-				}
-				return refuseImages(ctx, h, &lasting)
+		mending("accepts a spec without lifetime", func(spec *machine.Spec) {
+			if spec.Lifetime == 0 {
+				spec.Lifetime = time.Hour
 			}
-		}, []string{"SpecsThatEveryProviderRefusesAreInvalid"}, nil},
+		}),
+		mending("accepts CPUs that are no number", func(spec *machine.Spec) {
+			if math.IsNaN(spec.Size.CPUs) {
+				spec.Size.CPUs = 0
+			}
+		}),
+		mending("accepts CPUs without end", func(spec *machine.Spec) {
+			if math.IsInf(spec.Size.CPUs, 1) {
+				spec.Size.CPUs = 0
+			}
+		}),
+		mending("accepts an image that can be none", func(spec *machine.Spec) {
+			if strings.ContainsRune(spec.Image, 0) {
+				spec.Image = ""
+			}
+		}),
+		mending("accepts an image of any length", func(spec *machine.Spec) {
+			if len(spec.Image) > 1024 {
+				spec.Image = ""
+			}
+		}),
+		mending("accepts a NUL in an environment name", func(spec *machine.Spec) {
+			maps.DeleteFunc(spec.Env, func(name, _ string) bool { return strings.ContainsRune(name, 0) })
+		}),
 		{"creates what it then refuses", func(_ *backend, h *hooks) {
 			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
 				m, err := h.Provider.Create(ctx, spec)
@@ -136,6 +157,18 @@ func brokenInCreate() []broken {
 	}
 }
 
+// mending is a provider that accepts a spec which every provider refuses: it makes another of it.
+func mending(how string, mend func(spec *machine.Spec)) broken {
+	return broken{how, func(_ *backend, h *hooks) {
+		h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+			mended := *spec
+			mended.Env = maps.Clone(spec.Env)
+			mend(&mended)
+			return refuseImages(ctx, h, &mended)
+		}
+	}, []string{"SpecsThatEveryProviderRefusesAreInvalid"}, nil}
+}
+
 // startAgain makes h start a machine whether or not there is one of that name, and answer with the first.
 func startAgain(b *backend, h *hooks) {
 	h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
@@ -148,7 +181,7 @@ func startAgain(b *backend, h *hooks) {
 
 // refuseImages is what every provider of this file does unless being broken means that it does not.
 func refuseImages(ctx context.Context, h *hooks, spec *machine.Spec) (*machine.Machine, error) {
-	if spec.Image != "" {
+	if err := spec.Validate(); err == nil && spec.Image != "" {
 		return nil, fmt.Errorf("no images here: %w", fault.Unsupported)
 	}
 	return h.Provider.Create(ctx, spec)

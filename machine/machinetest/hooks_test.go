@@ -2,11 +2,9 @@ package machinetest_test
 
 import (
 	"context"
-	"fmt"
 	"iter"
 	"sync"
 
-	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/machine/memmachine"
 )
@@ -26,10 +24,7 @@ func (h *hooks) Create(ctx context.Context, spec *machine.Spec) (*machine.Machin
 	if h.create != nil {
 		return h.shown(h.create(ctx, spec))
 	}
-	if spec.Image != "" {
-		return nil, fmt.Errorf("no images here: %w", fault.Unsupported)
-	}
-	return h.shown(h.Provider.Create(ctx, spec))
+	return h.shown(refuseImages(ctx, h, spec))
 }
 
 func (h *hooks) Get(ctx context.Context, id string) (*machine.Machine, error) {
