@@ -55,10 +55,9 @@ func brokenInCreate() []broken {
 		}, []string{"CreateAgainAfterExitReturnsTheExitedMachine"}, nil},
 		{"never gives a name again", func(b *backend, h *hooks) {
 			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
-				if b.before("destroyed " + spec.Name) {
+				if b.knows("destroyed " + spec.Name) {
 					return nil, fmt.Errorf("the name is used up: %w", fault.Conflict)
 				}
-				b.forget("destroyed " + spec.Name)
 				return refuseImages(ctx, h, spec)
 			}
 			h.destroy = func(ctx context.Context, id string) error {

@@ -101,8 +101,9 @@ func (b *backend) before(key string) bool {
 	return was
 }
 
-func (b *backend) forget(key string) {
+// knows reports whether before was asked for key.
+func (b *backend) knows(key string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.seen, key)
+	return b.seen[key]
 }
