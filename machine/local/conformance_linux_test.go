@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,10 +26,11 @@ func TestProvider(t *testing.T) {
 				}
 				return newProvider(t, p.dir, scan)
 			},
-			Spec: machine.Spec{Command: []string{"sleep", "600"}},
+			Spec: machine.Spec{Command: []string{"sh", "-c", "sleep 600 & wait"}},
 			Exits: func(code int) machine.Spec {
 				return machine.Spec{Command: []string{"sh", "-c", fmt.Sprintf("exit %d", code)}}
 			},
+			Alive: func(t *testing.T, m *machine.Machine) bool { return environment(t, m) != nil },
 			Refused: []machine.Spec{
 				{Image: "debian"},
 				{Size: machine.Size{GPU: "a100-pcie-40gb"}},
@@ -38,6 +40,25 @@ func TestProvider(t *testing.T) {
 			},
 		})
 	})
+}
+
+// environment returns the environment of a process that runs in the machine, or nil when there is none.
+func environment(t *testing.T, m *machine.Machine) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // The process has ended meanwhile, or is somebody else's.
+		}
+		if env := strings.Split(string(text), "\x00"); slices.Contains(env, "DAYFLY_MACHINE="+m.Name) {
+			return env
+		}
+	}
+	return nil
 }
 
 // modes runs a test with and without cgroups.

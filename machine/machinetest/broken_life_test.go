@@ -50,6 +50,14 @@ func brokenInLife() []broken {
 				})
 			})
 		}, []string{"LifetimeEndsTheMachine", "LifetimeEndsTheMachineAfterItsCreatorIsGone"}, nil},
+		{"lets run on what is in a machine that has expired", func(b *backend, h *hooks) {
+			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+				if spec.Lifetime > 0 && spec.Lifetime < time.Minute {
+					b.leave(spec.Name)
+				}
+				return refuseImages(ctx, h, spec)
+			}
+		}, []string{"LifetimeEndsTheMachine", "LifetimeEndsTheMachineAfterItsCreatorIsGone"}, nil},
 		{"does not say how a machine ended at its end date", func(_ *backend, h *hooks) {
 			h.show = func(m *machine.Machine) {
 				if m.Exit != nil && m.Exit.Expired {
@@ -130,11 +138,31 @@ func brokenInDestroy() []broken {
 				return h.Provider.Destroy(ctx, id)
 			}
 		}, []string{"DestroyIsRepeatable", "DestroyOfUnknownIsNoError"}, nil},
+		{"hides what it is told to destroy", hideDestroyed, []string{
+			"DestroyEndsWhatRunsInTheMachine", "CreateAfterDestroyMakesANewMachine",
+		}, nil},
+		{"lets run on what is in a machine that it destroys", func(b *backend, h *hooks) {
+			h.destroy = func(ctx context.Context, id string) error {
+				if m, err := h.Provider.Get(ctx, id); err == nil {
+					b.leave(m.Name)
+				}
+				return h.Provider.Destroy(ctx, id)
+			}
+		}, []string{"DestroyEndsWhatRunsInTheMachine"}, nil},
+		{"starts what it has destroyed late", func(b *backend, h *hooks) {
+			h.destroy = func(ctx context.Context, id string) error {
+				if m, err := h.Provider.Get(ctx, id); err == nil {
+					time.AfterFunc(20*time.Millisecond, func() { b.leave(m.Name) })
+				}
+				return h.Provider.Destroy(ctx, id)
+			}
+		}, []string{"DestroyEndsWhatRunsInTheMachine"}, nil},
 		{"never destroys", func(b *backend, _ *hooks) {
 			b.cloud.Fail(memmachine.Destroy, memmachine.PretendDestroyed)
 		}, []string{
 			"DestroyedIsGoneFromListAndGet", "DestroyRemovesAnExitedMachine", "DestroyByANewProcessWorks", "NothingIsLeftBehind",
 			"CreateAfterDestroyMakesANewMachine", "StatesOnlyMoveForward", "TwoMachinesAtOnceDoNotMeet", "WatchTellsOfCreateAndGone",
+			"DestroyEndsWhatRunsInTheMachine",
 		}, nil},
 		{"says gone before it is", func(_ *backend, h *hooks) {
 			h.destroy = func(ctx context.Context, id string) error {
@@ -143,7 +171,7 @@ func brokenInDestroy() []broken {
 			}
 		}, []string{
 			"DestroyedIsGoneFromListAndGet", "DestroyRemovesAnExitedMachine", "DestroyByANewProcessWorks",
-			"CreateAfterDestroyMakesANewMachine", "StatesOnlyMoveForward",
+			"CreateAfterDestroyMakesANewMachine", "StatesOnlyMoveForward", "DestroyEndsWhatRunsInTheMachine",
 		}, nil},
 		{"destroys only what runs", func(_ *backend, h *hooks) {
 			h.destroy = func(ctx context.Context, id string) error {
@@ -168,7 +196,7 @@ func brokenInDestroy() []broken {
 				}
 				return nil
 			}
-		}, []string{"DestroyByANewProcessWorks", "NothingIsLeftBehind"}, nil},
+		}, []string{"DestroyByANewProcessWorks", "DestroyEndsWhatRunsInTheMachine", "NothingIsLeftBehind"}, nil},
 		{"takes no id for every id", func(b *backend, h *hooks) {
 			h.destroy = func(ctx context.Context, id string) error {
 				if id == "" {
@@ -205,6 +233,35 @@ func brokenInDestroy() []broken {
 				return h.Provider.Get(context.WithoutCancel(ctx), id)
 			}
 		}, []string{"ContextIsObeyed"}, nil},
+	}
+}
+
+// hideDestroyed makes h show nothing of what it is told to destroy, until somebody asks for the name again.
+func hideDestroyed(b *backend, h *hooks) {
+	hidden := func(id string) bool { _, is := b.notes.Load(id); return is }
+	h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+		m, err := refuseImages(ctx, h, spec)
+		if err == nil {
+			b.notes.Delete(m.ID)
+		}
+		return m, err
+	}
+	h.get = func(ctx context.Context, id string) (*machine.Machine, error) {
+		m, err := h.Provider.Get(ctx, id)
+		if err == nil && hidden(id) {
+			return nil, fmt.Errorf("hidden: %w", fault.NotFound)
+		}
+		return m, err
+	}
+	h.list = filtered(h, func(m *machine.Machine) bool { return !hidden(m.ID) })
+	h.destroy = func(ctx context.Context, id string) error {
+		if ctx.Err() == nil {
+			b.notes.Store(id, true)
+		}
+		return context.Cause(ctx)
+	}
+	h.watch = func(ctx context.Context, owner string) iter.Seq2[*machine.Machine, error] {
+		return machine.Watch(ctx, struct{ machine.Provider }{h}, owner, 5*time.Millisecond)
 	}
 }
 

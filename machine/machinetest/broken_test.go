@@ -67,6 +67,20 @@ func brokenInCreate() []broken {
 				return h.Provider.Destroy(ctx, id)
 			}
 		}, []string{"CreateAfterDestroyMakesANewMachine"}, nil},
+		{"takes what a name was first asked for with for its next machine", func(b *backend, h *hooks) {
+			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+				first := *spec
+				first.Labels = maps.Clone(spec.Labels)
+				noted, _ := b.notes.LoadOrStore(spec.Owner+" "+spec.Name, &first)
+				return refuseImages(ctx, h, noted.(*machine.Spec))
+			}
+		}, []string{"CreateAfterDestroyMakesANewMachine"}, nil},
+		{"shows the creation of a name's first machine at its next", func(b *backend, h *hooks) {
+			h.show = func(m *machine.Machine) {
+				noted, _ := b.notes.LoadOrStore(m.Owner+" "+m.Name, m.Created)
+				m.Created = noted.(time.Time)
+			}
+		}, []string{"CreateAfterDestroyMakesANewMachine"}, nil},
 		{"steals a foreign owner's name", func(b *backend, h *hooks) {
 			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
 				m, err := refuseImages(ctx, h, spec)
@@ -190,7 +204,9 @@ func brokenInWhatTheyShow() []broken {
 	return []broken{
 		{"forgets labels", func(_ *backend, h *hooks) {
 			h.show = func(m *machine.Machine) { m.Labels = nil }
-		}, []string{"LabelsSurvive", "TheLongestNamesAndLabelsAreKept", "SpecIsNotRetainedOrModified"}, nil},
+		}, []string{
+			"LabelsSurvive", "TheLongestNamesAndLabelsAreKept", "SpecIsNotRetainedOrModified", "CreateAfterDestroyMakesANewMachine",
+		}, nil},
 		{"forgets empty labels", func(_ *backend, h *hooks) {
 			h.show = func(m *machine.Machine) {
 				maps.DeleteFunc(m.Labels, func(_, value string) bool { return value == "" })
@@ -208,6 +224,11 @@ func brokenInWhatTheyShow() []broken {
 		{"does not know when a machine ends", func(_ *backend, h *hooks) {
 			h.show = func(m *machine.Machine) { m.Expires = time.Time{} }
 		}, []string{"EndDateIsCarried"}, nil},
+		{"is not broken and keeps whole seconds", func(_ *backend, h *hooks) {
+			h.show = func(m *machine.Machine) {
+				m.Created, m.Expires = m.Created.Truncate(time.Second), m.Expires.Truncate(time.Second)
+			}
+		}, nil, nil},
 		{"shows another creation each time", func(_ *backend, h *hooks) {
 			h.show = func(m *machine.Machine) {
 				off := time.Since(m.Created)

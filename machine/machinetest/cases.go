@@ -46,6 +46,7 @@ func cases() []testCase {
 
 		// Destroy
 		{"DestroyedIsGoneFromListAndGet", destroyedIsGoneFromListAndGet},
+		{"DestroyEndsWhatRunsInTheMachine", destroyEndsWhatRunsInTheMachine},
 		{"DestroyIsRepeatable", destroyIsRepeatable},
 		{"DestroyOfUnknownIsNoError", destroyOfUnknownIsNoError},
 		{"DestroyRemovesAnExitedMachine", destroyRemovesAnExitedMachine},

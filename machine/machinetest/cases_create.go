@@ -59,9 +59,15 @@ func createAfterDestroyMakesANewMachine(t *testing.T, s *subject) {
 	s.wantState(t, first.ID, machine.Running)
 	s.destroy(t, first.ID)
 	s.wantGone(t, first.ID)
-	second := s.create(t, spec)
-	if second.Created.Before(first.Created) {
-		t.Errorf("Create after Destroy: got a machine created at %v, want none from before %v", second.Created, first.Created)
+	s.outwait(first)
+	another := clone(spec)
+	another.Labels["life"] = "second"
+	second := s.create(t, another)
+	if !second.Created.After(first.Created) {
+		t.Errorf("Create after Destroy: got a machine created at %v, want one from after %v", second.Created, first.Created)
+	}
+	if got := s.get(t, second.ID); !maps.Equal(got.Labels, another.Labels) {
+		t.Errorf("labels of the name's second machine: got %v, want %v", got.Labels, another.Labels)
 	}
 	s.wantState(t, second.ID, machine.Running)
 	s.wantList(t, s.owner, second.ID)

@@ -1,6 +1,7 @@
 package machinetest
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -110,6 +111,7 @@ func (s *subject) wantExpired(t *testing.T, m *machine.Machine) {
 	case !m.Exit.Expired || m.Exit.OK():
 		t.Errorf("Exit at the end of the lifetime: got %+v, want Expired", *m.Exit)
 	}
+	s.wantNothingAlive(t, m, "at the end of its lifetime")
 	s.steadily(t, func() {
 		if got := s.get(t, m.ID); got.State != machine.Exited {
 			t.Fatalf("state after the end of the lifetime: got %s, want exited until the machine is destroyed", got.State)
@@ -126,6 +128,36 @@ func destroyedIsGoneFromListAndGet(t *testing.T, s *subject) {
 		s.wantGone(t, m.ID)
 	}
 	s.wantList(t, s.owner)
+}
+
+func destroyEndsWhatRunsInTheMachine(t *testing.T, s *subject) {
+	if s.Alive == nil {
+		t.Skip("the harness offers no look at what runs in a machine")
+	}
+	alive := func() *machine.Machine {
+		m := s.create(t, s.spec())
+		s.eventually(t, "what runs in machine "+m.ID, func() error {
+			if !s.Alive(t, m) {
+				return errors.New("got nothing alive, want what the Spec says")
+			}
+			return nil
+		})
+		return m
+	}
+	starting, running, inherited := s.create(t, s.spec()), alive(), alive()
+	s.destroy(t, starting.ID)
+	s.destroy(t, running.ID)
+	s.reopen(t)
+	s.destroy(t, inherited.ID)
+	// Looking again finds what is started late.
+	s.steadily(t, func() {
+		s.wantNothingAlive(t, starting, "that was destroyed while it started")
+		s.wantNothingAlive(t, running, "that was destroyed")
+		s.wantNothingAlive(t, inherited, "that a new process destroyed")
+		if t.Failed() {
+			t.FailNow()
+		}
+	})
 }
 
 func destroyIsRepeatable(t *testing.T, s *subject) {

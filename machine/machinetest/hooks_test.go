@@ -71,10 +71,51 @@ func (h *hooks) shown(m *machine.Machine, err error) (*machine.Machine, error) {
 type backend struct {
 	cloud *memmachine.Cloud
 	open  func(h *hooks)
+	notes sync.Map // what a broken provider writes down for all its processes
 
 	mu        sync.Mutex // guards what follows
 	processes int
 	seen      map[string]bool
+	guests    map[string]<-chan struct{} // what runs, by the machine's name, until the channel is closed
+	left      map[string]bool            // the names of machines in which something is taken to run for ever
+}
+
+func newBackend(open func(b *backend, h *hooks)) *backend {
+	b := &backend{seen: map[string]bool{}, guests: map[string]<-chan struct{}{}, left: map[string]bool{}}
+	b.cloud = memmachine.New(&memmachine.Options{Guest: b.guest}).Cloud()
+	b.open = func(h *hooks) { open(b, h) }
+	return b
+}
+
+// guest is what runs in every machine.
+func (b *backend) guest(ctx context.Context, spec *machine.Spec) machine.Exit {
+	b.mu.Lock()
+	b.guests[spec.Name] = ctx.Done()
+	b.mu.Unlock()
+	return memmachine.Idle(ctx, spec)
+}
+
+// alive reports whether something runs in the machine.
+func (b *backend) alive(name string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	ended, started := b.guests[name]
+	if !started || b.left[name] {
+		return b.left[name]
+	}
+	select {
+	case <-ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// leave makes what runs in the machine be taken to run for ever.
+func (b *backend) leave(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left[name] = true
 }
 
 func (b *backend) provider() machine.Provider {

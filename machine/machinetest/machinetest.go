@@ -51,6 +51,11 @@ type Harness struct {
 	// a machine, and the cases about exits are skipped.
 	Exits func(code int) machine.Spec
 
+	// Alive reports whether anything that was started in the machine still runs, as somebody sees it who does not ask
+	// the provider: in the list of processes, in the fake of the cloud. nil: nobody can look, and the suite takes the
+	// provider's word for it that nothing runs in a machine which has ended.
+	Alive func(t *testing.T, m *machine.Machine) bool
+
 	// Settle is how long the provider may take until its machines and its answers are what they will be: a boot, an
 	// end, a list that lags behind. Default: 10 seconds. It is spent only by a provider that fails.
 	Settle time.Duration
@@ -257,6 +262,22 @@ func (s *subject) wantGone(t *testing.T, id string) {
 		}
 		return nil
 	})
+}
+
+// outwait waits until a machine created from now on is certain to show a later Created than m, which is there already:
+// a provider may keep whole seconds.
+func (s *subject) outwait(m *machine.Machine) {
+	if m.Created.Equal(m.Created.Truncate(time.Second)) {
+		<-time.After(time.Second)
+	}
+}
+
+// wantNothingAlive checks that nothing runs in a machine that has ended, where the harness can look.
+func (s *subject) wantNothingAlive(t *testing.T, m *machine.Machine, ended string) {
+	t.Helper()
+	if s.Alive != nil && s.Alive(t, m) {
+		t.Errorf("what runs in machine %s %s: got something alive, want nothing", m.ID, ended)
+	}
 }
 
 // steadily checks ten times in a row, a poll apart, that nothing changes that should not.

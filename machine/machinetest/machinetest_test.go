@@ -13,7 +13,6 @@ import (
 
 	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/machine/machinetest"
-	"github.com/dayfly-run/dayfly/machine/memmachine"
 )
 
 // asChild is set in the environment of the process in which broken providers may fail tests.
@@ -23,17 +22,16 @@ func harness(open func(b *backend, h *hooks)) machinetest.Harness {
 	var last *backend // cases run one after the other
 	return machinetest.Harness{
 		New: func(t *testing.T) machine.Provider {
-			b := &backend{cloud: memmachine.New(nil).Cloud(), seen: map[string]bool{}}
-			b.open = func(h *hooks) { open(b, h) }
-			t.Cleanup(b.cloud.Close)
-			last = b
-			return b.provider()
+			last = newBackend(open)
+			t.Cleanup(last.cloud.Close)
+			return last.provider()
 		},
 		Reopen: func(*testing.T, machine.Provider) machine.Provider { return last.provider() },
 		Spec:   machine.Spec{Command: []string{"stay"}},
 		Exits: func(code int) machine.Spec {
 			return machine.Spec{Command: []string{"exit", strconv.Itoa(code)}}
 		},
+		Alive:    func(_ *testing.T, m *machine.Machine) bool { return last.alive(m.Name) },
 		Settle:   time.Second,
 		Lifetime: 300 * time.Millisecond,
 		Refused:  []machine.Spec{{Image: "debian"}},

@@ -1,7 +1,9 @@
 package memmachine_test
 
 import (
+	"context"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -10,10 +12,37 @@ import (
 	"github.com/dayfly-run/dayfly/machine/memmachine"
 )
 
-func harness(o *memmachine.Options) machinetest.Harness {
+// guests knows what runs in the machines of a test.
+type guests struct {
+	mu     sync.Mutex
+	inside map[string]<-chan struct{} // guarded by mu; by the machine's name, until the channel is closed
+}
+
+func (g *guests) run(ctx context.Context, spec *machine.Spec) machine.Exit {
+	g.mu.Lock()
+	g.inside[spec.Name] = ctx.Done()
+	g.mu.Unlock()
+	return memmachine.Idle(ctx, spec)
+}
+
+func (g *guests) alive(_ *testing.T, m *machine.Machine) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ended, started := g.inside[m.Name]
+	select {
+	case <-ended:
+		return false
+	default:
+		return started
+	}
+}
+
+func harness(o memmachine.Options) machinetest.Harness {
+	g := &guests{inside: map[string]<-chan struct{}{}}
+	o.Guest = g.run
 	return machinetest.Harness{
 		New: func(t *testing.T) machine.Provider {
-			p := memmachine.New(o)
+			p := memmachine.New(&o)
 			t.Cleanup(p.Cloud().Close)
 			return p
 		},
@@ -24,6 +53,7 @@ func harness(o *memmachine.Options) machinetest.Harness {
 		Exits: func(code int) machine.Spec {
 			return machine.Spec{Command: []string{"exit", strconv.Itoa(code)}}
 		},
+		Alive:    g.alive,
 		Settle:   3 * time.Second,
 		Lifetime: 200 * time.Millisecond,
 	}
@@ -31,12 +61,12 @@ func harness(o *memmachine.Options) machinetest.Harness {
 
 func TestProvider(t *testing.T) {
 	t.Parallel()
-	machinetest.Run(t, harness(nil))
+	machinetest.Run(t, harness(memmachine.Options{}))
 }
 
 func TestProviderWhoseMachinesTakeTimeToBootAndWhosePagesAreSmall(t *testing.T) {
 	t.Parallel()
-	machinetest.Run(t, harness(&memmachine.Options{Boot: 20 * time.Millisecond, PageSize: 1}))
+	machinetest.Run(t, harness(memmachine.Options{Boot: 20 * time.Millisecond, PageSize: 1}))
 }
 
 // polled hides that the provider is a machine.Watcher.
@@ -49,10 +79,10 @@ func (p polled) Cloud() *memmachine.Cloud { return p.cloud }
 
 func TestProviderThatIsNoWatcher(t *testing.T) {
 	t.Parallel()
-	h := harness(nil)
+	h := harness(memmachine.Options{})
+	watcher := h.New
 	h.New = func(t *testing.T) machine.Provider {
-		p := memmachine.New(nil)
-		t.Cleanup(p.Cloud().Close)
+		p := watcher(t).(*memmachine.Provider)
 		return polled{p, p.Cloud()}
 	}
 	h.Reopen = func(_ *testing.T, old machine.Provider) machine.Provider {
