@@ -2,7 +2,6 @@ package local_test
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,10 +25,8 @@ func TestProvider(t *testing.T) {
 				}
 				return newProvider(t, p.dir, scan)
 			},
-			Spec: machine.Spec{Command: []string{"sh", "-c", "sleep 600 & wait"}},
-			Exits: func(code int) machine.Spec {
-				return machine.Spec{Command: []string{"sh", "-c", fmt.Sprintf("exit %d", code)}}
-			},
+			Spec:  machine.Spec{Command: []string{"sh", "-c", "sleep 600 & wait"}},
+			Exits: machine.Spec{Command: []string{"sh", "-c", "exit $CODE"}},
 			Alive: func(t *testing.T, m *machine.Machine) bool { return environment(t, m) != nil },
 			Refused: []machine.Spec{
 				{Image: "debian"},

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -82,13 +84,23 @@ func brokenInLife() []broken {
 				return m, err
 			}
 		}, []string{"StatesOnlyMoveForward"}, nil},
+		{"ignores the environment", func(_ *backend, h *hooks) {
+			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+				if err := spec.Validate(); err != nil {
+					return nil, err
+				}
+				bare := *spec
+				bare.Env = nil
+				return refuseImages(ctx, h, &bare)
+			}
+		}, []string{"EnvironmentReachesWhatRuns", "ExitStatusIsReported", "ExitStatusSurvivesTheCreator"}, nil},
 		{"loses the exit status", func(_ *backend, h *hooks) {
 			h.show = func(m *machine.Machine) {
 				if m.Exit != nil && !m.Exit.Expired {
 					m.Exit = nil
 				}
 			}
-		}, []string{"ExitStatusIsReported", "ExitStatusSurvivesTheCreator"}, nil},
+		}, []string{"EnvironmentReachesWhatRuns", "ExitStatusIsReported", "ExitStatusSurvivesTheCreator"}, nil},
 		{"loses the exit status with the creator", func(b *backend, h *hooks) {
 			h.show = func(m *machine.Machine) {
 				if m.Exit != nil && !m.Exit.Expired && b.reopened() {
@@ -102,7 +114,21 @@ func brokenInLife() []broken {
 					m.Exit.Code = 1
 				}
 			}
-		}, []string{"ExitStatusIsReported", "ExitStatusSurvivesTheCreator"}, nil},
+		}, []string{"EnvironmentReachesWhatRuns", "ExitStatusIsReported", "ExitStatusSurvivesTheCreator"}, nil},
+		{"takes a line of a variable for another variable", func(_ *backend, h *hooks) {
+			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+				split := *spec
+				split.Env = maps.Clone(spec.Env)
+				for _, value := range spec.Env {
+					for line := range strings.Lines(value) {
+						if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+							split.Env[name] = value
+						}
+					}
+				}
+				return refuseImages(ctx, h, &split)
+			}
+		}, []string{"EnvironmentReachesWhatRuns"}, nil},
 	}
 }
 

@@ -39,6 +39,7 @@ func cases() []testCase {
 
 		// Life and end
 		{"StatesOnlyMoveForward", statesOnlyMoveForward},
+		{"EnvironmentReachesWhatRuns", environmentReachesWhatRuns},
 		{"ExitStatusIsReported", exitStatusIsReported},
 		{"ExitStatusSurvivesTheCreator", exitStatusSurvivesTheCreator},
 		{"LifetimeEndsTheMachine", lifetimeEndsTheMachine},

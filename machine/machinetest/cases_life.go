@@ -34,6 +34,18 @@ func statesOnlyMoveForward(t *testing.T, s *subject) {
 	})
 }
 
+func environmentReachesWhatRuns(t *testing.T, s *subject) {
+	spec := s.exits(t, 42)
+	// A value is not a piece of a command line, of a file or of a list.
+	spec.Env["EMPTY"] = ""
+	spec.Env["QUOTED"] = `it's "$CODE" \ &`
+	spec.Env["LINES"] = "one\nCODE=1\n"
+	m := s.create(t, spec)
+	if exit := s.wantState(t, m.ID, machine.Exited).Exit; exit == nil || exit.Code != 42 {
+		t.Errorf("Exit of a machine that ends with the CODE in its environment, 42: got %+v, want that status", exit)
+	}
+}
+
 func exitStatusIsReported(t *testing.T, s *subject) {
 	for _, code := range []int{0, 1, 7, 255} {
 		m := s.create(t, s.exits(t, code))
@@ -105,7 +117,7 @@ func wantLifetime(t *testing.T, s *subject, meanwhile func()) {
 func (s *subject) wantExpired(t *testing.T, m *machine.Machine) {
 	t.Helper()
 	switch {
-	case m.Exit == nil && s.Exits == nil: // This provider cannot say how a machine ended.
+	case m.Exit == nil && !offered(&s.Exits): // This provider cannot say how a machine ended.
 	case m.Exit == nil:
 		t.Error("Exit at the end of the lifetime: got none, want Expired")
 	case !m.Exit.Expired || m.Exit.OK():

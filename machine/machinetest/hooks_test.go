@@ -1,6 +1,7 @@
 package machinetest_test
 
 import (
+	"cmp"
 	"context"
 	"iter"
 	"sync"
@@ -92,6 +93,9 @@ func (b *backend) guest(ctx context.Context, spec *machine.Spec) machine.Exit {
 	b.mu.Lock()
 	b.guests[spec.Name] = ctx.Done()
 	b.mu.Unlock()
+	if spec.Command[0] == "exit" {
+		spec.Command = []string{"exit", cmp.Or(spec.Env["CODE"], "0")}
+	}
 	return memmachine.Idle(ctx, spec)
 }
 

@@ -8,7 +8,7 @@
 //			New:    func(t *testing.T) machine.Provider { return local.New(…) },
 //			Reopen: func(t *testing.T, old machine.Provider) machine.Provider { return local.New(…) },
 //			Spec:   machine.Spec{Command: []string{"sleep", "600"}},
-//			Exits:  func(code int) machine.Spec { return machine.Spec{Command: []string{"sh", "-c", "exit " + …}} },
+//			Exits:  machine.Spec{Command: []string{"sh", "-c", "exit $CODE"}},
 //			Settle: 5 * time.Second,
 //		})
 //	}
@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -47,9 +48,10 @@ type Harness struct {
 	// Lifetime.
 	Spec machine.Spec
 
-	// Exits describes a machine that ends by itself with a status from 0 to 255. nil: this provider cannot run such
-	// a machine, and the cases about exits are skipped.
-	Exits func(code int) machine.Spec
+	// Exits describes a machine that ends by itself with the status that is in the variable CODE of its environment.
+	// The suite sets it, from 0 to 255. Left out: this provider cannot run such a machine, and the cases about exits
+	// and about the environment are skipped.
+	Exits machine.Spec
 
 	// Alive reports whether anything that was started in the machine still runs, as somebody sees it who does not ask
 	// the provider: in the list of processes, in the fake of the cloud. nil: nobody can look, and the suite takes the
@@ -72,7 +74,7 @@ type Harness struct {
 // Run runs every case as a subtest of t. Cases run one after the other.
 func Run(t *testing.T, h Harness) {
 	t.Helper()
-	if h.New == nil || h.Reopen == nil || (h.Spec.Agent == nil && len(h.Spec.Command) == 0) {
+	if h.New == nil || h.Reopen == nil || !offered(&h.Spec) {
 		t.Fatal("machinetest: a Harness needs New, Reopen and Spec")
 	}
 	if h.Settle <= 0 {
@@ -96,6 +98,9 @@ func Run(t *testing.T, h Harness) {
 		}
 	})
 }
+
+// offered reports whether the harness describes a machine.
+func offered(spec *machine.Spec) bool { return spec.Agent != nil || len(spec.Command) > 0 }
 
 // subject is the provider under test in one case.
 type subject struct {
@@ -132,10 +137,15 @@ func (s *subject) complete(spec machine.Spec) *machine.Spec {
 // exits returns the Spec of a machine that ends with the code, or skips the case.
 func (s *subject) exits(t *testing.T, code int) *machine.Spec {
 	t.Helper()
-	if s.Exits == nil {
+	if !offered(&s.Exits) {
 		t.Skip("the harness offers no machine that exits")
 	}
-	return s.complete(s.Exits(code))
+	spec := s.complete(s.Exits)
+	if spec.Env == nil {
+		spec.Env = map[string]string{}
+	}
+	spec.Env["CODE"] = strconv.Itoa(code)
+	return spec
 }
 
 // create creates a machine that must be accepted.

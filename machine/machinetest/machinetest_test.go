@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -26,11 +25,9 @@ func harness(open func(b *backend, h *hooks)) machinetest.Harness {
 			t.Cleanup(last.cloud.Close)
 			return last.provider()
 		},
-		Reopen: func(*testing.T, machine.Provider) machine.Provider { return last.provider() },
-		Spec:   machine.Spec{Command: []string{"stay"}},
-		Exits: func(code int) machine.Spec {
-			return machine.Spec{Command: []string{"exit", strconv.Itoa(code)}}
-		},
+		Reopen:   func(*testing.T, machine.Provider) machine.Provider { return last.provider() },
+		Spec:     machine.Spec{Command: []string{"stay"}},
+		Exits:    machine.Spec{Command: []string{"exit"}},
 		Alive:    func(_ *testing.T, m *machine.Machine) bool { return last.alive(m.Name) },
 		Settle:   time.Second,
 		Lifetime: 300 * time.Millisecond,

@@ -2,7 +2,6 @@ package memmachine_test
 
 import (
 	"context"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -22,6 +21,9 @@ func (g *guests) run(ctx context.Context, spec *machine.Spec) machine.Exit {
 	g.mu.Lock()
 	g.inside[spec.Name] = ctx.Done()
 	g.mu.Unlock()
+	if spec.Command[0] == "exit" {
+		spec.Command = []string{"exit", spec.Env["CODE"]}
+	}
 	return memmachine.Idle(ctx, spec)
 }
 
@@ -49,10 +51,8 @@ func harness(o memmachine.Options) machinetest.Harness {
 		Reopen: func(_ *testing.T, old machine.Provider) machine.Provider {
 			return old.(interface{ Cloud() *memmachine.Cloud }).Cloud().Connect()
 		},
-		Spec: machine.Spec{Command: []string{"stay"}},
-		Exits: func(code int) machine.Spec {
-			return machine.Spec{Command: []string{"exit", strconv.Itoa(code)}}
-		},
+		Spec:     machine.Spec{Command: []string{"stay"}},
+		Exits:    machine.Spec{Command: []string{"exit"}},
 		Alive:    g.alive,
 		Settle:   3 * time.Second,
 		Lifetime: 200 * time.Millisecond,
