@@ -16,6 +16,12 @@ import (
 
 func TestProvider(t *testing.T) {
 	modes(t, func(t *testing.T, scan bool) {
+		write := []string{"sh", "-c", "for i in 1 2 3; do head -c 3m /dev/zero > f$i || exit 1; done; exec sleep 600"}
+		exceeds := []machine.Spec{{Command: write, Size: machine.Size{DiskMB: 4}}}
+		if newProvider(t, newDir(t), scan).Abilities().Memory {
+			eat := []string{"tail", "/dev/zero"}
+			exceeds = append(exceeds, machine.Spec{Command: eat, Size: machine.Size{MemoryMB: 32}})
+		}
 		machinetest.Run(t, machinetest.Harness{
 			New: func(t *testing.T) machine.Provider { return newProvider(t, newDir(t), scan) },
 			Reopen: func(t *testing.T, old machine.Provider) machine.Provider {
@@ -25,9 +31,10 @@ func TestProvider(t *testing.T) {
 				}
 				return newProvider(t, p.dir, scan)
 			},
-			Spec:  machine.Spec{Command: []string{"sh", "-c", "sleep 600 & wait"}},
-			Exits: machine.Spec{Command: []string{"sh", "-c", "exit $CODE"}},
-			Alive: func(t *testing.T, m *machine.Machine) bool { return environment(t, m) != nil },
+			Spec:    machine.Spec{Command: []string{"sh", "-c", "sleep 600 & wait"}},
+			Exits:   machine.Spec{Command: []string{"sh", "-c", "exit $CODE"}},
+			Alive:   func(t *testing.T, m *machine.Machine) bool { return environment(t, m) != nil },
+			Exceeds: exceeds,
 			Refused: []machine.Spec{
 				{Image: "debian"},
 				{Size: machine.Size{GPU: "a100-pcie-40gb"}},

@@ -94,13 +94,25 @@ func brokenInLife() []broken {
 				return refuseImages(ctx, h, &bare)
 			}
 		}, []string{"EnvironmentReachesWhatRuns", "ExitStatusIsReported", "ExitStatusSurvivesTheCreator"}, nil},
+		{"ignores the size", func(_ *backend, h *hooks) {
+			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+				if err := spec.Validate(); err != nil {
+					return nil, err
+				}
+				boundless := *spec
+				boundless.Size = machine.Size{}
+				return refuseImages(ctx, h, &boundless)
+			}
+		}, []string{"SizeIsEnforced"}, nil},
 		{"loses the exit status", func(_ *backend, h *hooks) {
 			h.show = func(m *machine.Machine) {
 				if m.Exit != nil && !m.Exit.Expired {
 					m.Exit = nil
 				}
 			}
-		}, []string{"EnvironmentReachesWhatRuns", "ExitStatusIsReported", "ExitStatusSurvivesTheCreator"}, nil},
+		}, []string{
+			"EnvironmentReachesWhatRuns", "SizeIsEnforced", "ExitStatusIsReported", "ExitStatusSurvivesTheCreator",
+		}, nil},
 		{"loses the exit status with the creator", func(b *backend, h *hooks) {
 			h.show = func(m *machine.Machine) {
 				if m.Exit != nil && !m.Exit.Expired && b.reopened() {

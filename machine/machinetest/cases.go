@@ -40,6 +40,7 @@ func cases() []testCase {
 		// Life and end
 		{"StatesOnlyMoveForward", statesOnlyMoveForward},
 		{"EnvironmentReachesWhatRuns", environmentReachesWhatRuns},
+		{"SizeIsEnforced", sizeIsEnforced},
 		{"ExitStatusIsReported", exitStatusIsReported},
 		{"ExitStatusSurvivesTheCreator", exitStatusSurvivesTheCreator},
 		{"LifetimeEndsTheMachine", lifetimeEndsTheMachine},

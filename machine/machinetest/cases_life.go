@@ -46,6 +46,19 @@ func environmentReachesWhatRuns(t *testing.T, s *subject) {
 	}
 }
 
+func sizeIsEnforced(t *testing.T, s *subject) {
+	if len(s.Exceeds) == 0 {
+		t.Skip("the harness offers no machine that exceeds its size")
+	}
+	for i, spec := range s.Exceeds {
+		m := s.create(t, s.complete(spec))
+		exit := s.wantState(t, m.ID, machine.Exited).Exit
+		if exit == nil || (!exit.OOMKilled && !exit.DiskFull) || exit.OK() {
+			t.Errorf("Exit of Exceeds[%d], of size %+v: got %+v, want OOMKilled or DiskFull", i, spec.Size, exit)
+		}
+	}
+}
+
 func exitStatusIsReported(t *testing.T, s *subject) {
 	for _, code := range []int{0, 1, 7, 255} {
 		m := s.create(t, s.exits(t, code))

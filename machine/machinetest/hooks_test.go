@@ -93,8 +93,11 @@ func (b *backend) guest(ctx context.Context, spec *machine.Spec) machine.Exit {
 	b.mu.Lock()
 	b.guests[spec.Name] = ctx.Done()
 	b.mu.Unlock()
-	if spec.Command[0] == "exit" {
+	switch spec.Command[0] {
+	case "exit":
 		spec.Command = []string{"exit", cmp.Or(spec.Env["CODE"], "0")}
+	case "take 64 MiB":
+		return machine.Exit{OOMKilled: spec.Size.MemoryMB > 0 && spec.Size.MemoryMB < 64}
 	}
 	return memmachine.Idle(ctx, spec)
 }

@@ -65,6 +65,10 @@ type Harness struct {
 	// Lifetime is the shortest lifetime with which a machine is sure to be seen running. Default: 1 second.
 	Lifetime time.Duration
 
+	// Exceeds are specs of machines that take more memory or disk than their own Size gives them, and must be ended for
+	// it. Left out: nothing runs here that could, or nothing limits it, and the case about sizes is skipped.
+	Exceeds []machine.Spec
+
 	// Refused are specs which this provider, beyond what every provider refuses, must refuse with fault.Invalid or
 	// fault.Unsupported: an image where there are no images, a size that cannot be had. The suite fills in what
 	// Spec has and these leave out.

@@ -31,6 +31,7 @@ func harness(open func(b *backend, h *hooks)) machinetest.Harness {
 		Alive:    func(_ *testing.T, m *machine.Machine) bool { return last.alive(m.Name) },
 		Settle:   time.Second,
 		Lifetime: 300 * time.Millisecond,
+		Exceeds:  []machine.Spec{{Command: []string{"take 64 MiB"}, Size: machine.Size{MemoryMB: 32}}},
 		Refused:  []machine.Spec{{Image: "debian"}},
 	}
 }

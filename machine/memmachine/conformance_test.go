@@ -21,8 +21,11 @@ func (g *guests) run(ctx context.Context, spec *machine.Spec) machine.Exit {
 	g.mu.Lock()
 	g.inside[spec.Name] = ctx.Done()
 	g.mu.Unlock()
-	if spec.Command[0] == "exit" {
+	switch spec.Command[0] {
+	case "exit":
 		spec.Command = []string{"exit", spec.Env["CODE"]}
+	case "take 64 MiB":
+		return machine.Exit{OOMKilled: spec.Size.MemoryMB > 0 && spec.Size.MemoryMB < 64}
 	}
 	return memmachine.Idle(ctx, spec)
 }
@@ -56,6 +59,7 @@ func harness(o memmachine.Options) machinetest.Harness {
 		Alive:    g.alive,
 		Settle:   3 * time.Second,
 		Lifetime: 200 * time.Millisecond,
+		Exceeds:  []machine.Spec{{Command: []string{"take 64 MiB"}, Size: machine.Size{MemoryMB: 32}}},
 	}
 }
 
