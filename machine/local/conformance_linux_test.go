@@ -2,6 +2,7 @@ package local_test
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,9 +32,21 @@ func TestProvider(t *testing.T) {
 				}
 				return newProvider(t, p.dir, scan)
 			},
-			Spec:    machine.Spec{Command: []string{"sh", "-c", "sleep 600 & wait"}},
-			Exits:   machine.Spec{Command: []string{"sh", "-c", "exit $CODE"}},
-			Alive:   func(t *testing.T, m *machine.Machine) bool { return environment(t, m) != nil },
+			Spec:  machine.Spec{Command: []string{"sh", "-c", "sleep 600 & wait"}},
+			Exits: machine.Spec{Command: []string{"sh", "-c", "exit $CODE"}},
+			Alive: func(t *testing.T, m *machine.Machine) bool { return environment(t, m) != nil },
+			Agent: func(t *testing.T, m *machine.Machine) *machine.Agent {
+				for _, variable := range environment(t, m) {
+					if text, ok := strings.CutPrefix(variable, agentVariable+"="); ok {
+						var agent machine.Agent
+						if err := json.Unmarshal([]byte(text), &agent); err != nil {
+							t.Fatal(err)
+						}
+						return &agent
+					}
+				}
+				return nil
+			},
 			Exceeds: exceeds,
 			Refused: []machine.Spec{
 				{Image: "debian"},

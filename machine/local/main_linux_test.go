@@ -2,10 +2,12 @@ package local_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -56,7 +58,7 @@ func supervise(args []string) error {
 }
 
 // guest is an agent whose attempt is a small script: "run SCRIPT", "home" (waits for a base URL and writes it to the
-// work directory), "exit CODE".
+// work directory), "exit CODE"; or what package machinetest makes up, which begins with "mt-".
 func guest(ctx context.Context, c *local.Cell) machine.Exit {
 	verb, rest, _ := strings.Cut(c.Spec.Agent.Attempt, " ")
 	switch verb {
@@ -93,5 +95,26 @@ func guest(ctx context.Context, c *local.Cell) machine.Exit {
 		code, _ := strconv.Atoi(rest)
 		return machine.Exit{Code: code}
 	}
+	if strings.HasPrefix(verb, "mt-") {
+		return tell(c)
+	}
 	return machine.Exit{Code: 64}
+}
+
+// agentVariable is the variable in which a process of an agent's machine holds what the agent was told.
+const agentVariable = "AGENT_WAS_TOLD"
+
+// tell runs a process that shows what the agent was told to whoever reads its environment, until the machine is ended.
+func tell(c *local.Cell) machine.Exit {
+	told, err := json.Marshal(c.Spec.Agent)
+	if err != nil {
+		return machine.Exit{Code: 70, Message: err.Error()}
+	}
+	env := append(slices.Clone(c.Env), agentVariable+"="+string(told))
+	p, err := c.Group.Start(&process.Command{Argv: []string{"sleep", "600"}, Env: env, Dir: c.WorkDir})
+	if err != nil {
+		return machine.Exit{Code: 70, Message: err.Error()}
+	}
+	exit, _ := p.Exit()
+	return exit
 }

@@ -94,6 +94,37 @@ func brokenInLife() []broken {
 				return refuseImages(ctx, h, &bare)
 			}
 		}, []string{"EnvironmentReachesWhatRuns", "ExitStatusIsReported", "ExitStatusSurvivesTheCreator"}, nil},
+		{"does not tell the agent its token", func(_ *backend, h *hooks) {
+			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+				tokenless := *spec
+				if spec.Agent != nil && spec.Agent.Token != "" {
+					tokenless.Agent = &machine.Agent{URL: spec.Agent.URL, Attempt: spec.Agent.Attempt, Token: "token"}
+				}
+				return refuseImages(ctx, h, &tokenless)
+			}
+		}, []string{"AgentIsToldWhatItHasComeFor"}, nil},
+		{"tells each agent what the first was told", func(b *backend, h *hooks) {
+			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+				if err := spec.Validate(); err != nil {
+					return nil, err
+				}
+				mistaken := *spec
+				if spec.Agent != nil {
+					noted, _ := b.notes.LoadOrStore("agent", spec.Agent)
+					mistaken.Agent = noted.(*machine.Agent)
+				}
+				return refuseImages(ctx, h, &mistaken)
+			}
+		}, []string{"AgentIsToldWhatItHasComeFor"}, nil},
+		{"starts no agents", func(_ *backend, h *hooks) {
+			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+				bare := *spec
+				if spec.Validate() == nil && spec.Agent != nil {
+					bare.Agent, bare.Command = nil, []string{"stay"}
+				}
+				return refuseImages(ctx, h, &bare)
+			}
+		}, []string{"AgentIsToldWhatItHasComeFor"}, nil},
 		{"ignores the size", func(_ *backend, h *hooks) {
 			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
 				if err := spec.Validate(); err != nil {

@@ -39,6 +39,7 @@ func cases() []testCase {
 
 		// Life and end
 		{"StatesOnlyMoveForward", statesOnlyMoveForward},
+		{"AgentIsToldWhatItHasComeFor", agentIsToldWhatItHasComeFor},
 		{"EnvironmentReachesWhatRuns", environmentReachesWhatRuns},
 		{"SizeIsEnforced", sizeIsEnforced},
 		{"ExitStatusIsReported", exitStatusIsReported},

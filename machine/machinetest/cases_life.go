@@ -34,6 +34,31 @@ func statesOnlyMoveForward(t *testing.T, s *subject) {
 	})
 }
 
+func agentIsToldWhatItHasComeFor(t *testing.T, s *subject) {
+	if s.Agent == nil {
+		t.Skip("the harness offers no look at what an agent is told")
+	}
+	agents := map[*machine.Machine]*machine.Agent{}
+	for range 2 { // what is told to one must not reach the other
+		spec := s.spec()
+		spec.Command = nil
+		spec.Agent = &machine.Agent{URL: "http://127.0.0.1:1/" + fresh("u"), Attempt: fresh("a"), Token: fresh("t")}
+		agents[s.create(t, spec)] = spec.Agent
+	}
+	for m, want := range agents {
+		var got *machine.Agent
+		s.eventually(t, "the agent in machine "+m.ID, func() error {
+			if got = s.Agent(t, m); got == nil {
+				return errors.New("it has not started")
+			}
+			return nil
+		})
+		if *got != *want {
+			t.Errorf("what the agent in machine %s was told: got %+v, want %+v", m.ID, *got, *want)
+		}
+	}
+}
+
 func environmentReachesWhatRuns(t *testing.T, s *subject) {
 	spec := s.exits(t, 42)
 	// A value is not a piece of a command line, of a file or of a list.

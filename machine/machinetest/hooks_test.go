@@ -78,11 +78,14 @@ type backend struct {
 	processes int
 	seen      map[string]bool
 	guests    map[string]<-chan struct{} // what runs, by the machine's name, until the channel is closed
+	agents    map[string]*machine.Agent  // what agents were told, by the machine's name
 	left      map[string]bool            // the names of machines in which something is taken to run for ever
 }
 
 func newBackend(open func(b *backend, h *hooks)) *backend {
-	b := &backend{seen: map[string]bool{}, guests: map[string]<-chan struct{}{}, left: map[string]bool{}}
+	b := &backend{
+		seen: map[string]bool{}, guests: map[string]<-chan struct{}{}, agents: map[string]*machine.Agent{}, left: map[string]bool{},
+	}
 	b.cloud = memmachine.New(&memmachine.Options{Guest: b.guest}).Cloud()
 	b.open = func(h *hooks) { open(b, h) }
 	return b
@@ -92,14 +95,23 @@ func newBackend(open func(b *backend, h *hooks)) *backend {
 func (b *backend) guest(ctx context.Context, spec *machine.Spec) machine.Exit {
 	b.mu.Lock()
 	b.guests[spec.Name] = ctx.Done()
+	b.agents[spec.Name] = spec.Agent
 	b.mu.Unlock()
-	switch spec.Command[0] {
-	case "exit":
+	switch {
+	case spec.Agent != nil:
+	case spec.Command[0] == "exit":
 		spec.Command = []string{"exit", cmp.Or(spec.Env["CODE"], "0")}
-	case "take 64 MiB":
+	case spec.Command[0] == "take 64 MiB":
 		return machine.Exit{OOMKilled: spec.Size.MemoryMB > 0 && spec.Size.MemoryMB < 64}
 	}
 	return memmachine.Idle(ctx, spec)
+}
+
+// agent returns what the agent in the machine was told.
+func (b *backend) agent(name string) *machine.Agent {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.agents[name]
 }
 
 // alive reports whether something runs in the machine.

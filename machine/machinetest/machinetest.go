@@ -65,6 +65,11 @@ type Harness struct {
 	// Lifetime is the shortest lifetime with which a machine is sure to be seen running. Default: 1 second.
 	Lifetime time.Duration
 
+	// Agent returns what the agent in the machine was told, as the agent has it and not as the provider was asked: from
+	// its environment or arguments, from the fake of the cloud. It returns nil while the agent has not started. nil:
+	// nobody can look, and the case about agents is skipped.
+	Agent func(t *testing.T, m *machine.Machine) *machine.Agent
+
 	// Exceeds are specs of machines that take more memory or disk than their own Size gives them, and must be ended for
 	// it. Left out: nothing runs here that could, or nothing limits it, and the case about sizes is skipped.
 	Exceeds []machine.Spec

@@ -29,6 +29,7 @@ func harness(open func(b *backend, h *hooks)) machinetest.Harness {
 		Spec:     machine.Spec{Command: []string{"stay"}},
 		Exits:    machine.Spec{Command: []string{"exit"}},
 		Alive:    func(_ *testing.T, m *machine.Machine) bool { return last.alive(m.Name) },
+		Agent:    func(_ *testing.T, m *machine.Machine) *machine.Agent { return last.agent(m.Name) },
 		Settle:   time.Second,
 		Lifetime: 300 * time.Millisecond,
 		Exceeds:  []machine.Spec{{Command: []string{"take 64 MiB"}, Size: machine.Size{MemoryMB: 32}}},

@@ -15,16 +15,19 @@ import (
 type guests struct {
 	mu     sync.Mutex
 	inside map[string]<-chan struct{} // guarded by mu; by the machine's name, until the channel is closed
+	agents map[string]*machine.Agent  // guarded by mu; what agents were told, by the machine's name
 }
 
 func (g *guests) run(ctx context.Context, spec *machine.Spec) machine.Exit {
 	g.mu.Lock()
 	g.inside[spec.Name] = ctx.Done()
+	g.agents[spec.Name] = spec.Agent
 	g.mu.Unlock()
-	switch spec.Command[0] {
-	case "exit":
+	switch {
+	case spec.Agent != nil:
+	case spec.Command[0] == "exit":
 		spec.Command = []string{"exit", spec.Env["CODE"]}
-	case "take 64 MiB":
+	case spec.Command[0] == "take 64 MiB":
 		return machine.Exit{OOMKilled: spec.Size.MemoryMB > 0 && spec.Size.MemoryMB < 64}
 	}
 	return memmachine.Idle(ctx, spec)
@@ -42,8 +45,14 @@ func (g *guests) alive(_ *testing.T, m *machine.Machine) bool {
 	}
 }
 
+func (g *guests) agent(_ *testing.T, m *machine.Machine) *machine.Agent {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.agents[m.Name]
+}
+
 func harness(o memmachine.Options) machinetest.Harness {
-	g := &guests{inside: map[string]<-chan struct{}{}}
+	g := &guests{inside: map[string]<-chan struct{}{}, agents: map[string]*machine.Agent{}}
 	o.Guest = g.run
 	return machinetest.Harness{
 		New: func(t *testing.T) machine.Provider {
@@ -57,6 +66,7 @@ func harness(o memmachine.Options) machinetest.Harness {
 		Spec:     machine.Spec{Command: []string{"stay"}},
 		Exits:    machine.Spec{Command: []string{"exit"}},
 		Alive:    g.alive,
+		Agent:    g.agent,
 		Settle:   3 * time.Second,
 		Lifetime: 200 * time.Millisecond,
 		Exceeds:  []machine.Spec{{Command: []string{"take 64 MiB"}, Size: machine.Size{MemoryMB: 32}}},
