@@ -2,6 +2,7 @@ package machinetest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -206,7 +207,7 @@ func brokenInDestroy() []broken {
 				}
 				return h.Provider.Destroy(ctx, id)
 			}
-		}, []string{"DestroyIsRepeatable", "DestroyOfUnknownIsNoError"}, nil},
+		}, []string{"DestroyIsRepeatable", "DestroyOfUnknownIsNoError", "ContextIsObeyedDuringACall"}, nil},
 		{"hides what it is told to destroy", hideDestroyed, []string{
 			"DestroyEndsWhatRunsInTheMachine", "CreateAfterDestroyMakesANewMachine",
 		}, nil},
@@ -231,7 +232,7 @@ func brokenInDestroy() []broken {
 		}, []string{
 			"DestroyedIsGoneFromListAndGet", "DestroyRemovesAnExitedMachine", "DestroyByANewProcessWorks", "NothingIsLeftBehind",
 			"CreateAfterDestroyMakesANewMachine", "StatesOnlyMoveForward", "TwoMachinesAtOnceDoNotMeet", "WatchTellsOfCreateAndGone",
-			"DestroyEndsWhatRunsInTheMachine",
+			"DestroyEndsWhatRunsInTheMachine", "ContextIsObeyedDuringACall",
 		}, nil},
 		{"says gone before it is", func(_ *backend, h *hooks) {
 			h.destroy = func(ctx context.Context, id string) error {
@@ -285,7 +286,7 @@ func brokenInDestroy() []broken {
 				}
 				return h.Provider.Destroy(ctx, id)
 			}
-		}, []string{"TwoMachinesAtOnceDoNotMeet"}, []string{"CallsMayBeConcurrent"}},
+		}, []string{"TwoMachinesAtOnceDoNotMeet", "ContextIsObeyedDuringACall"}, []string{"CallsMayBeConcurrent"}},
 		{"cannot take two calls at once", func(_ *backend, h *hooks) {
 			var busy atomic.Int64
 			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
@@ -302,6 +303,45 @@ func brokenInDestroy() []broken {
 				return h.Provider.Get(context.WithoutCancel(ctx), id)
 			}
 		}, []string{"ContextIsObeyed"}, nil},
+		{"takes the end of a context during a call for a failure of the cloud", func(_ *backend, h *hooks) {
+			h.get = func(ctx context.Context, id string) (*machine.Machine, error) {
+				if ctx.Err() == nil && ctx.Err() != nil { // The second look.
+					return nil, fmt.Errorf("no answer: %w", fault.Unavailable)
+				}
+				return h.Provider.Get(ctx, id)
+			}
+		}, []string{"ContextIsObeyedDuringACall"}, nil},
+		{"waits for an answer though its context has ended", func(_ *backend, h *hooks) {
+			h.destroy = func(ctx context.Context, id string) error {
+				if ctx.Err() == nil && ctx.Err() != nil {
+					<-time.After(1200 * time.Millisecond)
+				}
+				return h.Provider.Destroy(ctx, id)
+			}
+		}, []string{"ContextIsObeyedDuringACall"}, nil},
+		{"refuses a name whose create was interrupted", func(b *backend, h *hooks) {
+			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+				if b.knows("interrupted " + spec.Name) {
+					return nil, fmt.Errorf("it is just being created: %w", fault.Conflict)
+				}
+				m, err := refuseImages(ctx, h, spec)
+				if errors.Is(err, fault.Canceled) {
+					b.before("interrupted " + spec.Name)
+				}
+				return m, err
+			}
+		}, []string{"ContextIsObeyedDuringACall"}, nil},
+		{"destroys everything when it is interrupted", func(b *backend, h *hooks) {
+			h.destroy = func(ctx context.Context, id string) error {
+				err := h.Provider.Destroy(ctx, id)
+				if err != nil && len(b.cloud.Machines()) > 1 {
+					for _, m := range b.cloud.Machines() {
+						b.cloud.Vanish(m.ID)
+					}
+				}
+				return err
+			}
+		}, []string{"ContextIsObeyedDuringACall"}, nil},
 	}
 }
 

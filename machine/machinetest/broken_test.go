@@ -34,7 +34,7 @@ func brokenInCreate() []broken {
 			startAgain(b, h)
 		}, []string{
 			"CreateIsIdempotentInName", "CreateByANewProcessReturnsTheSameMachine", "ConcurrentCreatesOfOneNameMakeOne",
-			"CreateAgainAfterExitReturnsTheExitedMachine",
+			"CreateAgainAfterExitReturnsTheExitedMachine", "ContextIsObeyedDuringACall",
 		}, nil},
 		{"keeps names unique within a process only", func(b *backend, h *hooks) {
 			if b.reopened() {
@@ -303,7 +303,7 @@ func brokenInWhatTheyShow() []broken {
 			"ListFindsWhatANewProcessNeverCreated", "ListIsByOwner", "ListHoldsExitedMachines", "CreateIsIdempotentInName",
 			"CreateByANewProcessReturnsTheSameMachine", "CreateAgainAfterExitReturnsTheExitedMachine",
 			"CreateAfterDestroyMakesANewMachine", "ConcurrentCreatesOfOneNameMakeOne", "TheLongestNamesAndLabelsAreKept",
-			"DestroyOfUnknownIsNoError", "TwoMachinesAtOnceDoNotMeet",
+			"DestroyOfUnknownIsNoError", "TwoMachinesAtOnceDoNotMeet", "ContextIsObeyedDuringACall",
 		}, nil},
 	}
 }

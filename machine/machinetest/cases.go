@@ -59,6 +59,7 @@ func cases() []testCase {
 		{"TwoMachinesAtOnceDoNotMeet", twoMachinesAtOnceDoNotMeet},
 		{"CallsMayBeConcurrent", callsMayBeConcurrent},
 		{"ContextIsObeyed", contextIsObeyed},
+		{"ContextIsObeyedDuringACall", contextIsObeyedDuringACall},
 		{"WatchTellsOfCreateAndGone", watchTellsOfCreateAndGone},
 		{"WatchBeginsWithWhatIsThere", watchBeginsWithWhatIsThere},
 		{"WatchEndsWithItsContext", watchEndsWithItsContext},
