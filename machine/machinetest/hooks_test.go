@@ -84,7 +84,10 @@ type backend struct {
 
 func newBackend(open func(b *backend, h *hooks)) *backend {
 	b := &backend{
-		seen: map[string]bool{}, guests: map[string]<-chan struct{}{}, agents: map[string]*machine.Agent{}, left: map[string]bool{},
+		seen:   map[string]bool{},
+		guests: map[string]<-chan struct{}{},
+		agents: map[string]*machine.Agent{},
+		left:   map[string]bool{},
 	}
 	b.cloud = memmachine.New(&memmachine.Options{Guest: b.guest}).Cloud()
 	b.open = func(h *hooks) { open(b, h) }
