@@ -13,7 +13,10 @@ import (
 
 // date is the code whose start is measured: it prints the time at which it runs, in nanoseconds. Everybody has it, and
 // its own start is short: a Go program takes another millisecond before its first line, which is none of Dayfly's.
-var date = []string{"date", "+%s%N"}
+const (
+	date       = "date"
+	dateFormat = "+%s%N"
+)
 
 // measureStart measures how long it takes from the moment a client begins to submit a job until the job's own code
 // runs, and until the client knows that the job has succeeded, when nothing else is to be done. The baseline starts
@@ -73,7 +76,7 @@ func measureStart(ctx context.Context, b *bench, g *Group) error {
 // startAsJob runs date as a job, with the client a Go program would use, and waits until it has succeeded.
 func startAsJob(ctx context.Context, client *dayfly.Client) (begun, done time.Duration, err error) {
 	began := time.Now()
-	job, err := client.Submit(ctx, &dayfly.JobSpec{Command: date}, nil)
+	job, err := client.Submit(ctx, &dayfly.JobSpec{Command: []string{date, dateFormat}}, nil)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -98,7 +101,7 @@ func startAsJob(ctx context.Context, client *dayfly.Client) (begun, done time.Du
 // startAsProcess does the same without Dayfly.
 func startAsProcess(ctx context.Context) (begun, done time.Duration, err error) {
 	began := time.Now()
-	printed, err := exec.CommandContext(ctx, date[0], date[1:]...).Output()
+	printed, err := exec.CommandContext(ctx, date, dateFormat).Output()
 	if err != nil {
 		return 0, 0, fmt.Errorf("starting a process: %w", err)
 	}
@@ -119,7 +122,7 @@ func succeeded(job *dayfly.Job) error {
 func since(began time.Time, printed []byte) (time.Duration, error) {
 	then, err := strconv.ParseInt(string(bytes.TrimSpace(printed)), 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("reading what %v printed, which has to be that of GNU or the like: %w", date, err)
+		return 0, fmt.Errorf("reading what %s printed, which has to be that of GNU or the like: %w", date, err)
 	}
 	return time.Unix(0, then).Sub(began.Round(0)), nil
 }

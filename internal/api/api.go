@@ -26,6 +26,7 @@ import (
 type Engine interface {
 	Changer
 	Reader
+	Watcher
 	Agents
 	Commands
 }
@@ -55,15 +56,19 @@ type Reader interface {
 	Jobs(ctx context.Context, q *store.Query) ([]*store.Job, error)
 	// Events returns up to limit events of a job after a Seq.
 	Events(ctx context.Context, id string, after int64, limit int) ([]*dayfly.Event, error)
+	// Machines lists machines, newest first.
+	Machines(ctx context.Context, q *store.MachineQuery) ([]*store.Machine, error)
+	// Why explains why a job is where it is.
+	Why(ctx context.Context, id string) (*dayfly.Why, error)
+}
+
+// Watcher is the part that tells when there is something new to show.
+type Watcher interface {
 	// Watch begins to watch a job. changed returns a channel that is closed when something happens to the job; it is
 	// taken before reading. stop ends the watch.
 	Watch(id string) (changed func() <-chan struct{}, stop func())
 	// WatchEnd is the same for the job's end alone.
 	WatchEnd(id string) (ended func() <-chan struct{}, stop func())
-	// Machines lists machines, newest first.
-	Machines(ctx context.Context, q *store.MachineQuery) ([]*store.Machine, error)
-	// Why explains why a job is where it is.
-	Why(ctx context.Context, id string) (*dayfly.Why, error)
 }
 
 // Agents is the machines' part. Each call is authorized by the token it brings, which the engine checks; package wire
