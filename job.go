@@ -86,7 +86,7 @@ type InputSpec struct {
 
 // Timeouts limit how long the parts of a job may take. Zero is the server's default.
 type Timeouts struct {
-	Queue Duration `json:"queue,omitempty" doc:"From start until it first leaves the queue; then it expires. Default: none."`
+	Queue Duration `json:"queue,omitempty" doc:"From start until the command first starts; a job that waits then expires. Default: none."`
 	Boot  Duration `json:"boot,omitempty" doc:"From asking for a machine until its agent answers. Default: 5m."`
 	Run   Duration `json:"run,omitempty" doc:"From the start of the command until it is told to stop. Default: 1h."`
 	Total Duration `json:"total,omitempty" doc:"From start until the end, over all attempts. Default: none."`
