@@ -135,8 +135,8 @@ func (a *attempt) untilTick(deadline time.Duration) time.Duration {
 	return min(tick, max(0, deadline-a.line.clock()))
 }
 
-// stop tells the command to end and gives it its grace, unless the attempt's life has ended: then there is nothing to
-// wait for. It returns why, or the zero stopping if the command had ended by itself already.
+// stop tells the command to end and gives it and its descendants their grace, unless the attempt's life has ended: then
+// there is nothing to wait for. It returns why, or the zero stopping if the command had ended by itself already.
 func (a *attempt) stop(child *process.Process, why stopping) stopping {
 	select {
 	case <-child.Done():
@@ -152,20 +152,34 @@ func (a *attempt) stop(child *process.Process, why stopping) stopping {
 	killAt := a.line.clock() + milliseconds(a.job.KillGraceMS, 0)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	ended, next := child.Done(), tick
 	for {
 		select {
-		case <-child.Done():
-			return why
+		case <-ended:
+			// The grace is for all that was told to end: a shell dies of SIGTERM at once, and what it started may need
+			// the time to save its work.
+			ended, next = nil, firstLook
 		case <-a.line.life.Done():
 			return why
 		case <-timer.C:
 		}
 		a.line.listen()
-		if a.line.clock() >= killAt {
+		if a.line.clock() >= killAt || ended == nil && a.nothingRuns() {
 			return why
 		}
-		timer.Reset(max(a.untilTick(killAt), time.Millisecond))
+		timer.Reset(max(min(next, a.untilTick(killAt)), time.Millisecond))
+		next = min(2*next, tick)
 	}
+}
+
+// firstLook is how long after the end of a command that was told to end the agent looks again whether its descendants
+// have ended too. Each pause is twice as long as the one before, since a look may be a search of /proc.
+const firstLook = 5 * time.Millisecond
+
+// nothingRuns reports whether the command and all its descendants have ended. When nobody knows, something may run.
+func (a *attempt) nothingRuns() bool {
+	empty, err := a.place.Group.Empty()
+	return err == nil && empty
 }
 
 // endTree kills whatever is left of the command. Descendants do not outlive it: a machine lives only as long as its

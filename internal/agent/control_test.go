@@ -181,6 +181,29 @@ func TestOrderToStopIsObeyed(t *testing.T) {
 	})
 }
 
+func TestGraceIsAlsoForWhatAShellHasStarted(t *testing.T) {
+	t.Parallel()
+	home := memhome.New(t)
+	link := agent.NewShared("test")
+	t.Cleanup(link.Close)
+	// The outer shell dies of SIGTERM at once. The inner one is at work for longer than that takes.
+	job := script(`sh -c 'trap "sleep 0.5; echo saved; exit 0" TERM; echo $$ > pid; while :; do sleep 0.05; done'; true`)
+	job.KillGraceMS = 600_000 // also the end of the last process ends the grace
+	r := begin(t, home, link, job, nil)
+	r.awaitFile(t, "pid")
+	home.Await(r.id, "it beats", func(a memhome.Attempt) bool { return len(a.Phases) > 0 })
+	home.Order(r.id, wire.Canceled)
+	exit := r.wait(t)
+	a := home.Attempt(r.id)
+	wantOutcome(t, exit, a, wire.Canceled, "")
+	if got := string(a.Streams[wire.Stdout].Data); got != "saved\n" {
+		t.Errorf("stdout = %q, want %q: the worker was to have its grace", got, "saved\n")
+	}
+	if a.Result.Exit == nil || a.Result.Exit.Signal != "SIGTERM" {
+		t.Errorf("exit %+v, want that of the shell, which SIGTERM ended", a.Result.Exit)
+	}
+}
+
 func TestOrderWhileInputsAreFetchedStartsNothing(t *testing.T) {
 	t.Parallel()
 	home := memhome.New(t)
