@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -78,7 +79,7 @@ func (a *attempt) environment() ([]string, error) {
 	e.set("DAYFLY_RESULT", filepath.Join(scratch, resultFile))
 	e.set("DAYFLY_PROGRESS", filepath.Join(scratch, progressFile))
 	if len(a.job.Payload) > 0 {
-		if err := a.files.scratch.WriteFile(inputFile, a.job.Payload, 0o600); err != nil {
+		if err := replace(a.files.scratch, inputFile, a.job.Payload); err != nil {
 			return nil, fmt.Errorf("writing the payload: %w", err)
 		}
 		e.set("DAYFLY_INPUT", filepath.Join(scratch, inputFile))
@@ -119,6 +120,32 @@ func open(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
 		return nil, nil, err
 	}
 	return file, info, nil
+}
+
+// createTemporary makes a file under a name that nobody could have taken, and returns that too. A named pipe that a
+// command has left under a name it could guess would make the agent wait for a reader for ever.
+func createTemporary(root *os.Root, mode fs.FileMode) (*os.File, string, error) {
+	name := ".dayfly-" + rand.Text() + ".part"
+	file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	return file, name, err
+}
+
+// replace gives the file of that name new content, whatever is there under the name: nobody sees half of it, and what
+// a command has left there is not opened.
+func replace(root *os.Root, name string, data []byte) error {
+	file, temporary, err := createTemporary(root, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(data)
+	if err = errors.Join(err, file.Close()); err == nil {
+		err = root.Rename(temporary, name)
+	}
+	if err != nil {
+		// It is in nobody's way, and goes with its directory.
+		_ = root.Remove(temporary)
+	}
+	return err
 }
 
 // readValue returns the JSON that the command has written to its result file, or nil if it has not, or a sentence that
@@ -199,11 +226,7 @@ func (f *files) saveUndelivered(u *undelivered) error {
 	if err != nil {
 		return err
 	}
-	const temporary = undeliveredFile + ".new"
-	if err := f.scratch.WriteFile(temporary, data, 0o600); err != nil {
-		return err
-	}
-	return f.scratch.Rename(temporary, undeliveredFile)
+	return replace(f.scratch, undeliveredFile, data)
 }
 
 // loadUndelivered returns the result that an earlier agent of this attempt could not deliver, or nil.

@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -11,12 +12,14 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/agent"
 	"github.com/dayfly-run/dayfly/internal/agent/memhome"
 	"github.com/dayfly-run/dayfly/internal/wire"
+	"github.com/dayfly-run/dayfly/machine"
 )
 
 func TestInputsAreInPlaceBeforeTheCommandStarts(t *testing.T) {
@@ -324,6 +327,48 @@ func TestResultSurvivesTheAgentWhileTheServerIsAway(t *testing.T) {
 			t.Error("the delivered result is still on disk")
 		}
 	})
+}
+
+func TestNamedPipesInTheScratchDirectoryDoNotHoldUpTheAgent(t *testing.T) {
+	t.Parallel()
+	home := memhome.New(t)
+	home.Fault = func(c memhome.Call) memhome.Failure {
+		if c.Kind == "result" && c.Number == 1 {
+			return memhome.Failure{Status: http.StatusServiceUnavailable, Code: "unavailable"} // so the result is kept on disk
+		}
+		return memhome.Failure{}
+	}
+	link := agent.NewDirect("test")
+	t.Cleanup(link.Close)
+	job := script(`cd "$(dirname "$DAYFLY_RESULT")"; mkfifo undelivered.json undelivered.json.new; cat "$DAYFLY_INPUT"`)
+	job.Payload = []byte(`"payload"`)
+	boot := home.Add(job)
+	place := newPlace(t, boot)
+	pipe := filepath.Join(place.ScratchDir, "input.json") // of an earlier command that had the directory
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan machine.Exit, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go func() { done <- agent.Run(ctx, link, place, nil) }()
+	select {
+	case exit := <-done:
+		a := home.Attempt(boot.Attempt)
+		wantOutcome(t, exit, a, wire.Succeeded, "")
+		if got := string(a.Streams[wire.Stdout].Data); got != `"payload"` {
+			t.Errorf("the command read %q, want the payload", got)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the agent has not ended after 20 s: it waits for somebody to read a pipe")
+		stop()
+		for _, name := range []string{pipe, filepath.Join(place.ScratchDir, "undelivered.json.new")} {
+			if reader, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0); err == nil {
+				defer reader.Close()
+			}
+		}
+		<-done
+	}
 }
 
 func TestServerThatComesBackTakesTheResult(t *testing.T) {
