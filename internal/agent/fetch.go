@@ -38,7 +38,7 @@ func (a *attempt) fetch() error {
 			if err != nil {
 				return err
 			}
-			return a.fetchOne(ctx, &input, url, i)
+			return a.fetchOne(ctx, &input, url)
 		})
 		if err != nil {
 			return fmt.Errorf("input %s: %w", input.Name, err)
@@ -81,7 +81,7 @@ func (u *inputURLs) get(ctx context.Context, a *attempt, i, tries int) (string, 
 }
 
 // fetchOne gets one input under a temporary name, and renames it once it is whole and what it should be.
-func (a *attempt) fetchOne(ctx context.Context, input *wire.Input, url string, number int) error {
+func (a *attempt) fetchOne(ctx context.Context, input *wire.Input, url string) error {
 	if !filepath.IsLocal(input.Name) || path.Clean(input.Name) == "." {
 		return fault.Say(fault.Invalid, "its name does not lead into the working directory")
 	}
@@ -89,8 +89,7 @@ func (a *attempt) fetchOne(ctx context.Context, input *wire.Input, url string, n
 	if err := work.MkdirAll(path.Dir(path.Clean(input.Name)), 0o777); err != nil {
 		return localFailure("making its directory", err)
 	}
-	temporary := fmt.Sprintf(".dayfly-input-%d.part", number)
-	file, err := work.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+	file, temporary, err := createTemporary(work, 0o666)
 	if err != nil {
 		return localFailure("making its file", err)
 	}
@@ -108,7 +107,7 @@ func (a *attempt) fetchOne(ctx context.Context, input *wire.Input, url string, n
 		err = finishFile(work, file, temporary, input.Name)
 	}
 	if err != nil {
-		// It is in nobody's way: the next try empties it, and after the last nothing is run here.
+		// If it stays, it is in nobody's way: the next try makes another, and after the last nothing is run here.
 		_ = work.Remove(temporary)
 	}
 	return err

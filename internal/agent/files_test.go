@@ -117,6 +117,27 @@ func TestInputThatCannotBeHadFailsTheAttempt(t *testing.T) {
 	}
 }
 
+func TestInputsMayHaveTheNamesThatTemporaryFilesHad(t *testing.T) {
+	t.Parallel()
+	home := memhome.New(t)
+	home.Fault = func(c memhome.Call) memhome.Failure {
+		if c.Name == "in/last" {
+			return memhome.Failure{Wait: 300 * time.Millisecond} // the others are in place by then
+		}
+		return memhome.Failure{}
+	}
+	job := script("cat .dayfly-input-*.part last; ls -A")
+	for _, name := range []string{".dayfly-input-2.part", ".dayfly-input-1.part", "last"} {
+		job.Inputs = append(job.Inputs, home.Input(name, []byte("content of "+name+"\n")))
+	}
+	a := succeed(t, home, job)
+	want := "content of .dayfly-input-1.part\ncontent of .dayfly-input-2.part\ncontent of last\n" +
+		".dayfly-input-1.part\n.dayfly-input-2.part\nlast\n"
+	if got := string(a.Streams[wire.Stdout].Data); got != want {
+		t.Errorf("stdout = %q, want %q", got, want)
+	}
+}
+
 // artifactNames returns the names of the result's artifacts.
 func artifactNames(a memhome.Attempt) (names []string) {
 	for _, artifact := range a.Result.Artifacts {
