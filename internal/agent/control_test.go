@@ -152,6 +152,43 @@ func TestSilentServerOrphansTheAttempt(t *testing.T) {
 	})
 }
 
+func TestOnlyAnAnswerOfTheServerBreaksItsSilence(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		failure   memhome.Failure
+		delivered bool
+	}{
+		"StoreIsFull":      {memhome.Failure{Status: http.StatusInsufficientStorage, Code: "store_full"}, true},
+		"Unavailable":      {memhome.Failure{Status: http.StatusServiceUnavailable, Code: "unavailable"}, true},
+		"SomebodyElsesBad": {memhome.Failure{Status: http.StatusBadGateway, Body: "<html>bad gateway</html>"}, false},
+		"SomebodyElses507": {memhome.Failure{Status: http.StatusInsufficientStorage, Body: "no room"}, false},
+		"NoAnswer":         {memhome.Failure{Drop: true}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachLink(t, func(t *testing.T, link agent.Link) {
+				home := memhome.New(t)
+				clock := newClock()
+				home.Fault = func(call memhome.Call) memhome.Failure {
+					if of := call.Kind == "result" || call.Kind == "batch" && call.Number > 1; of && call.Number <= 3 {
+						clock.advance(40 * time.Second) // no single pause is too long, all together are
+						return c.failure
+					}
+					return memhome.Failure{}
+				}
+				r := begin(t, home, link, script("true"), &agent.Options{Clock: clock.now})
+				exit := r.wait(t)
+				if !c.delivered {
+					if a := home.Attempt(r.id); exit.Code != agent.ExitNotOurs || a.Result != nil || !strings.Contains(exit.Message, "has not answered") {
+						t.Errorf("exit %+v, result %+v; want code %d because the server was silent", exit, a.Result, agent.ExitNotOurs)
+					}
+					return
+				}
+				wantOutcome(t, exit, home.Attempt(r.id), wire.Succeeded, "")
+			})
+		})
+	}
+}
+
 func TestOrderToStopIsObeyed(t *testing.T) {
 	t.Parallel()
 	eachLink(t, func(t *testing.T, link agent.Link) {

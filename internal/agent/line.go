@@ -22,10 +22,11 @@ type line struct {
 	life context.Context // the attempt's; its cause says why it ended
 	end  context.CancelCauseFunc
 
-	mu    sync.Mutex // guards what follows
-	token string
-	heard time.Duration // when the server last answered, by clock
-	quiet time.Duration // how long it may be silent
+	mu     sync.Mutex // guards what follows
+	token  string
+	heard  time.Duration // when the server last answered, by clock
+	served time.Duration // when it last answered otherwise than that it could not do just now what it was asked
+	quiet  time.Duration // how long it may be silent
 }
 
 func newLine(ctx context.Context, link Link, place *Place, clock func() time.Duration) *line {
@@ -39,6 +40,7 @@ func (l *line) open(token string, quiet time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.token, l.quiet, l.heard = token, quiet, l.clock()
+	l.served = l.heard
 }
 
 // address returns where the next call goes. The server may move, so it is asked for again each time.
@@ -89,20 +91,26 @@ func (l *line) try(ctx context.Context, c call) error {
 	case final(err):
 		l.end(fmt.Errorf("agent: the server refused the attempt: %w", err))
 	case err == nil || !retryable(err):
-		l.hear()
+		l.hear(true)
+	case answered(err): // such as that its store is full, which may last for longer than a server may be silent
+		l.hear(false)
 	default:
 		l.listen()
 	}
 	return err
 }
 
-// hear notes that the server has answered. An answer that comes after too long a silence is too late: the machine may
-// have been suspended, and the attempt given to another.
-func (l *line) hear() {
-	if l.listen() {
-		l.mu.Lock()
-		l.heard = l.clock()
-		l.mu.Unlock()
+// hear notes that the server has answered, and whether it could do what it was asked. An answer that comes after too
+// long a silence is too late: the machine may have been suspended, and the attempt given to another.
+func (l *line) hear(served bool) {
+	if !l.listen() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.heard = l.clock()
+	if served {
+		l.served = l.heard
 	}
 }
 
@@ -119,11 +127,11 @@ func (l *line) listen() bool {
 	return false
 }
 
-// silence returns how long the server has not answered.
-func (l *line) silence() time.Duration {
+// unserved returns for how long the server has done nothing that it was asked.
+func (l *line) unserved() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.clock() - l.heard
+	return l.clock() - l.served
 }
 
 // patience returns how long the server may be silent.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -17,6 +18,8 @@ type Refusal struct {
 	Kind       fault.Kind // what to decide by
 	Detail     string     // the server's sentence
 	RetryAfter time.Duration
+	// Foreign is set when nothing shows that the answer is our server's. It counts as none.
+	Foreign bool
 	// Stored is where the stream ends at the server, in the refusal of a log chunk that begins beyond it; -1 when
 	// the server did not say.
 	Stored int64
@@ -64,7 +67,8 @@ func decodeRefusal(status int, header http.Header, body []byte) error {
 // that counts as no answer at all.
 func refusalOf(p *wire.Problem) *Refusal {
 	kind := fault.Kind(p.Code)
-	if !known(kind) {
+	foreign := !known(kind)
+	if foreign {
 		kind = fault.Unavailable
 		if p.Status == http.StatusTooManyRequests || p.Status == http.StatusInsufficientStorage {
 			kind = fault.Exhausted
@@ -74,7 +78,13 @@ func refusalOf(p *wire.Problem) *Refusal {
 	if detail == "" {
 		detail = p.Title
 	}
-	return &Refusal{Status: p.Status, Kind: kind, Detail: printable(detail, 512), Stored: -1}
+	return &Refusal{Status: p.Status, Kind: kind, Detail: printable(detail, 512), Foreign: foreign, Stored: -1}
+}
+
+// answered reports whether err, which is that of a call, is an answer of our server.
+func answered(err error) bool {
+	r, ok := errors.AsType[*Refusal](err)
+	return ok && !r.Foreign
 }
 
 // known reports whether k is a kind that this agent can decide by.

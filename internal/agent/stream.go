@@ -203,7 +203,7 @@ const maxStuck = 30 * time.Second
 // yet it has taken no output for a while. As long as the server is away there is no hurry.
 func (s *stream) stuck() bool {
 	now := s.line.clock()
-	if !s.over() || s.line.silence() > maxStuck/2 {
+	if !s.over() || s.line.unserved() > maxStuck/2 {
 		s.late = 0
 		return false
 	}
