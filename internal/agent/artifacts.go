@@ -193,7 +193,7 @@ func (a *attempt) places(ctx context.Context, group []wire.ArtifactWant) (places
 
 // uploadOne stores one file and returns its SHA-256.
 func (a *attempt) uploadOne(ctx context.Context, want wire.ArtifactWant, place wire.Upload) (sum string, err error) {
-	err = a.persist(ctx, func(tries int) error {
+	err = a.persist(ctx, func(tries int, moved func()) error {
 		if tries > 0 { // the place may have expired, or moved with its server
 			places, err := a.places(ctx, []wire.ArtifactWant{want})
 			if err != nil {
@@ -201,7 +201,7 @@ func (a *attempt) uploadOne(ctx context.Context, want wire.ArtifactWant, place w
 			}
 			place = places[0]
 		}
-		sum, err = a.put(ctx, want, place)
+		sum, err = a.put(ctx, want, place, moved)
 		return err
 	})
 	if err != nil {
@@ -211,7 +211,7 @@ func (a *attempt) uploadOne(ctx context.Context, want wire.ArtifactWant, place w
 }
 
 // put sends one file in one pass, hashing what is sent.
-func (a *attempt) put(ctx context.Context, want wire.ArtifactWant, place wire.Upload) (string, error) {
+func (a *attempt) put(ctx context.Context, want wire.ArtifactWant, place wire.Upload, moved func()) (string, error) {
 	file, before, err := open(a.files.work, want.Name)
 	if err != nil {
 		return "", localFailure("opening it", err)
@@ -223,7 +223,7 @@ func (a *attempt) put(ctx context.Context, want wire.ArtifactWant, place wire.Up
 	hash := sha256.New()
 	content := &io.LimitedReader{R: file, N: want.Size}
 	sent := make(chan struct{})
-	err = a.transfer(ctx, func(ctx context.Context, moving func()) (*http.Request, error) {
+	err = a.transfer(ctx, moved, func(ctx context.Context, moving func()) (*http.Request, error) {
 		body := &requestBody{Reader: &movingReader{io.TeeReader(content, hash), moving}, closed: sent}
 		request, err := http.NewRequestWithContext(ctx, place.Method, place.URL, body)
 		if err != nil {

@@ -33,12 +33,12 @@ func (a *attempt) fetch() error {
 	urls := &inputURLs{inputs: a.job.Inputs}
 	return each(a.work, len(a.job.Inputs), func(ctx context.Context, i int) error {
 		input := a.job.Inputs[i]
-		err := a.persist(ctx, func(tries int) error {
+		err := a.persist(ctx, func(tries int, moved func()) error {
 			url, err := urls.get(ctx, a, i, tries)
 			if err != nil {
 				return err
 			}
-			return a.fetchOne(ctx, &input, url)
+			return a.fetchOne(ctx, &input, url, moved)
 		})
 		if err != nil {
 			return fmt.Errorf("input %s: %w", input.Name, err)
@@ -55,14 +55,14 @@ type inputURLs struct {
 	fresh  time.Duration // when they were asked for, by the attempt's clock
 }
 
-// get returns the URL of the i-th input for its next try.
+// get returns the URL of the i-th input for its next try. A server that is away is waited for.
 func (u *inputURLs) get(ctx context.Context, a *attempt, i, tries int) (string, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if tries == 0 || u.fresh > 0 && a.line.clock()-u.fresh < time.Second {
 		return u.inputs[i].URL, nil
 	}
-	err := a.line.try(ctx, func(ctx context.Context, to Address) error {
+	err := a.line.do(ctx, func(ctx context.Context, to Address) error {
 		to.Token = a.place.Boot.Token // the claim's
 		job, err := a.line.link.Claim(ctx, to, a.claimRequest())
 		if err != nil {
@@ -74,14 +74,11 @@ func (u *inputURLs) get(ctx context.Context, a *attempt, i, tries int) (string, 
 		u.inputs, u.fresh = job.Inputs, a.line.clock()
 		return nil
 	})
-	if err != nil && retryable(err) {
-		err = fault.Say(fault.Unavailable, "the server could not be asked for a fresh URL: %s", plain(err))
-	}
 	return u.inputs[i].URL, err
 }
 
 // fetchOne gets one input under a temporary name, and renames it once it is whole and what it should be.
-func (a *attempt) fetchOne(ctx context.Context, input *wire.Input, url string) error {
+func (a *attempt) fetchOne(ctx context.Context, input *wire.Input, url string, moved func()) error {
 	if !filepath.IsLocal(input.Name) || path.Clean(input.Name) == "." {
 		return fault.Say(fault.Invalid, "its name does not lead into the working directory")
 	}
@@ -94,7 +91,7 @@ func (a *attempt) fetchOne(ctx context.Context, input *wire.Input, url string) e
 		return localFailure("making its file", err)
 	}
 	defer file.Close()
-	err = a.transfer(ctx, func(ctx context.Context, _ func()) (*http.Request, error) {
+	err = a.transfer(ctx, moved, func(ctx context.Context, _ func()) (*http.Request, error) {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {
 			return nil, fault.Say(fault.Denied, "the server named a URL that is none")

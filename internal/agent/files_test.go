@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -114,6 +116,38 @@ func TestInputThatCannotBeHadFailsTheAttempt(t *testing.T) {
 			}
 			t.Log(a.Result.Message)
 		})
+	}
+}
+
+func TestServerThatIsAwayWhileInputsAreFetchedIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	home := memhome.New(t)
+	clock := newClock()
+	var away atomic.Bool
+	home.Fault = func(c memhome.Call) memhome.Failure {
+		switch {
+		case c.Kind == "get" && c.Number == 1:
+			away.Store(true)
+		case c.Kind == "claim" && away.Load():
+			clock.advance(3 * time.Minute) // nine minutes in all, of the ten that an attempt goes on without a server
+			away.Store(c.Number < 4)
+		}
+		if away.Load() && (c.Kind == "get" || c.Kind == "claim") {
+			return memhome.Failure{Status: http.StatusBadGateway, Body: "there is no server behind this proxy"}
+		}
+		return memhome.Failure{}
+	}
+	link := agent.NewDirect("test")
+	t.Cleanup(link.Close)
+	job := script("cat in")
+	job.OrphanAfterMS = 600_000
+	job.Inputs = []wire.Input{home.Input("in", []byte("content"))}
+	r := begin(t, home, link, job, &agent.Options{Clock: clock.now})
+	exit := r.wait(t)
+	a := home.Attempt(r.id)
+	wantOutcome(t, exit, a, wire.Succeeded, "")
+	if got := string(a.Streams[wire.Stdout].Data); got != "content" {
+		t.Errorf("the command read %q", got)
 	}
 }
 
@@ -255,6 +289,68 @@ func TestUploadIsTriedAgainWithAFreshPlace(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// breakingWeb breaks the first request off after its body has been on its way for longer than a file may stand still.
+type breakingWeb struct {
+	clock *clock
+	tries atomic.Int64
+}
+
+func (w *breakingWeb) RoundTrip(r *http.Request) (*http.Response, error) {
+	if w.tries.Add(1) > 1 {
+		return http.DefaultTransport.RoundTrip(r)
+	}
+	defer r.Body.Close()
+	for {
+		w.clock.advance(time.Minute)
+		if _, err := io.CopyN(io.Discard, r.Body, 16); err != nil {
+			return nil, errors.New("the connection was reset")
+		}
+	}
+}
+
+func TestLongUploadThatBreaksOffIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	home := memhome.New(t)
+	web := &breakingWeb{clock: newClock()}
+	link := agent.NewDirect("test")
+	t.Cleanup(link.Close)
+	job := script("printf %0200d 0 > out")
+	job.OrphanAfterMS = 36_000_000
+	job.Outputs = []string{"out"}
+	r := begin(t, home, link, job, &agent.Options{Clock: web.clock.now, Web: &http.Client{Transport: web}})
+	exit := r.wait(t)
+	wantOutcome(t, exit, home.Attempt(r.id), wire.Succeeded, "")
+	if data, _ := home.Blob("out/" + r.id + "/out"); len(data) != 200 {
+		t.Errorf("out has %d bytes, want 200", len(data))
+	}
+}
+
+func TestUploadThatNeverSucceedsIsGivenUp(t *testing.T) {
+	t.Parallel()
+	home := memhome.New(t)
+	clock := newClock()
+	var tries atomic.Int64
+	home.Fault = func(c memhome.Call) memhome.Failure {
+		if c.Kind != "put" {
+			return memhome.Failure{}
+		}
+		tries.Add(1)
+		clock.advance(2 * time.Minute) // all bytes were sent, and nothing moves any more
+		return memhome.Failure{Status: http.StatusServiceUnavailable}
+	}
+	link := agent.NewDirect("test")
+	t.Cleanup(link.Close)
+	job := script("echo content > out")
+	job.OrphanAfterMS = 36_000_000
+	job.Outputs = []string{"out"}
+	r := begin(t, home, link, job, &agent.Options{Clock: clock.now})
+	exit := r.wait(t)
+	wantOutcome(t, exit, home.Attempt(r.id), wire.Failed, "output_failed")
+	if got := tries.Load(); got != 3 {
+		t.Errorf("%d tries, want 3 of two minutes each", got)
 	}
 }
 

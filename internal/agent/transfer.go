@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,7 +20,8 @@ const (
 	parallel = 4
 	// stall is how long a transfer may stand still before it is begun anew.
 	stall = 2 * time.Minute
-	// transferPatience is for how long a file is tried again that fails in passing.
+	// transferPatience is for how long a file that fails in passing may stand still, all its tries together. The time
+	// in which it moves does not count, nor that in which the server is waited for, which is the line's to bound.
 	transferPatience = 5 * time.Minute
 	// maxRefused is how often a file is tried that fails for a reason which does not look passing. A new URL may help
 	// once; it does not the third time.
@@ -28,15 +30,19 @@ const (
 
 // transfer makes a request to a URL that carries its own authority, and hands the body of a successful answer to use.
 // It ends one in which no byte has moved for a while; build is given what is to be called for each piece of the
-// request's body that has.
+// request's body that has. It calls moved when it begins and for each piece of either body.
 func (a *attempt) transfer(
-	ctx context.Context, build func(ctx context.Context, moving func()) (*http.Request, error), use func(body io.Reader) error,
+	ctx context.Context, moved func(), build func(ctx context.Context, moving func()) (*http.Request, error), use func(body io.Reader) error,
 ) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watchdog := time.AfterFunc(stall, func() { cancel(fmt.Errorf("no byte has moved for %v", stall)) })
 	defer watchdog.Stop()
-	moving := func() { watchdog.Reset(stall) }
+	moving := func() {
+		watchdog.Reset(stall)
+		moved()
+	}
+	moved()
 
 	request, err := build(ctx, moving)
 	if err != nil {
@@ -86,12 +92,16 @@ func (r *movingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// persist tries a transfer until it succeeds, or fails for good. try is told how often it was called before.
-func (a *attempt) persist(ctx context.Context, try func(tries int) error) error {
-	began, pace := a.line.clock(), a.line.newPace()
-	refused := 0
+// persist tries a transfer until it succeeds, or fails for good. try is told how often it was called before, and calls
+// moved whenever the file has got on.
+func (a *attempt) persist(ctx context.Context, try func(tries int, moved func()) error) error {
+	pace, refused := a.line.newPace(), 0
+	var still time.Duration // how long nothing has moved, all tries together
+	var last atomic.Int64   // when something moved last; the transport may tell of it late
+	moved := func() { last.Store(int64(a.line.clock())) }
 	for tries := 0; ; tries++ {
-		err := try(tries)
+		moved()
+		err := try(tries, moved)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -102,9 +112,12 @@ func (a *attempt) persist(ctx context.Context, try func(tries int) error) error 
 		default:
 			return err
 		}
-		if refused >= maxRefused || a.line.clock()-began > transferPatience || !pace.wait(ctx, err) {
+		failed := a.line.clock()
+		still += failed - time.Duration(last.Load())
+		if refused >= maxRefused || still > transferPatience || !pace.wait(ctx, err) {
 			return err
 		}
+		still += a.line.clock() - failed
 	}
 }
 
