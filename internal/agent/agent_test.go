@@ -254,8 +254,12 @@ func TestResultFileBecomesTheValue(t *testing.T) {
 		"JSONIsTaken":                     {`echo '{ "a" : [1, "<&>"] }' > "$DAYFLY_RESULT"`, `{"a":[1,"<&>"]}`, ""},
 		"EmptyIsNothing":                  {`: > "$DAYFLY_RESULT"`, "", ""},
 		"NoJSONIsAWarning":                {`echo oops > "$DAYFLY_RESULT"`, "", "does not hold JSON"},
+		"BytesThatAreNoTextAreAWarning":   {`printf '"a\377"' > "$DAYFLY_RESULT"`, "", "this is not UTF-8 (at byte 2)"},
+		"NumberTooLargeIsAWarning":        {`echo '{"n":[1e999999]}' > "$DAYFLY_RESULT"`, "", "value: n[0]: is a number outside of what can be represented"},
+		"NothingButSuchANumberIsAWarning": {`echo 1e999999 > "$DAYFLY_RESULT"`, "", "value: is a number outside of what can be represented"},
+		"NameThatOccursTwiceIsAWarning":   {`echo '{"n":1,"n":2}' > "$DAYFLY_RESULT"`, "", `the name "n" occurs twice in one object`},
 		"TooLargeIsAWarning":              {`head -c 1048577 /dev/zero | tr '\0' 1 > "$DAYFLY_RESULT"`, "", "larger than 1 MiB"},
-		"JustAsLargeAsAllowedIsTaken":     {`head -c 1048576 /dev/zero | tr '\0' 1 > "$DAYFLY_RESULT"`, strings.Repeat("1", 1<<20), ""},
+		"JustAsLargeAsAllowedIsTaken":     {`(printf '"'; head -c 1048574 /dev/zero | tr '\0' 1; printf '"') > "$DAYFLY_RESULT"`, `"` + strings.Repeat("1", 1<<20-2) + `"`, ""},
 		"APipeDoesNotMakeTheAgentWait":    {`mkfifo "$DAYFLY_RESULT"`, "", "not a regular file"},
 		"ALinkOutOfTheDirectoryIsRefused": {`ln -s /etc/passwd "$DAYFLY_RESULT"`, "", "escapes"},
 	} {

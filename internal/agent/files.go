@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dayfly-run/dayfly/internal/api/strict"
 	"github.com/dayfly-run/dayfly/internal/wire"
 )
 
@@ -149,7 +151,8 @@ func replace(root *os.Root, name string, data []byte) error {
 }
 
 // readValue returns the JSON that the command has written to its result file, or nil if it has not, or a sentence that
-// says why that cannot be used.
+// says why that cannot be used. It judges as strictly as the server, which would refuse the whole result for a value
+// that is not UTF-8, say.
 func (f *files) readValue() (value json.RawMessage, warning string) {
 	file, _, err := open(f.scratch, resultFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -170,8 +173,10 @@ func (f *files) readValue() (value json.RawMessage, warning string) {
 		return nil, ""
 	}
 	var compact bytes.Buffer
-	if err := json.Compact(&compact, data); err != nil {
-		return nil, fmt.Sprintf("The file DAYFLY_RESULT names does not hold JSON, so the job has no result value: %v.", err)
+	_, err = strict.NewDecoder[json.RawMessage]().Decode(data)
+	if err = cmp.Or(err, json.Compact(&compact, data)); err != nil {
+		return nil, fmt.Sprintf("The file DAYFLY_RESULT names does not hold JSON that the server takes, so the job has no result value: %s.",
+			strings.TrimPrefix(err.Error(), ": ")) // which is where the place in the document would be
 	}
 	return compact.Bytes(), ""
 }

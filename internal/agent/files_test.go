@@ -507,22 +507,45 @@ func TestServerThatComesBackTakesTheResult(t *testing.T) {
 
 func TestResultThatTheServerCannotReadIsReportedAsSuch(t *testing.T) {
 	t.Parallel()
-	eachLink(t, func(t *testing.T, link agent.Link) {
-		home := memhome.New(t)
-		home.Fault = func(c memhome.Call) memhome.Failure {
-			if c.Kind == "result" && c.Number == 1 {
-				return memhome.Failure{Status: http.StatusBadRequest, Code: "invalid"}
-			}
-			return memhome.Failure{}
-		}
-		boot := home.Add(script(`echo hi; echo '{"deep":1}' > "$DAYFLY_RESULT"`))
-		exit := agent.Run(t.Context(), link, newPlace(t, boot), nil)
-		a := home.Attempt(boot.Attempt)
-		wantOutcome(t, exit, a, wire.Failed, "output_failed")
-		if a.Result.Value != nil || !a.Result.Exit.OK() || string(a.Streams[wire.Stdout].Data) != "hi\n" {
-			t.Errorf("result %+v, want the exit and the output without the value", a.Result)
-		}
-	})
+	for name, c := range map[string]struct {
+		value          string
+		refusals       int
+		outcome        wire.Outcome
+		reason         string
+		warnings, kept int
+	}{
+		"WithoutItsValue":         {`{"deep":1}`, 1, wire.Succeeded, "", 2, 1},
+		"WhateverTheValue":        {`{"deep":1}`, 2, wire.Failed, "output_failed", 0, 0},
+		"WhenThereNeverWasAValue": {"", 1, wire.Failed, "output_failed", 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachLink(t, func(t *testing.T, link agent.Link) {
+				home := memhome.New(t)
+				home.Fault = func(call memhome.Call) memhome.Failure {
+					if call.Kind == "result" && call.Number <= c.refusals {
+						return memhome.Failure{Status: http.StatusBadRequest, Code: "invalid"}
+					}
+					return memhome.Failure{}
+				}
+				job := script(`echo hi; echo kept > kept; printf '` + c.value + `' > "$DAYFLY_RESULT"`)
+				job.Outputs = []string{"kept", "missing"}
+				boot := home.Add(job)
+				exit := agent.Run(t.Context(), link, newPlace(t, boot), nil)
+				a := home.Attempt(boot.Attempt)
+				wantOutcome(t, exit, a, c.outcome, c.reason)
+				r := a.Result
+				if r.Value != nil || !r.Exit.OK() || string(a.Streams[wire.Stdout].Data) != "hi\n" {
+					t.Errorf("result %+v, want the exit and the output without the value", r)
+				}
+				if len(r.Artifacts) != c.kept || len(r.Warnings) != c.warnings {
+					t.Errorf("artifacts %v, warnings %q; want %d and %d", r.Artifacts, r.Warnings, c.kept, c.warnings)
+				}
+				if said := strings.Join(append(r.Warnings, r.Message), " "); !strings.Contains(said, "as the test wants it") {
+					t.Errorf("warnings and message are %q, want the server's reason in them", said)
+				}
+			})
+		})
+	}
 }
 
 func TestLargestResultStaysWithinTheLimit(t *testing.T) {

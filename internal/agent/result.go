@@ -96,6 +96,10 @@ func (a *attempt) deliver(r *wire.Result) error {
 			err = a.line.do(a.line.life, send)
 		}
 	}
+	if fault.Of(err).General() == fault.Invalid && r.Value != nil && a.line.over() == nil {
+		r = a.withoutValue(r, err)
+		err = a.line.do(a.line.life, send)
+	}
 	if err != nil && !retryable(err) && a.line.over() == nil {
 		a.log.Warn("the server refused the result; reporting a failure instead", "error", err)
 		r = refusedResult(r, err)
@@ -144,6 +148,15 @@ func (a *attempt) keep(token string, r *wire.Result) {
 	if err := a.files.saveUndelivered(u); err != nil {
 		a.log.Warn("the server is away and the result could not be saved", "error", err)
 	}
+}
+
+// withoutValue is what is reported when the server does not take the result: the value, the one part of it that the
+// command has written itself, is the likeliest reason, and no job fails for it.
+func (a *attempt) withoutValue(r *wire.Result, err error) *wire.Result {
+	reduced := *r
+	reduced.Value = nil
+	a.warn(&reduced, "The server refused what was written to DAYFLY_RESULT, so the job has no result value: %v.", err)
+	return &reduced
 }
 
 // refusedResult is what is reported when the server does not take the result as it is, so that the attempt ends with
