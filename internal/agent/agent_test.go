@@ -283,6 +283,10 @@ func TestExitsAreToldApart(t *testing.T) {
 	if err := os.WriteFile(notExecutable, []byte("text"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	loop := filepath.Join(t.TempDir(), "loop")
+	if err := os.Symlink(loop, loop); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		command []string
 		reason  string
@@ -295,6 +299,7 @@ func TestExitsAreToldApart(t *testing.T) {
 		"ProgramIsMissing":       {[]string{"frobnicate"}, "command_not_found", &machine.Exit{Code: 127}, "PATH"},
 		"ProgramPathIsMissing":   {[]string{"/nowhere/frobnicate"}, "command_not_found", &machine.Exit{Code: 127}, "/nowhere/frobnicate"},
 		"ProgramIsNotExecutable": {[]string{notExecutable}, "command_not_found", &machine.Exit{Code: 126}, "The program " + notExecutable + " cannot be executed: permission denied. Make"},
+		"ProgramIsALinkToItself": {[]string{loop}, "command_not_found", &machine.Exit{Code: 126}, loop + " cannot be executed: too many levels of symbolic links. Let"},
 		"NoneInPathIsExecutable": {[]string{"readme.txt"}, "command_not_found", &machine.Exit{Code: 126}, "The program " + notExecutable + " cannot be executed: permission denied. Make"},
 	} {
 		t.Run(name, func(t *testing.T) {

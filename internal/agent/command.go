@@ -296,6 +296,9 @@ func (a *attempt) failStart(r *wire.Result, err error) {
 		r.Reason, r.Exit = "command_not_found", &machine.Exit{Code: statusNotFound}
 		r.Message = "The program was not found: " + strings.TrimPrefix(text, exec.ErrNotFound.Error()+": ") +
 			". Check the spelling, give its full path, or use a machine or image that has it."
+	case errors.Is(err, syscall.ELOOP):
+		r.Reason, r.Exit = "command_not_found", &machine.Exit{Code: statusNotExecutable}
+		r.Message = "The program " + text + ". Let its symbolic links, and those of the program that is to read it, end at a file."
 	case fault.Of(err) == fault.NotFound:
 		r.Reason, r.Exit = "command_not_found", &machine.Exit{Code: statusNotExecutable}
 		r.Message = "The program " + text + ". Make the file executable, or name the program that is to read it."

@@ -408,6 +408,10 @@ func TestAProgramThatCannotRunIsNotFound(t *testing.T) {
 	}
 	plain := write("plain", "#!/bin/sh\n", 0o644)
 	strange := write("strange", "#!/no/such/interpreter\n", 0o755)
+	loop := filepath.Join(dir, "loop")
+	if err := os.Symlink(loop, loop); err != nil {
+		t.Fatal(err)
+	}
 	cases := []struct {
 		name string
 		argv []string
@@ -424,6 +428,7 @@ func TestAProgramThatCannotRunIsNotFound(t *testing.T) {
 		{"NotExecutableInPath", []string{"plain"}, dir, fs.ErrPermission, plain},
 		{"Directory", []string{"/tmp"}, "", fs.ErrPermission, "/tmp"},
 		{"MissingInterpreter", []string{strange}, "", exec.ErrNotFound, "interpreter of " + strange},
+		{"LinkToItself", []string{loop}, "", syscall.ELOOP, loop + " cannot be executed"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -122,7 +122,7 @@ func (g *Group) startFailed(r *spawning) error {
 			fault.NotFound, exec.ErrNotFound, r.path, r.attr.Dir)
 	case errors.Is(r.err, fs.ErrNotExist), errors.Is(r.err, unix.ENOTDIR): // the path leads through a file
 		return fmt.Errorf("process: %w: %w: %s", fault.NotFound, exec.ErrNotFound, r.path)
-	case errors.Is(r.err, fs.ErrPermission), errors.Is(r.err, unix.ENOEXEC):
+	case errors.Is(r.err, fs.ErrPermission), errors.Is(r.err, unix.ENOEXEC), errors.Is(r.err, unix.ELOOP):
 		return fmt.Errorf("process: %w: %s cannot be executed: %w", fault.NotFound, r.path, r.err)
 	case errors.Is(r.err, unix.EAGAIN), errors.Is(r.err, unix.ENOMEM), errors.Is(r.err, unix.EMFILE), errors.Is(r.err, unix.ENFILE):
 		return fmt.Errorf("process: start %s: %w: %w", r.path, fault.Exhausted, r.err)
