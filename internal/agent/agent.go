@@ -195,7 +195,7 @@ func (a *attempt) perform() *wire.Result {
 
 	switch reason := ordered(a.work); {
 	case reason != "":
-		r.Outcome, r.Message = reason, "It was told to stop before its command started."
+		r.Outcome, r.Message = reason, stoppedBeforeStart
 	case err != nil:
 		failFetch(r, err)
 	case !a.line.listen():
@@ -206,6 +206,8 @@ func (a *attempt) perform() *wire.Result {
 	}
 	return r
 }
+
+const stoppedBeforeStart = "It was told to stop before its command started."
 
 // ordered returns the outcome that the server ordered when it told the attempt to stop, or "".
 func ordered(work context.Context) wire.Outcome {
@@ -233,7 +235,7 @@ func sentenceOf(err error) string {
 
 // plain returns the text of an error without the names of packages and kinds, which say nothing to a person.
 func plain(err error) string {
-	return strings.NewReplacer("agent: ", "", "process: ", "", "unavailable: ", "", "internal: ", "").Replace(err.Error())
+	return strings.NewReplacer("agent: ", "", "process: ", "", "unavailable: ", "", "exhausted: ", "", "internal: ", "").Replace(err.Error())
 }
 
 // milliseconds converts a duration of the protocol, where 0 or less means the default.

@@ -33,12 +33,21 @@ func script(text string) wire.Assignment {
 // anything runs in it then.
 func newPlace(t testing.TB, boot machine.Agent) *agent.Place {
 	t.Helper()
+	return newSizedPlace(t, boot, machine.Size{})
+}
+
+// newSizedPlace is newPlace for a machine with limits. The test is skipped where they do not hold.
+func newSizedPlace(t testing.TB, boot machine.Agent, size machine.Size) *agent.Place {
+	t.Helper()
 	host, err := process.NewHost(&process.Options{Prefix: fmt.Sprintf("dayfly-agent-test-%d", os.Getpid())})
 	if err != nil {
 		t.Fatal(err)
 	}
+	if able := host.Abilities(); size.Processes > 0 && !able.Processes {
+		t.Skipf("no pids controller: %v", able.Why)
+	}
 	name := fmt.Sprintf("m%d", machines.Add(1))
-	group, err := host.Group(name, machine.Size{})
+	group, err := host.Group(name, size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,8 +128,13 @@ type running struct {
 // begin starts an attempt in the background.
 func begin(t *testing.T, home *memhome.Home, link agent.Link, job wire.Assignment, opts *agent.Options) *running {
 	t.Helper()
-	boot := home.Add(job)
-	r := &running{place: newPlace(t, boot), id: boot.Attempt, exit: make(chan machine.Exit, 1)}
+	return beginAt(t, newPlace(t, home.Add(job)), link, opts)
+}
+
+// beginAt starts the attempt of the place in the background.
+func beginAt(t *testing.T, place *agent.Place, link agent.Link, opts *agent.Options) *running {
+	t.Helper()
+	r := &running{place: place, id: place.Boot.Attempt, exit: make(chan machine.Exit, 1)}
 	ctx, stop := context.WithCancel(t.Context())
 	r.stop = stop
 	done := make(chan struct{})

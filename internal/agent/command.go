@@ -43,12 +43,12 @@ func (a *attempt) run(r *wire.Result) {
 		a.failStart(r, err)
 		return
 	}
-	began := a.line.clock()
-	child, pipes, err := a.start(env)
+	child, pipes, err := a.insist(env)
 	if err != nil {
 		a.failStart(r, err)
 		return
 	}
+	began := a.line.clock()
 	r.Started, r.StartedMS = true, time.Now().UnixMilli()
 	a.status.enter(wire.Running)
 	for i, s := range a.out {
@@ -62,6 +62,21 @@ func (a *attempt) run(r *wire.Result) {
 	r.RunMS = (a.line.clock() - began).Milliseconds()
 	a.drain(r, pipes)
 	a.conclude(r, child, stopped)
+}
+
+// startPatience is for how long a command is started again that a lack of processes, memory or descriptors keeps from
+// starting: other commands of the computer end meanwhile. Nothing of it has run, so it may be started again.
+const startPatience = time.Minute
+
+// insist is start, repeated with growing pauses for as long as there is no room for the command.
+func (a *attempt) insist(env []string) (*process.Process, [2]*os.File, error) {
+	limit := a.line.clock() + min(startPatience, milliseconds(a.job.RunTimeoutMS, startPatience))
+	for tries := 0; ; tries++ {
+		child, pipes, err := a.start(env)
+		if fault.Of(err) != fault.Exhausted || a.line.clock() >= limit || !pause(a.work, backoff(tries, nil)) || !a.line.listen() {
+			return child, pipes, err
+		}
+	}
 }
 
 // start starts the command and returns the reading ends of its two outputs.
@@ -79,7 +94,7 @@ func (a *attempt) start(env []string) (*process.Process, [2]*os.File, error) {
 		if reading[i], writing[i], err = newPipe(); err != nil {
 			closeAll(reading)
 			closeAll(writing)
-			return nil, reading, err
+			return nil, reading, fmt.Errorf("the pipes for its output: %w: %w", fault.Exhausted, err)
 		}
 	}
 	child, err := a.place.Group.Start(&process.Command{
@@ -289,6 +304,10 @@ const (
 // failStart fills in the result of a command that could not be started. When that is because of its program, the exit
 // is the one that a shell would have made of it.
 func (a *attempt) failStart(r *wire.Result, err error) {
+	if outcome := ordered(a.work); outcome != "" {
+		r.Outcome, r.Message = outcome, stoppedBeforeStart
+		return
+	}
 	r.Outcome, r.Reason = wire.Failed, "never_started"
 	text := strings.TrimPrefix(plain(err), string(fault.NotFound)+": ")
 	switch {

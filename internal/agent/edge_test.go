@@ -4,13 +4,16 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/agent"
 	"github.com/dayfly-run/dayfly/internal/agent/memhome"
+	"github.com/dayfly-run/dayfly/internal/process"
 	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
 )
@@ -125,6 +128,93 @@ func TestMachineThatCannotStartAnythingSaysSo(t *testing.T) {
 	wantOutcome(t, exit, a, wire.Failed, "never_started")
 	if a.Result.Started || !strings.Contains(a.Result.Message, "could not be started") {
 		t.Errorf("started = %v, message %q", a.Result.Started, a.Result.Message)
+	}
+}
+
+// crowd fills the machine's group with processes until no other can be started, and returns what makes room again.
+func crowd(t *testing.T, group *process.Group) (leave func()) {
+	t.Helper()
+	var crowd []*process.Process
+	leave = func() {
+		for _, p := range crowd {
+			if err := syscall.Kill(p.Pid(), syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+			<-p.Done()
+		}
+		crowd = nil
+	}
+	t.Cleanup(func() { leave() })
+	for {
+		p, err := group.Start(&process.Command{Argv: []string{"sleep", "1000"}, Env: minimal, Dir: "/"})
+		if fault.Of(err) == fault.Exhausted {
+			return leave
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		crowd = append(crowd, p)
+	}
+}
+
+func TestCommandThatThereIsNoRoomForIsStartedWhenThereIs(t *testing.T) {
+	t.Parallel()
+	home := memhome.New(t)
+	link := agent.NewDirect("test")
+	t.Cleanup(link.Close)
+	boot := home.Add(script("echo ran"))
+	place := newSizedPlace(t, boot, machine.Size{Processes: 2})
+	leave := crowd(t, place.Group)
+	r := beginAt(t, place, link, nil)
+	home.Await(r.id, "it beats, and so is about to start its command", func(a memhome.Attempt) bool { return len(a.Phases) > 0 })
+	leave()
+	exit := r.wait(t)
+	a := home.Attempt(r.id)
+	wantOutcome(t, exit, a, wire.Succeeded, "")
+	if got := string(a.Streams[wire.Stdout].Data); got != "ran\n" {
+		t.Errorf("stdout = %q, want %q", got, "ran\n")
+	}
+}
+
+func TestCommandThatThereIsNeverRoomForIsGivenUp(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		passes  time.Duration // at each look at the clock
+		stop    bool
+		outcome wire.Outcome
+		reason  string
+		message string
+	}{
+		"AfterAMinute":   {10 * time.Second, false, wire.Failed, "never_started", "could not be started"},
+		"WhenToldToStop": {0, true, wire.Canceled, "", "told to stop before its command started"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			home := memhome.New(t)
+			clock := newClock()
+			link := agent.NewDirect("test")
+			t.Cleanup(link.Close)
+			job := script("echo ran > ran")
+			job.OrphanAfterMS = 36_000_000
+			place := newSizedPlace(t, home.Add(job), machine.Size{Processes: 2})
+			leave := crowd(t, place.Group)
+			r := beginAt(t, place, link, &agent.Options{Clock: func() time.Duration {
+				clock.advance(c.passes)
+				return clock.now()
+			}})
+			if c.stop {
+				home.Await(r.id, "it beats", func(a memhome.Attempt) bool { return len(a.Phases) > 0 })
+				home.Order(r.id, wire.Canceled)
+			}
+			exit := r.wait(t)
+			leave()
+			a := home.Attempt(r.id)
+			wantOutcome(t, exit, a, c.outcome, c.reason)
+			if a.Result.Started || r.has("ran") || !strings.Contains(a.Result.Message, c.message) {
+				t.Errorf("started = %v, ran = %v, message %q; want neither, and %q", a.Result.Started, r.has("ran"), a.Result.Message, c.message)
+			}
+			t.Log(a.Result.Message)
+		})
 	}
 }
 
