@@ -35,8 +35,9 @@ func (a *attempt) run(r *wire.Result) {
 		limit = wire.DefaultLogLimit
 	}
 	kept := newAllowance(limit)
-	a.out[0] = newStream(wire.Stdout, a.line, a.place.ScratchDir, kept)
-	a.out[1] = newStream(wire.Stderr, a.line, a.place.ScratchDir, kept)
+	last := make(chan struct{})
+	a.out[0] = newStream(wire.Stdout, a.line, a.place.ScratchDir, kept, last)
+	a.out[1] = newStream(wire.Stderr, a.line, a.place.ScratchDir, kept, last)
 
 	env, err := a.environment()
 	if err != nil {
@@ -61,6 +62,7 @@ func (a *attempt) run(r *wire.Result) {
 	}
 	r.RunMS = (a.line.clock() - began).Milliseconds()
 	a.drain(r, pipes)
+	close(last)
 	a.conclude(r, child, stopped)
 }
 

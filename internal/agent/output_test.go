@@ -60,6 +60,54 @@ func TestOutputIsShippedWhileTheCommandRuns(t *testing.T) {
 	})
 }
 
+func TestOutputIsShippedAlsoWhenTheCommandClosesItAndGoesOn(t *testing.T) {
+	t.Parallel()
+	eachLink(t, func(t *testing.T, link agent.Link) {
+		home := memhome.New(t)
+		r := begin(t, home, link, script(`echo live; exec >/dev/null 2>&1; while [ ! -e go ]; do sleep 0.01; done`), nil)
+		home.Await(r.id, "the line is stored while the command runs", func(a memhome.Attempt) bool {
+			return string(a.Streams[wire.Stdout].Data) == "live\n"
+		})
+		touch(t, r, "go")
+		exit := r.wait(t)
+		wantOutcome(t, exit, home.Attempt(r.id), wire.Succeeded, "")
+	})
+}
+
+func TestOutputThatTheServerDoesNotStoreIsKeptAsLongAsTheCommandRuns(t *testing.T) {
+	t.Parallel()
+	home := memhome.New(t)
+	clock := newClock()
+	var calls atomic.Int64
+	var taken atomic.Bool
+	home.Fault = func(c memhome.Call) memhome.Failure {
+		if c.Kind == "log" && !taken.Load() {
+			calls.Add(1)
+			return memhome.Failure{Status: http.StatusInsufficientStorage, Code: "store_full"}
+		}
+		return memhome.Failure{}
+	}
+	link := agent.NewDirect("test")
+	t.Cleanup(link.Close)
+	job := script("head -c 200000 /dev/zero; exec >/dev/null 2>&1; while [ ! -e go ]; do sleep 0.01; done")
+	job.HeartbeatMS = 20 // the server goes on answering these
+	r := begin(t, home, link, job, &agent.Options{Clock: clock.now})
+	looks := 0
+	eventually(t, "the server has refused the output for much longer than it may hold up the end", func() bool {
+		clock.advance(200 * time.Millisecond)
+		looks++
+		return looks > 500 && calls.Load() >= 5
+	})
+	taken.Store(true)
+	touch(t, r, "go")
+	exit := r.wait(t)
+	a := home.Attempt(r.id)
+	wantOutcome(t, exit, a, wire.Succeeded, "")
+	if s := a.Streams[wire.Stdout]; len(s.Data) != 200_000 || len(s.Gaps) > 0 {
+		t.Errorf("%d bytes and gaps %+v, want all 200000", len(s.Data), s.Gaps)
+	}
+}
+
 // numbers prints the numbers from 1 to n, one a line.
 func numbers(n int) string { return fmt.Sprintf("seq 1 %d", n) }
 

@@ -31,10 +31,11 @@ type stream struct {
 	backlog *backlog
 	line    *line
 
-	more   chan struct{} // something was appended
-	ended  chan struct{} // closed when the pipe was read to its end
-	start  sync.Once     // of the shipper
-	done   chan struct{} // closed when the shipper has stopped, or will never start
+	more   chan struct{}   // something was appended
+	ended  chan struct{}   // closed when the pipe was read to its end, which a command may close long before it ends
+	last   <-chan struct{} // closed when the command has ended too
+	start  sync.Once       // of the shipper
+	done   chan struct{}   // closed when the shipper has stopped, or will never start
 	ship   context.Context
 	settle context.CancelFunc // ends the shipper
 
@@ -42,13 +43,15 @@ type stream struct {
 	late     time.Duration // since when the end of the stream has been held up, by the line's clock; the shipper's own
 }
 
-// newStream returns a stream whose shipper ends with the line's life.
-func newStream(name wire.Stream, line *line, scratch string, a *allowance) *stream {
+// newStream returns a stream whose shipper ends with the line's life. last is closed when the command has ended and its
+// pipes were read to their end.
+func newStream(name wire.Stream, line *line, scratch string, a *allowance, last <-chan struct{}) *stream {
 	s := &stream{
 		backlog: &backlog{stream: name, allowance: a, dir: scratch},
 		line:    line,
 		more:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
+		last:    last,
 		done:    make(chan struct{}),
 	}
 	s.ship, s.settle = context.WithCancel(line.life)
@@ -71,7 +74,8 @@ func (s *stream) read(pipe *os.File) {
 	s.backlog.close()
 }
 
-// run ships what is waiting until the stream has ended and the rest is small enough for the result to carry.
+// run ships what is waiting until the command has ended and the rest is small enough for the result to carry. What was
+// printed by a command that goes on in silence is shown too.
 func (s *stream) run() {
 	defer close(s.done)
 	for s.wait() {
@@ -93,12 +97,12 @@ func (s *stream) run() {
 	}
 }
 
-// wait returns true once there is something to send, or the stream has ended, and false when shipping is over.
+// wait returns true once there is something to send, or nothing more will come, and false when shipping is over.
 func (s *stream) wait() bool {
 	if s.backlog.waiting() == 0 {
 		select {
 		case <-s.more:
-		case <-s.ended:
+		case <-s.last:
 			return true
 		case <-s.ship.Done():
 			return false
@@ -109,7 +113,7 @@ func (s *stream) wait() bool {
 	for s.backlog.waiting() < sendAtOnce {
 		select {
 		case <-s.more:
-		case <-s.ended:
+		case <-s.last:
 			return true
 		case <-timer.C:
 			return true
@@ -126,13 +130,15 @@ func (s *stream) awaitEnd(ctx context.Context) bool {
 	case <-s.ended:
 	case <-ctx.Done():
 	}
-	return s.over()
+	return closed(s.ended)
 }
 
-// over reports whether the pipe was read to its end.
-func (s *stream) over() bool {
+// over reports whether nothing more will come: the command has ended, and the pipe was read to its end.
+func (s *stream) over() bool { return closed(s.last) }
+
+func closed(c <-chan struct{}) bool {
 	select {
-	case <-s.ended:
+	case <-c:
 		return true
 	default:
 		return false
@@ -213,8 +219,7 @@ func (s *stream) stuck() bool {
 	return now-s.late > maxStuck
 }
 
-// flush waits until the server has stored all but what the result can carry, and returns that. The pipe must have
-// ended.
+// flush waits until the server has stored all but what the result can carry, and returns that. The stream must be over.
 func (s *stream) flush() []wire.LogChunk {
 	s.settled()
 	timer := time.NewTimer(hurry)
@@ -241,7 +246,7 @@ func (s *stream) settled() { s.start.Do(func() { close(s.done) }) }
 // hurry is how long a call may go on to carry bytes that the result could carry as well.
 const hurry = time.Second
 
-// close ends the shipper and gives back what the stream holds. The pipe must have ended, or never been read.
+// close ends the shipper and gives back what the stream holds. The stream must be over, or never have been read.
 func (s *stream) close() {
 	s.settled()
 	s.settle()
