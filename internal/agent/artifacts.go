@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"slices"
@@ -35,6 +37,7 @@ type collection struct {
 	warnings []string            // about what was not found, and need not be there
 	problem  string              // why a file that matches cannot be kept, or ""
 	bytes    int                 // of all names
+	visited  int                 // how many entries of the working directory were looked at
 }
 
 // collect finds the regular files that match any of the patterns. Inputs that the command has left as they were are not
@@ -51,9 +54,9 @@ func (a *attempt) collect(patterns []string) *collection {
 		}
 		globs[pattern] = g
 	}
-	a.visit(globs, c, func(name string) {
+	a.visit(".", globs, c, func(name string, by map[string]glob) {
 		if a.collectFile(c, name) {
-			for pattern, g := range globs {
+			for pattern, g := range by {
 				matched[pattern] = matched[pattern] || g.match(name)
 			}
 		}
@@ -67,20 +70,19 @@ func (a *attempt) collect(patterns []string) *collection {
 	return c
 }
 
-// visit calls found for every file that matches, and reads no directory in which nothing could. What it cannot read is
-// a problem: there may be outputs in it.
-func (a *attempt) visit(globs map[string]glob, c *collection, found func(name string)) {
-	visited := 0
+// visit calls found for every file below dir that matches, with the patterns that lead there, and reads no directory in
+// which nothing could. What it cannot read is a problem: there may be outputs in it.
+func (a *attempt) visit(dir string, globs map[string]glob, c *collection, found func(name string, by map[string]glob)) {
 	walk := func(name string, entry fs.DirEntry, err error) error {
-		visited++
+		c.visited++
 		switch {
-		case visited > maxVisited:
+		case c.visited > maxVisited:
 			c.problem = fmt.Sprintf("The working directory holds more than %d files, too many to search for outputs.", maxVisited)
 			return fs.SkipAll
 		case err != nil:
 			c.problem = fmt.Sprintf("The directory %s could not be searched for outputs: %v.", printable(name, 256), err)
 			return fs.SkipDir
-		case name == ".":
+		case name == dir:
 			return nil
 		}
 		wanted := false
@@ -91,11 +93,31 @@ func (a *attempt) visit(globs map[string]glob, c *collection, found func(name st
 		case entry.IsDir() && !wanted:
 			return fs.SkipDir
 		case !entry.IsDir() && wanted:
-			found(name)
+			found(name, globs)
+		}
+		if through := a.through(name, entry, globs); len(through) > 0 {
+			a.visit(name, through, c, found)
 		}
 		return nil
 	}
-	_ = fs.WalkDir(a.files.work.FS(), ".", walk) // walk never returns an error of its own
+	_ = fs.WalkDir(a.files.work.FS(), dir, walk) // walk never returns an error of its own
+}
+
+// through returns the patterns that lead through the entry if it is a symbolic link to a directory of the working
+// directory.
+func (a *attempt) through(name string, entry fs.DirEntry, globs map[string]glob) map[string]glob {
+	if entry.Type() != fs.ModeSymlink {
+		return nil
+	}
+	through := maps.Clone(globs)
+	maps.DeleteFunc(through, func(_ string, g glob) bool { return !g.through(name) })
+	if len(through) == 0 {
+		return nil
+	}
+	if info, err := a.files.work.Stat(name); err != nil || !info.IsDir() {
+		return nil
+	}
+	return through
 }
 
 // collectFile adds one file that matches, and reports whether it is an output.
@@ -151,6 +173,9 @@ func (a *attempt) unmatched(pattern string) string {
 	if info, err := a.files.work.Stat(strings.TrimSuffix(pattern, "/")); err == nil && info.IsDir() {
 		return fmt.Sprintf("No file matched the output pattern %s: it is a directory. Write %s/** for all files in it.",
 			pattern, strings.TrimSuffix(pattern, "/"))
+	}
+	if _, err := a.files.work.Stat(fixed(pattern)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Sprintf("No file matched the output pattern %s: %v.", pattern, err)
 	}
 	return fmt.Sprintf("No file matched the output pattern %s.", pattern)
 }

@@ -184,7 +184,7 @@ func TestOutputsAreThoseThatMatch(t *testing.T) {
 	t.Parallel()
 	home := memhome.New(t)
 	const tree = `mkdir -p out/a/b node_modules/x; echo 1 > out/1.txt; echo 2 > out/a/2.txt; echo 3 > out/a/b/3.log; echo t > top.txt
-		: > empty; echo n > node_modules/x/n.txt; ln -s out/1.txt link.txt; ln -s /etc/passwd leak.txt; ln -s out loop; ln -s gone dangling.txt
+		: > empty; echo n > node_modules/x/n.txt; ln -s out/1.txt link.txt; ln -s /etc/passwd leak.txt; ln -s out latest; ln -s . loop; ln -s /etc etc; ln -s gone dangling.txt
 		mkfifo pipe.txt; `
 	for name, c := range map[string]struct {
 		patterns, want []string
@@ -199,13 +199,18 @@ func TestOutputsAreThoseThatMatch(t *testing.T) {
 		"LinksAreFollowedInside":     {[]string{"link.txt"}, []string{"link.txt"}, nil},
 		"LinksAreNotFollowedOut":     {[]string{"leak.txt"}, nil, []string{"leak.txt could not be read", "No file matched the output pattern leak.txt"}},
 		"DanglingLinkIsNoFile":       {[]string{"dangling.txt"}, nil, []string{"dangling.txt could not be read", "No file matched"}},
-		"LinkedDirectoryIsNotRead":   {[]string{"loop/**"}, nil, []string{"No file matched the output pattern loop/**"}},
+		"LinkedDirectoryIsRead":      {[]string{"latest/**"}, []string{"latest/1.txt", "latest/a/2.txt", "latest/a/b/3.log"}, nil},
+		"ItsNameMayBeAPattern":       {[]string{"lat*/?.txt"}, []string{"latest/1.txt"}, nil},
+		"TwoStarsDoNotFollowIt":      {[]string{"**/2.txt", "latest/1.txt"}, []string{"latest/1.txt", "out/a/2.txt"}, nil},
+		"TheyAloneFindNothingInIt":   {[]string{"**/latest/1.txt"}, nil, []string{"No file matched"}},
+		"LinkToAboveIsNoEndlessLoop": {[]string{"loop/*/loop/top.txt", "*/*/top.txt"}, []string{"loop/loop/loop/top.txt", "loop/loop/top.txt"}, nil},
+		"LinkedDirectoryIsOutside":   {[]string{"etc/*"}, nil, []string{"No file matched the output pattern etc/*: statat etc: path escapes"}},
 		"PipeIsNoFile":               {[]string{"pipe.txt"}, nil, []string{"No file matched"}},
 		"NothingMatches":             {[]string{"*.mp3", "top.txt"}, []string{"top.txt"}, []string{"No file matched the output pattern *.mp3."}},
 		"DirectoryIsExplained":       {[]string{"out/a/"}, nil, []string{"it is a directory. Write out/a/** for all files in it"}},
 		"BadPatternIsExplained":      {[]string{"[", "top.txt"}, []string{"top.txt"}, []string{"pattern [ is not a valid pattern"}},
 		"PatternLeadsOut":            {[]string{"../**", "/etc/*"}, nil, []string{"No file matched", "No file matched"}},
-		"EverythingButWhatIsNoFile":  {[]string{"**"}, []string{"empty", "link.txt", "node_modules/x/n.txt", "out/1.txt", "out/a/2.txt", "out/a/b/3.log", "top.txt"}, []string{"dangling.txt", "leak.txt"}},
+		"EverythingButWhatIsNoFile":  {[]string{"**"}, []string{"empty", "link.txt", "node_modules/x/n.txt", "out/1.txt", "out/a/2.txt", "out/a/b/3.log", "top.txt"}, []string{"dangling.txt", "The output etc could", "leak.txt"}},
 		"QuestionMarksAndCharacters": {[]string{"out/?.t[x-z]t"}, []string{"out/1.txt"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -30,6 +30,31 @@ func (g glob) match(name string) bool { return g.walk(strings.Split(name, "/"), 
 // within reports whether the pattern may match something in the directory, so that others need not be read.
 func (g glob) within(dir string) bool { return g.walk(strings.Split(dir, "/"), true) }
 
+// through reports whether the pattern leads through the symbolic link to a directory: its elements match it one by one.
+// As in a shell ** does not follow links, so that what a link leads to is found once, and a link to a directory above it
+// is followed no further than the pattern is long.
+func (g glob) through(link string) bool {
+	elements := strings.Split(link, "/")
+	if len(elements) >= len(g) {
+		return false
+	}
+	for i, element := range elements {
+		if g[i] == "**" || !matchElement(g[i], element) {
+			return false
+		}
+	}
+	return true
+}
+
+// fixed returns the directory that everything lies in which the pattern can match, as far as it is written out.
+func fixed(pattern string) string {
+	dir := path.Dir(path.Clean(pattern))
+	if meta := strings.IndexAny(dir, `*?[\`); meta >= 0 {
+		dir = path.Dir(dir[:meta] + "x")
+	}
+	return dir
+}
+
 // walk matches elements one by one. It remembers only the last ** it passed: if what follows fails, that ** takes one
 // element more. Going back further could not help, because whatever an earlier ** took in addition the last one can
 // take as well. So the time is bounded by the product of the two lengths, whatever the pattern.
