@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/dayfly-run/dayfly/fault"
 )
@@ -29,6 +31,9 @@ type SubmitOptions struct {
 // fault.Invalid, as a [fault.FieldError] that names the field; fault.IdempotencyMismatch when the key was used with
 // another spec; fault.Exhausted when the server holds too many jobs.
 func (c *Client) Submit(ctx context.Context, spec *JobSpec, o *SubmitOptions) (*Job, error) {
+	if err := spec.checkText(); err != nil {
+		return nil, err
+	}
 	key := randomKey()
 	if o != nil && o.IdempotencyKey != "" {
 		key = o.IdempotencyKey
@@ -39,6 +44,37 @@ func (c *Client) Submit(ctx context.Context, spec *JobSpec, o *SubmitOptions) (*
 		return nil, err
 	}
 	return &job, nil
+}
+
+// checkText refuses text that is not UTF-8. A request cannot carry it: encoding/json would put other bytes in its place
+// in silence, and the command would be given an argument or a file name that nobody wrote.
+func (s *JobSpec) checkText() error {
+	type text struct{ field, value string }
+	texts := []text{
+		{"name", s.Name}, {"provider", s.Provider}, {"image", s.Image}, {"size", s.Size}, {"queue", s.Queue},
+		{"concurrency_key", s.ConcurrencyKey},
+	}
+	for i, word := range s.Command {
+		texts = append(texts, text{fmt.Sprintf("command[%d]", i), word})
+	}
+	for i, pattern := range s.Outputs {
+		texts = append(texts, text{fmt.Sprintf("outputs[%d]", i), pattern})
+	}
+	for i, input := range s.Inputs {
+		texts = append(texts, text{fmt.Sprintf("inputs[%d].name", i), input.Name},
+			text{fmt.Sprintf("inputs[%d].content_type", i), input.ContentType})
+	}
+	for field, pairs := range map[string]map[string]string{"env": s.Env, "labels": s.Labels} {
+		for _, key := range slices.Sorted(maps.Keys(pairs)) {
+			texts = append(texts, text{field, key}, text{field + "." + key, pairs[key]})
+		}
+	}
+	for _, t := range texts {
+		if !utf8.ValidString(t.value) {
+			return fault.Field(t.field, "is not UTF-8, and nothing else can be sent; put such bytes into an input file")
+		}
+	}
+	return nil
 }
 
 // Job returns a job with its attempts and artifacts; fault.NotFound if there is none of that id.

@@ -68,6 +68,34 @@ func TestSubmitCarriesTheCallersKey(t *testing.T) {
 	}
 }
 
+func TestSubmitRefusesTextThatARequestCannotCarry(t *testing.T) {
+	t.Parallel()
+	const strange = "a\xffb"
+	for field, spec := range map[string]*dayfly.JobSpec{
+		"name":           {Command: []string{"true"}, Name: strange},
+		"command[1]":     {Command: []string{"echo", strange}},
+		"env":            {Command: []string{"true"}, Env: map[string]string{strange: "x"}},
+		"env.A":          {Command: []string{"true"}, Env: map[string]string{"A": strange}},
+		"labels":         {Command: []string{"true"}, Labels: map[string]string{strange: "x"}},
+		"labels.a":       {Command: []string{"true"}, Labels: map[string]string{"a": strange}},
+		"outputs[0]":     {Command: []string{"true"}, Outputs: []string{strange}},
+		"inputs[0].name": {Command: []string{"true"}, Inputs: []dayfly.InputSpec{{Name: strange}}},
+	} {
+		t.Run(field, func(t *testing.T) {
+			t.Parallel()
+			c := newClient(t, func(w http.ResponseWriter, _ *http.Request) {
+				t.Error("the server was asked")
+				answer(w, http.StatusCreated, dayfly.Job{})
+			})
+			_, err := c.Submit(t.Context(), spec, nil)
+			wrong, ok := errors.AsType[*fault.FieldError](err)
+			if !ok || wrong.Field != field || fault.Of(err) != fault.Invalid {
+				t.Errorf("got error %v, want fault.Invalid for %s", err, field)
+			}
+		})
+	}
+}
+
 func TestErrorsAreTheServersKindSentenceAndField(t *testing.T) {
 	t.Parallel()
 	cases := map[string]struct {

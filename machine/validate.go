@@ -5,6 +5,7 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/dayfly-run/dayfly/fault"
 )
@@ -14,7 +15,7 @@ const MaxLifetime = 30 * 24 * time.Hour
 
 // Validate reports what every provider must refuse in a Spec, as fault.Invalid: a name, owner or label that does not
 // have its form, no lifetime, neither or both of Agent and Command, an environment name or value that no process
-// could be given. Providers call it first and then add their own refusals.
+// could be given, text that is not UTF-8. Providers call it first and then add their own refusals.
 func (s *Spec) Validate() error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("machine: %w: %s", fault.Invalid, fmt.Sprintf(format, args...))
@@ -32,8 +33,8 @@ func (s *Spec) Validate() error {
 		if !validName(strings.ReplaceAll(key, "_", "-")) {
 			return bad("label key %q must be 1 to 63 characters of a-z, 0-9, '-' and '_', beginning with a letter", key)
 		}
-		if len(value) > 256 || strings.ContainsRune(value, 0) {
-			return bad("the value of label %s must be at most 256 bytes without NUL", key)
+		if len(value) > 256 || !isText(value) {
+			return bad("the value of label %s must be at most 256 bytes of UTF-8 without NUL", key)
 		}
 	}
 	if s.Lifetime <= 0 || s.Lifetime > MaxLifetime {
@@ -49,26 +50,30 @@ func (s *Spec) Validate() error {
 		return bad("the command's first word is empty")
 	}
 	for _, arg := range s.Command {
-		if strings.ContainsRune(arg, 0) {
-			return bad("the command holds a NUL byte")
+		if !isText(arg) {
+			return bad("the command holds a NUL byte, or bytes that are not UTF-8")
 		}
 	}
 	for key, value := range s.Env {
-		if key == "" || strings.ContainsAny(key, "=\x00") || strings.ContainsRune(value, 0) {
-			return bad("environment variable %q is not one a process can be given", key)
+		if key == "" || strings.Contains(key, "=") || !isText(key) || !isText(value) {
+			return bad("environment variable %q is not one a process can be given: it needs a name without =, and both in UTF-8 without NUL", key)
 		}
 	}
 	if math.IsNaN(s.Size.CPUs) || math.IsInf(s.Size.CPUs, 0) {
 		return bad("the number of CPUs is not a number")
 	}
-	if strings.ContainsRune(s.Image, 0) || len(s.Image) > 1024 {
-		return bad("the image must be at most 1024 bytes without NUL")
+	if !isText(s.Image) || len(s.Image) > 1024 {
+		return bad("the image must be at most 1024 bytes of UTF-8 without NUL")
 	}
 	if s.Size.CPUs < 0 || s.Size.MemoryMB < 0 || s.Size.DiskMB < 0 || s.Size.Processes < 0 {
 		return bad("a size cannot be negative")
 	}
 	return nil
 }
+
+// isText reports whether a process can be given s, and whether every provider can pass it on: most do so as JSON, which
+// puts other bytes in the place of what is not UTF-8.
+func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 func validName(name string) bool {
 	if len(name) == 0 || len(name) > 63 || name[0] < 'a' || name[0] > 'z' {
