@@ -16,7 +16,7 @@ import (
 // board sets the launch of a submission if the job may be launched at once. It returns the flight whose room it has
 // reserved, or nil; depart gives it back.
 func (e *Engine) board(s *store.Submission, now time.Time) *flight {
-	if s.Job.State != dayfly.Queued || len(e.readyLanes()) > 0 {
+	if s.Job.State != dayfly.Queued || len(e.readyLanes()) > 0 || e.refuses(s.Job.Provider) {
 		return nil
 	}
 	view := e.laneView(laneOf(s.Job), []*store.Job{s.Job})

@@ -43,7 +43,7 @@ func (e *Engine) dispatchLoop(ctx context.Context) {
 			}
 			continue // there may be more
 		}
-		timer := time.NewTimer(laneScan)
+		timer := time.NewTimer(e.nextProbe(laneScan))
 		select {
 		case <-ctx.Done():
 		case <-e.wakeQueue:
@@ -83,7 +83,8 @@ func (e *Engine) crowded() bool {
 
 // dispatch launches one group and returns how many jobs it moved.
 func (e *Engine) dispatch(ctx context.Context) (moved int, err error) {
-	w := world{now: e.clock.now(), timers: e.timers, room: e.room()}
+	now := e.clock.now()
+	w := world{now: now, timers: e.timers, room: e.room(), gates: e.gates(now)}
 	total := 0
 	for _, n := range w.room {
 		total += n
@@ -98,7 +99,11 @@ func (e *Engine) dispatch(ctx context.Context) (moved int, err error) {
 		if e.queueRoom(lane.Queue) <= 0 {
 			continue
 		}
-		heads, err := e.head(ctx, lane, min(w.room[lane.Provider], launchGroup))
+		limit := min(w.room[lane.Provider], launchGroup)
+		if len(w.gates[lane.Provider]) > 0 {
+			limit = launchGroup // the first may be refused, and those behind them may not
+		}
+		heads, err := e.head(ctx, lane, limit)
 		if err != nil {
 			return 0, err
 		}
@@ -145,16 +150,12 @@ func (e *Engine) room() map[string]int {
 	dying := e.doomed.count()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	now := e.clock.now()
 	room := make(map[string]int, len(e.providers))
 	for name := range e.providers {
 		limit := e.maxMachines(name)
 		// Machines on their way out still hold memory and disk. They may be as many again as those at work; beyond
 		// that nothing new is started until they are gone.
 		room[name] = min(limit-e.busy[name], 2*limit-e.busy[name]-dying[name])
-		if r, ok := e.degraded[name]; ok && now.Before(r.until) {
-			room[name] = 0
-		}
 	}
 	return room
 }
@@ -285,17 +286,12 @@ func lifetimeOf(spec *dayfly.JobSpec) time.Duration {
 
 // machineSpec returns the machine to ask for, the same each time it is asked for.
 func (e *Engine) machineSpec(f *flight, job *store.Job) *machine.Spec {
-	size, err := sizeOf(&job.Spec)
-	if err != nil {
-		// The size was known when the job was submitted; a later version has dropped it. The numbers are what counts.
-		size = machine.Size{CPUs: job.Spec.CPUs, MemoryMB: job.Spec.MemoryMB, DiskMB: job.Spec.DiskMB, Processes: job.Spec.Processes}
-	}
 	return &machine.Spec{
 		Name: f.machine, Owner: ownerOf(e.identity.Install),
 		Labels:   map[string]string{"job": job.ID, "attempt": f.id, "epoch": formatEpoch(e.identity.Epoch)},
 		Lifetime: lifetimeOf(&job.Spec),
 		Agent:    &machine.Agent{URL: e.url(), Attempt: f.id, Token: e.key.Bootstrap(f.id)},
-		Image:    job.Spec.Image, Size: size,
+		Image:    job.Spec.Image, Size: sizeOfJob(job),
 	}
 }
 
@@ -320,11 +316,12 @@ func (e *Engine) create(ctx context.Context, f *flight) {
 		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonRefused, final: true,
 			message: "The provider refused the machine: " + sentenceOf(err)})
 	case fault.Exhausted:
-		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted, patient: true, wait: time.Second,
+		wait := e.refused(f, sentenceOf(err), false)
+		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted, patient: true, wait: wait,
 			message: "The provider has no room: " + sentenceOf(err)})
 	case fault.Denied, fault.Unauthenticated:
-		e.degrade(f.provider, sentenceOf(err))
-		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted, patient: true, wait: time.Second,
+		wait := e.refused(f, sentenceOf(err), true)
+		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted, patient: true, wait: wait,
 			message: "The provider refused Dayfly's credentials: " + sentenceOf(err)})
 	case fault.Conflict:
 		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted,
@@ -345,7 +342,7 @@ func (e *Engine) created(f *flight, m *machine.Machine) {
 		f.state = dayfly.AttemptBooting
 	}
 	over := e.flights[f.id] != f
-	delete(e.degraded, f.provider)
+	e.granted(f)
 	e.mu.Unlock()
 	// Where the provider calls the machine by our name, a claim has recorded all there is to know.
 	if over || claimed && m.ID == m.Name {
@@ -368,11 +365,4 @@ func (e *Engine) unanswered(f *flight, cause error) {
 	if unclaimed {
 		e.notes.add(e.lifetime, &store.Note{Attempt: f.id, Time: e.clock.now(), Unknown: sentenceOf(cause)})
 	}
-}
-
-// degrade leaves a provider alone for a while: it refuses everybody, so asking for each job would only make it worse.
-func (e *Engine) degrade(provider, why string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.degraded[provider] = refusal{why: why, until: e.clock.now().Add(30 * time.Second)}
 }

@@ -89,7 +89,7 @@ type Engine struct {
 	busy      map[string]int         // flights by provider
 	active    map[place]int          // flights by queue, and by queue and key
 	lanes     map[store.Lane]*lineup // lanes that may have ready jobs
-	degraded  map[string]refusal     // providers that refuse everybody, such as for want of credentials
+	refusals  map[string][]*refusal  // by provider
 
 	changes     notifier // of jobs, and of machines that are created
 	ends        notifier // of jobs that have finished
@@ -106,12 +106,6 @@ type Engine struct {
 // place is what a concurrency limit counts: a queue, or a key within a queue.
 type place struct{ queue, key string }
 
-// refusal is why a provider takes no machines, and until when it is left alone.
-type refusal struct {
-	why   string
-	until time.Time
-}
-
 // New returns an engine that does nothing until Run is called.
 func New(o Options) (*Engine, error) {
 	switch {
@@ -126,7 +120,7 @@ func New(o Options) (*Engine, error) {
 		timers: defaultTimers(), logger: o.Logger, luck: rand.Float64,
 		ready: make(chan struct{}), clock: newClock(time.Time{}),
 		flights: map[string]*flight{}, byMachine: map[string]*flight{}, busy: map[string]int{}, active: map[place]int{},
-		lanes: map[store.Lane]*lineup{}, degraded: map[string]refusal{},
+		lanes: map[store.Lane]*lineup{}, refusals: map[string][]*refusal{},
 		wakeQueue: newSignal(), wakeClock: newSignal(),
 	}
 	if e.logger == nil {

@@ -17,7 +17,8 @@ type world struct {
 	now      time.Time
 	timers   timers
 	lanes    []laneView
-	room     map[string]int // how many more machines each provider may have
+	room     map[string]int     // how many more machines each provider may have
+	gates    map[string][]*gate // by provider: what it refuses
 	attempts []attemptView
 	listing  *listingView
 }
@@ -156,6 +157,20 @@ func planLanes(w *world) []action {
 	for provider, n := range w.room {
 		room[provider] = n
 	}
+	gates := make(map[string][]*gate, len(w.gates))
+	for provider, list := range w.gates {
+		var waiting []*store.Job
+		for _, h := range heads {
+			if h.job.Provider == provider {
+				waiting = append(waiting, h.job)
+			}
+		}
+		for _, g := range list {
+			g := *g
+			g.choose(waiting)
+			gates[provider] = append(gates[provider], &g)
+		}
+	}
 	var actions []action
 	for _, h := range heads {
 		job, lane := h.job, h.lane
@@ -172,7 +187,12 @@ func planLanes(w *world) []action {
 				actions = append(actions, action{kind: holdJob, job: job})
 				continue
 			}
-			lane.keyRoom[job.Key] = left - 1
+		}
+		if !pass(gates[job.Provider], job) {
+			continue
+		}
+		if _, limited := lane.keyRoom[job.Key]; limited && job.Key != "" {
+			lane.keyRoom[job.Key]--
 		}
 		room[job.Provider]--
 		lane.queueRoom--

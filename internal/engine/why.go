@@ -64,16 +64,15 @@ func (e *Engine) whyScheduled(w *dayfly.Why, job *store.Job) {
 	}
 	say(w, "The command has been started %d of at most %d times; %d of at most %d machines in a row failed before that.",
 		job.Starts, job.Spec.Retry.MaxAttempts, job.Launches, job.Spec.Retry.MaxLaunches)
+	e.whyRefused(w, job)
 	w.Next = "It goes back to its queue at " + job.RunAt.Format(time.RFC3339) + "."
 }
 
 func (e *Engine) whyQueued(ctx context.Context, w *dayfly.Why, job *store.Job) error {
 	limits := e.options.Queues[job.Queue]
-	now := e.clock.now()
 	e.mu.Lock()
 	busy, room := e.busy[job.Provider], e.maxMachines(job.Provider)
 	inQueue, ofKey := e.active[place{queue: job.Queue}], e.active[place{job.Queue, job.Key}]
-	refused := e.degraded[job.Provider]
 	_, exists := e.providers[job.Provider]
 	e.mu.Unlock()
 	if !exists {
@@ -81,10 +80,7 @@ func (e *Engine) whyQueued(ctx context.Context, w *dayfly.Why, job *store.Job) e
 		w.Next = "Configure the provider again, or cancel the job."
 		return nil
 	}
-	if refused.until.After(now) {
-		say(w, "The provider %s refuses all requests: %s", job.Provider, refused.why)
-		w.Next = "Mend the provider's credentials; Dayfly tries again every 30 seconds."
-	}
+	e.whyRefused(w, job)
 	if job.Key != "" && limits.KeyConcurrency > 0 && ofKey >= limits.KeyConcurrency {
 		say(w, "Its concurrency key %q is at its limit: %d of %d jobs run.", job.Key, ofKey, limits.KeyConcurrency)
 	}

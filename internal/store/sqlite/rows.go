@@ -137,7 +137,8 @@ func (r *attemptRow) decode() (*store.Attempt, error) {
 	return &a, nil
 }
 
-// firstAttempt and lastAttempt bound the seqs of a job's attempts.
+// firstAttempt and lastAttempt bound the seqs of a job's attempts. They have room for a million of one job: attempts that
+// are started or fail are counted against small limits, and one that is merely refused comes at most each half minute.
 func firstAttempt(job int64) int64           { return job << 20 }
 func lastAttempt(job int64) int64            { return job<<20 | (1<<20 - 1) }
 func attemptSeq(job int64, number int) int64 { return job<<20 | int64(number) }
