@@ -85,13 +85,6 @@ func (e *Engine) crowded() bool {
 func (e *Engine) dispatch(ctx context.Context) (moved int, err error) {
 	now := e.clock.now()
 	w := world{now: now, timers: e.timers, room: e.room(), gates: e.gates(now)}
-	total := 0
-	for _, n := range w.room {
-		total += n
-	}
-	if total <= 0 {
-		return 0, nil
-	}
 	for _, lane := range e.readyLanes() {
 		if w.room[lane.Provider] <= 0 {
 			continue

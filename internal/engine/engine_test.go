@@ -500,6 +500,29 @@ func TestDestroyIsRepeatedUntilItIsConfirmed(t *testing.T) {
 	})
 }
 
+func TestAProviderWithTooManyMachinesKeepsNoOtherFromLaunching(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		other := memmachine.New(&memmachine.Options{})
+		f := newFleet(t, func(o *engine.Options) {
+			o.Providers["other"] = other
+			o.MaxMachines = map[string]int{"mem": 2, "other": 8}
+		})
+		t.Cleanup(other.Cloud().Close)
+		f.crowd(8, func(s *dayfly.JobSpec) { s.Provider = "other" })
+		wait(t.Context(), time.Second)
+		f.stop()
+		f.options.MaxMachines = map[string]int{"mem": 2, "other": 1} // it is over its new limit by more than the others have
+		f.start()
+		f.submit(func(s *dayfly.JobSpec) { s.Provider = "other" }) // waits, so that others are not launched as they come
+		job := f.submit(nil)
+		wait(t.Context(), time.Minute)
+		if state := f.job(job.ID).State; state != dayfly.Succeeded {
+			t.Errorf("a job of the provider with room is %s after a minute, want succeeded", state)
+		}
+	})
+}
+
 func TestTooManyOpenJobsAreRefused(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {
