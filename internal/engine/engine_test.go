@@ -523,6 +523,28 @@ func TestAProviderWithTooManyMachinesKeepsNoOtherFromLaunching(t *testing.T) {
 	})
 }
 
+func TestWhyTellsOfMachinesThatCannotBeDestroyed(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, func(o *engine.Options) { o.MaxMachines = map[string]int{"mem": 1} })
+		stuck := f.cloud.Fail(memmachine.Destroy, memmachine.Refuse(fault.Unavailable))
+		for range 2 {
+			f.finished(f.submit(nil).ID, time.Minute)
+		}
+		job := f.submit(nil)
+		wait(t.Context(), time.Minute)
+		why, err := f.engine.Load().Why(t.Context(), job.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if said := strings.Join(why.Answers, " "); !strings.Contains(said, "2 machines of jobs that are over") || strings.Contains(said, "Nothing holds it up") {
+			t.Errorf("why says %q, want it to tell of two machines that are not destroyed", said)
+		}
+		stuck.Stop()
+		check(t, f.finished(job.ID, 5*time.Minute), dayfly.Succeeded, "", 1)
+	})
+}
+
 func TestTooManyOpenJobsAreRefused(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {

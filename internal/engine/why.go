@@ -70,8 +70,9 @@ func (e *Engine) whyScheduled(w *dayfly.Why, job *store.Job) {
 
 func (e *Engine) whyQueued(ctx context.Context, w *dayfly.Why, job *store.Job) error {
 	limits := e.options.Queues[job.Queue]
+	room, dying := e.room()[job.Provider], e.doomed.count()[job.Provider]
 	e.mu.Lock()
-	busy, room := e.busy[job.Provider], e.maxMachines(job.Provider)
+	busy, most := e.busy[job.Provider], e.maxMachines(job.Provider)
 	inQueue, ofKey := e.active[place{queue: job.Queue}], e.active[place{job.Queue, job.Key}]
 	_, exists := e.providers[job.Provider]
 	e.mu.Unlock()
@@ -87,8 +88,12 @@ func (e *Engine) whyQueued(ctx context.Context, w *dayfly.Why, job *store.Job) e
 	if limits.Concurrency > 0 && inQueue >= limits.Concurrency {
 		say(w, "The queue %s is at its limit: %d of %d jobs run.", job.Queue, inQueue, limits.Concurrency)
 	}
-	if busy >= room {
-		say(w, "The provider %s has as many machines as it may have: %d of %d.", job.Provider, busy, room)
+	switch {
+	case busy >= most:
+		say(w, "The provider %s has as many machines as it may have: %d of %d.", job.Provider, busy, most)
+	case room <= 0:
+		say(w, "The provider %s has not confirmed yet that %d machines of jobs that are over are destroyed, beside %d at work; "+
+			"together they may be %d. It is asked until it has.", job.Provider, dying, busy, 2*most)
 	}
 	ahead, err := e.store.Ahead(ctx, job)
 	if err != nil {
