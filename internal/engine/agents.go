@@ -165,7 +165,7 @@ func (e *Engine) Beats(ctx context.Context, b *wire.Beats) (*wire.BeatsAnswer, e
 			continue
 		}
 		flights = append(flights, f)
-		e.beat(ctx, f, beat, wake)
+		e.beat(f, beat, wake)
 	}
 	timer := time.NewTimer(min(time.Duration(max(0, b.WaitMS))*time.Millisecond, maxHold))
 	defer timer.Stop()
@@ -186,7 +186,7 @@ func (e *Engine) Beats(ctx context.Context, b *wire.Beats) (*wire.BeatsAnswer, e
 }
 
 // beat takes one heartbeat.
-func (e *Engine) beat(ctx context.Context, f *flight, beat wire.Beat, wake chan struct{}) {
+func (e *Engine) beat(f *flight, beat wire.Beat, wake chan struct{}) {
 	now := e.clock.now()
 	e.mu.Lock()
 	if f.listeners == nil {
@@ -198,22 +198,8 @@ func (e *Engine) beat(ctx context.Context, f *flight, beat wire.Beat, wake chan 
 	}
 	e.mu.Unlock()
 	if p := beat.Progress; p != nil {
-		e.progress(ctx, f, p)
+		e.progress(f, p)
 	}
-}
-
-// progress records what a job says of itself.
-func (e *Engine) progress(ctx context.Context, f *flight, p *wire.Progress) {
-	e.notes.add(ctx, &store.Note{Attempt: f.id, Time: e.clock.now(), Progress: boundedProgress(p)})
-}
-
-// boundedProgress returns what may be stored of what a job says of itself.
-func boundedProgress(p *wire.Progress) *dayfly.Progress {
-	text := p.Text
-	if len(text) > wire.MaxProgressText {
-		text = text[:wire.MaxProgressText]
-	}
-	return &dayfly.Progress{Fraction: min(1, max(0, p.Fraction)), Text: strings.ToValidUTF8(text, "�")}
 }
 
 // orders returns what the agents of the flights have to do.
@@ -339,14 +325,8 @@ func (e *Engine) Result(ctx context.Context, token string, r *wire.Result) error
 	if err != nil {
 		return err
 	}
-	if p := r.Progress; p != nil {
-		// A short job says something of itself between two heartbeats, or never hears one.
-		note := &store.Note{Attempt: f.id, Time: e.clock.now(), Progress: boundedProgress(p)}
-		if err := e.store.Note(ctx, []*store.Note{note}); err != nil {
-			return err
-		}
-	}
-	return e.end(ctx, f, verdictOf(r, e.jobOf(f)), &ended{result: r, artifacts: artifacts})
+	// A short job says something of itself between two heartbeats, or never hears one.
+	return e.end(ctx, f, verdictOf(r, e.jobOf(f)), &ended{result: e.withProgress(f, r), artifacts: artifacts})
 }
 
 // resultAgain answers a result for an attempt that is no longer in flight.
@@ -416,7 +396,7 @@ func (e *Engine) Progress(ctx context.Context, jobToken string, p *wire.Progress
 	if p.Fraction < 0 || p.Fraction > 1 {
 		return fault.Field("fraction", "must be between 0 and 1")
 	}
-	e.progress(ctx, f, p)
+	e.progress(f, p)
 	return nil
 }
 

@@ -84,23 +84,25 @@ type Engine struct {
 
 	mu        sync.Mutex
 	vigil     vigil
-	flights   map[string]*flight     // attempts in flight, by attempt id
-	byMachine map[string]*flight     // the same, by machine name
-	busy      map[string]int         // flights by provider
-	active    map[place]int          // flights by queue, and by queue and key
-	lanes     map[store.Lane]*lineup // lanes that may have ready jobs
-	refusals  map[string][]*refusal  // by provider
+	flights   map[string]*flight          // attempts in flight, by attempt id
+	byMachine map[string]*flight          // the same, by machine name
+	busy      map[string]int              // flights by provider
+	active    map[place]int               // flights by queue, and by queue and key
+	lanes     map[store.Lane]*lineup      // lanes that may have ready jobs
+	refusals  map[string][]*refusal       // by provider
+	said      map[string]*dayfly.Progress // by attempt: what its job said last of itself, until it is written
 
-	changes     notifier // of jobs, and of machines that are created
-	ends        notifier // of jobs that have finished
-	doomed      *destroyer
-	notes       *batcher[*store.Note]
-	moves       *batcher[*store.MachineMove]
-	wakeQueue   signal
-	wakeClock   signal
-	background  sync.WaitGroup // provider calls in flight
-	lifetime    context.Context
-	endLifetime context.CancelFunc
+	changes      notifier // of jobs, and of machines that are created
+	ends         notifier // of jobs that have finished
+	doomed       *destroyer
+	notes        *batcher[*store.Note]
+	moves        *batcher[*store.MachineMove]
+	wakeQueue    signal
+	wakeClock    signal
+	wakeProgress signal
+	background   sync.WaitGroup // provider calls in flight
+	lifetime     context.Context
+	endLifetime  context.CancelFunc
 }
 
 // place is what a concurrency limit counts: a queue, or a key within a queue.
@@ -120,8 +122,8 @@ func New(o Options) (*Engine, error) {
 		timers: defaultTimers(), logger: o.Logger, luck: rand.Float64,
 		ready: make(chan struct{}), clock: newClock(time.Time{}),
 		flights: map[string]*flight{}, byMachine: map[string]*flight{}, busy: map[string]int{}, active: map[place]int{},
-		lanes: map[store.Lane]*lineup{}, refusals: map[string][]*refusal{},
-		wakeQueue: newSignal(), wakeClock: newSignal(),
+		lanes: map[store.Lane]*lineup{}, refusals: map[string][]*refusal{}, said: map[string]*dayfly.Progress{},
+		wakeQueue: newSignal(), wakeClock: newSignal(), wakeProgress: newSignal(),
 	}
 	if e.logger == nil {
 		e.logger = slog.New(slog.DiscardHandler)
@@ -155,7 +157,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	close(e.ready)
 	group, ctx := errgroup.WithContext(ctx)
 	loops := []func(context.Context){
-		e.dispatchLoop, e.clockLoop, e.tickLoop, e.reconcileLoop, e.retentionLoop,
+		e.dispatchLoop, e.clockLoop, e.tickLoop, e.progressLoop, e.reconcileLoop, e.retentionLoop,
 		e.notes.run, e.moves.run, e.doomed.run,
 	}
 	for name, provider := range e.providers {

@@ -378,7 +378,7 @@ type Ending struct {
 	Message   string
 	Exit      *machine.Exit
 	Started   bool
-	Result    *wire.Result      // for the measurements and stream lengths; nil when no agent reported
+	Result    *wire.Result      // for the measurements, stream lengths and last progress; nil when no agent reported
 	Artifacts []dayfly.Artifact // published with the transition when Job is Succeeded or the attempt's command ran
 
 	Job Next

@@ -19,7 +19,7 @@ WHERE seq = $1`
 
 const endJob = `
 UPDATE jobs SET version = $2, state = $3, run_at = $4, queued_at = $5, finished_at = $6, starts = $7, launches = $8,
-	losses = $9, reason = $10, message = $11, exit_code = $12, result = $13, events = $14
+	losses = $9, reason = $10, message = $11, exit_code = $12, result = $13, events = $14, progress = coalesce($15, progress)
 WHERE seq = $1`
 
 const insertArtifact = `
@@ -30,8 +30,9 @@ ON CONFLICT (attempt, name) DO UPDATE SET size = excluded.size, sha256 = exclude
 // ending is a store.Ending made ready to be written. It shares no memory that a caller might change.
 type ending struct {
 	store.Ending
-	report string
-	value  any // text or NULL
+	report   string
+	value    any    // text or NULL
+	progress []byte // nil if nothing was said of it
 }
 
 // End implements store.Attempts.
@@ -67,11 +68,19 @@ func newEnding(e *store.Ending) (*ending, error) {
 		r.MaxRSSKB, r.UserMS, r.SystemMS = m.MaxRSSKB, m.UserMS, m.SystemMS
 		r.StdoutLen, r.StderrLen = m.StdoutBytes, m.StderrBytes
 	}
+	var progress []byte
+	if m := e.Result; m != nil && m.Progress != nil {
+		var err error
+		progress, err = json.Marshal(&dayfly.Progress{Fraction: m.Progress.Fraction, Text: m.Progress.Text})
+		if err != nil {
+			return nil, fmt.Errorf("sqlite: end of attempt %s: %w: %w", e.Attempt, fault.Invalid, err)
+		}
+	}
 	encoded, err := json.Marshal(&r)
 	if err != nil {
 		return nil, fmt.Errorf("sqlite: end of attempt %s: %w: %w", e.Attempt, fault.Internal, err)
 	}
-	end := &ending{Ending: *e, report: string(encoded), value: text(e.Job.Value)}
+	end := &ending{Ending: *e, report: string(encoded), value: text(e.Job.Value), progress: progress}
 	end.Exit, end.Result, end.Job.Value = nil, nil, slices.Clone(e.Job.Value)
 	end.Artifacts = slices.Clone(e.Artifacts)
 	if e.Job.ExitCode != nil {
@@ -125,6 +134,9 @@ func (r *jobRow) end(e *ending) {
 	}
 	r.Starts, r.Launches, r.Losses = next.Starts, next.Launches, next.Losses
 	r.Reason, r.Message, r.ExitCode, r.Result = next.Reason, next.Message, next.ExitCode, next.Value
+	if e.progress != nil {
+		r.progress = e.progress
+	}
 }
 
 func (t *tx) writeEnd(p *pair, e *ending) error {
@@ -144,7 +156,7 @@ func (t *tx) writeEnd(p *pair, e *ending) error {
 		exit = *j.ExitCode
 	}
 	_, _, err = t.exec(endJob, j.Seq, j.Version, string(j.State), micros(j.RunAt), micros(j.QueuedAt), micros(j.FinishedAt),
-		j.Starts, j.Launches, j.Losses, string(j.Reason), j.Message, exit, e.value, j.Events)
+		j.Starts, j.Launches, j.Losses, string(j.Reason), j.Message, exit, e.value, j.Events, text(e.progress))
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
 )
 
@@ -25,6 +26,7 @@ func attemptsCases() []testCase {
 		{"ANoteThatComesTooLateMovesNothing", noteLate},
 		{"AMachinesIDIsKeptEvenIfItCalledFirst", noteKeepsID},
 		{"ProgressIsKeptWhileTheAttemptRuns", noteProgress},
+		{"TheLastProgressComesWithTheEnd", endProgress},
 		{"ANoteThatSaysNothingIsInvalid", noteNothing},
 		{"LiveAttemptsArePagedBySeq", livePages},
 	}
@@ -219,6 +221,16 @@ func noteKeepsID(k *kit) {
 		k.wantEqual("the machine's id", a.Machine.ID, "i-1")
 		k.wantEqual("the machine's location", a.Machine.Location, "ams")
 	}
+}
+
+func endProgress(k *kit) {
+	a := k.running()
+	k.note(&store.Note{Attempt: a.ID, Time: k.now(), Progress: &dayfly.Progress{Fraction: 0.5, Text: "half"}})
+	e := k.success(a)
+	e.Result = &wire.Result{Progress: &wire.Progress{Fraction: 1, Text: "all"}}
+	want := &dayfly.Progress{Fraction: 1, Text: "all"}
+	k.wantEqual("the progress of the ended job", k.end(e).Progress, want)
+	k.wantEqual("the progress when it is read", k.job(a.JobID).Progress, want)
 }
 
 func noteProgress(k *kit) {

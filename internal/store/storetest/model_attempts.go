@@ -66,6 +66,9 @@ func (m *model) End(_ context.Context, e *store.Ending) (*store.Job, error) {
 	n := e.Job
 	j.State, j.Starts, j.Launches, j.Losses = n.State, n.Starts, n.Launches, n.Losses
 	j.Reason, j.Message, j.ExitCode, j.Result = n.Reason, n.Message, n.ExitCode, n.Value
+	if e.Result != nil && e.Result.Progress != nil {
+		j.Progress = &dayfly.Progress{Fraction: e.Result.Progress.Fraction, Text: e.Result.Progress.Text}
+	}
 	switch n.State {
 	case dayfly.Queued:
 		j.QueuedAt = e.Time

@@ -13,6 +13,7 @@ import (
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
 )
 
@@ -320,6 +321,9 @@ func (d *drive) end(t *rapid.T) {
 	}
 	if e.Job.State == dayfly.Scheduled {
 		e.Job.RunAt = e.Time.Add(2*time.Second + time.Microsecond)
+	}
+	if pick(t, "says", true, false) {
+		e.Result = &wire.Result{Progress: &wire.Progress{Fraction: 0.75, Text: d.name("last")}}
 	}
 	switch pick(t, "wrong", "", "", "", "fence", "version", "again") {
 	case "fence":
