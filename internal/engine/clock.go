@@ -1,6 +1,9 @@
 package engine
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // clock is the engine's notion of time: the wall clock as it was when the engine started, plus what a monotonic clock
 // has counted since. Setting the wall clock while the server runs moves no timeout. Across a restart the clock does
@@ -23,28 +26,58 @@ func (c clock) now() time.Time {
 }
 
 // vigil tells the silence of others from the engine's own. A process can be stopped, or get no processor, for longer
-// than any patience it has; what it then did not hear was perhaps said. So when the engine finds that it has not looked
-// at its attempts for a while, it counts from there, as it does after a restart.
+// than any patience it has; what it then did not hear was perhaps said. So a time during which the engine has not looked
+// at its attempts counts as longestNap and no more. It does count that much: an engine that is always slow would
+// otherwise have no patience that ever ends.
 type vigil struct {
-	last  time.Time // when the engine last looked
-	since time.Time // since when it has looked all the time
+	first, last time.Time // when the engine looked
+	naps        []nap     // in their order
+}
+
+// nap is a time of which some did not count.
+type nap struct {
+	from, to time.Time
+	lost     time.Duration // what did not count of it
 }
 
 // longestNap is how long the engine may not have looked without having been away. It looks every second.
 const longestNap = 2 * time.Second
 
-// look notes that the engine looks now.
+// maxNaps bounds how many naps are remembered apart. Two that are taken for one lose as much, for whatever began between
+// them even more: patience only grows.
+const maxNaps = 64
+
+// look notes that the engine looks now. Nothing before its first look counts.
 func (v *vigil) look(now time.Time) {
-	if now.Sub(v.last) > longestNap {
-		v.since = now
+	if v.first.IsZero() {
+		v.first, v.last = now, now
+	}
+	if away := now.Sub(v.last); away > longestNap {
+		v.naps = append(v.naps, nap{from: v.last, to: now, lost: away - longestNap})
+	}
+	if len(v.naps) > maxNaps {
+		v.naps[1].from = v.naps[0].from
+		v.naps[1].lost += v.naps[0].lost
+		v.naps = slices.Delete(v.naps, 0, 1)
 	}
 	v.last = now
 }
 
 // elapsed returns how much of the time since t the engine was there.
 func (v *vigil) elapsed(t, now time.Time) time.Duration {
-	if t.Before(v.since) {
-		t = v.since
+	if t.Before(v.first) {
+		t = v.first
 	}
-	return now.Sub(t)
+	passed := now.Sub(t)
+	for _, n := range slices.Backward(v.naps) {
+		if !n.to.After(t) {
+			break
+		}
+		during := n.to.Sub(n.from)
+		if t.After(n.from) {
+			during = n.to.Sub(t)
+		}
+		passed -= min(n.lost, during)
+	}
+	return max(0, passed)
 }

@@ -49,7 +49,7 @@ func (e *Engine) saw(m *machine.Machine) {
 func (e *Engine) tickLoop(ctx context.Context) {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
-	for touch := 0; ; touch++ {
+	for {
 		select {
 		case <-ctx.Done():
 			return
@@ -64,11 +64,16 @@ func (e *Engine) tickLoop(ctx context.Context) {
 		for _, a := range plan(&w) {
 			e.carryOut(a)
 		}
-		if touch%10 == 0 {
-			if err := e.store.Touch(ctx, w.now); err != nil && ctx.Err() == nil {
-				e.logger.Warn("the clock could not be stored", "error", err)
-			}
+	}
+}
+
+// touchLoop stores the clock every ten seconds. No timer waits for it, however slow the store is.
+func (e *Engine) touchLoop(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := e.store.Touch(ctx, e.clock.now()); err != nil && ctx.Err() == nil {
+			e.logger.Warn("the clock could not be stored", "error", err)
 		}
+		pause(ctx, 10*time.Second)
 	}
 }
 
