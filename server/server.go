@@ -17,6 +17,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/blob/fileblob"
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/agent"
 	"github.com/dayfly-run/dayfly/internal/api"
 	"github.com/dayfly-run/dayfly/internal/engine"
 	"github.com/dayfly-run/dayfly/internal/joblog"
@@ -230,7 +231,7 @@ func (s *Server) assemble(requireToken bool) error {
 		Logs: s.logs, Blobs: s.blobs, Key: key, URL: s.front.machineURL,
 		Queues: queues, MaxMachines: o.MaxMachines, MaxOpenJobs: o.MaxOpenJobs, LogLimit: o.LogLimit,
 		Retention: o.Retention, LostAfter: o.LostAfter, UnreachableAfter: o.UnreachableAfter,
-		OrphanAfter: o.OrphanAfter, Heartbeat: o.Heartbeat, Logger: s.logger,
+		OrphanAfter: o.OrphanAfter, Heartbeat: o.Heartbeat, Clock: agent.BootClock, Logger: s.logger,
 	})
 	if err != nil {
 		return err

@@ -92,13 +92,13 @@ func (e *Engine) assignment(job *store.Job, a *store.Attempt, now time.Time) *wi
 	}
 	for _, in := range job.Inputs {
 		w.Inputs = append(w.Inputs, wire.Input{Name: in.Name, Size: in.Size, SHA256: in.SHA256,
-			URL: e.key.URL(e.url(), ticket.File{Method: "GET", Key: ticket.InputKey(job.ID, in.Name), Expires: now.Add(fileTTL)})})
+			URL: e.key.URL(e.url(), ticket.File{Method: "GET", Key: ticket.InputKey(job.ID, in.Name), Expires: time.Now().Add(fileTTL)})})
 	}
 	return w
 }
 
 // fileTTL is how long an agent's signed URL is good for: enough to move a large file slowly, and the agent asks for
-// the claim's answer again when it runs out.
+// the claim's answer again when it runs out. It is told by the wall clock, as is whether it has run out.
 const fileTTL = time.Hour
 
 func (e *Engine) logLimit() int64 {
@@ -255,7 +255,7 @@ func (e *Engine) Artifacts(ctx context.Context, token string, r *wire.ArtifactRe
 			return nil, fault.Field(fmt.Sprintf("artifacts[%d].size", i), "is negative")
 		}
 		answer.Uploads = append(answer.Uploads, wire.Upload{Method: "PUT", URL: e.key.URL(e.url(), ticket.File{
-			Method: "PUT", Key: ticket.ArtifactKey(f.jobID, f.id, want.Name), Expires: e.clock.now().Add(fileTTL), Limit: max(1, want.Size),
+			Method: "PUT", Key: ticket.ArtifactKey(f.jobID, f.id, want.Name), Expires: time.Now().Add(fileTTL), Limit: max(1, want.Size),
 		})})
 	}
 	return answer, nil

@@ -5,25 +5,33 @@ import (
 	"time"
 )
 
-// clock is the engine's notion of time: the wall clock as it was when the engine started, plus what a monotonic clock
-// has counted since. Setting the wall clock while the server runs moves no timeout. Across a restart the clock does
-// not go back behind what the store has seen.
+// clock is the engine's notion of time: the wall clock as it was when the engine started, plus what a counter has
+// counted since. Setting the wall clock while the server runs moves no timeout. Across a restart the clock does not go
+// back behind what the store has seen.
+//
+// What others compare with their own clocks, such as the end of a signed URL, is no business of this one: it is told by
+// the wall clock, which the others have too.
 type clock struct {
-	start time.Time     // with its monotonic reading
-	ahead time.Duration // how far behind the stored clock the wall clock was at the start
+	start time.Time            // with what the stored clock was ahead of the wall clock
+	count func() time.Duration // the time since some fixed moment
+	begun time.Duration        // what it counted at the start
 }
 
-// newClock starts a clock that is not before last.
-func newClock(last time.Time) clock {
-	c := clock{start: time.Now()}
-	c.ahead = max(0, last.Sub(c.start))
+// newClock starts a clock that is not before last. A nil count is Go's monotonic clock.
+func newClock(last time.Time, count func() time.Duration) clock {
+	now := time.Now()
+	if count == nil {
+		count = func() time.Duration { return time.Since(now) }
+	}
+	c := clock{start: now.Round(0).UTC(), count: count, begun: count()}
+	if last.After(c.start) {
+		c.start = last.UTC()
+	}
 	return c
 }
 
 // now returns the clock's time.
-func (c clock) now() time.Time {
-	return c.start.Round(0).Add(c.ahead + time.Since(c.start)).UTC()
-}
+func (c clock) now() time.Time { return c.start.Add(c.count() - c.begun) }
 
 // vigil tells the silence of others from the engine's own. A process can be stopped, or get no processor, for longer
 // than any patience it has; what it then did not hear was perhaps said. So a time during which the engine has not looked

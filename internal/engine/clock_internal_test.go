@@ -50,3 +50,17 @@ func TestAnEngineThatIsAlwaysSlowHasPatienceThatEnds(t *testing.T) {
 		t.Errorf("looking each three seconds, got %v of 3000s, want %v", got, want)
 	}
 }
+
+func TestTheClockCountsWhatItsCounterCounts(t *testing.T) {
+	t.Parallel()
+	var counted time.Duration
+	stored := time.Now().Add(time.Hour).UTC().Round(0)
+	c := newClock(stored, func() time.Duration { return counted })
+	if got := c.now(); !got.Equal(stored) {
+		t.Errorf("at the start, an hour behind the stored clock: got %v, want %v", got, stored)
+	}
+	counted += 3 * time.Hour // the computer was suspended, and the wall clock is where it was
+	if got, want := c.now(), stored.Add(3*time.Hour); !got.Equal(want) {
+		t.Errorf("three hours later: got %v, want %v", got, want)
+	}
+}

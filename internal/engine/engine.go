@@ -44,6 +44,10 @@ type Options struct {
 	Heartbeat        time.Duration // between heartbeats; 0: five seconds
 	LogLimit         int64         // bytes of output kept of one attempt; 0: 64 MiB
 
+	// Clock tells the time since some fixed moment, and nobody can set it. Timeouts are counted on it. nil: Go's
+	// monotonic clock, which on some systems stands still while the computer is suspended.
+	Clock func() time.Duration
+
 	Logger *slog.Logger // nil: discards
 }
 
@@ -120,7 +124,7 @@ func New(o Options) (*Engine, error) {
 		store: o.Store, providers: o.Providers, defaultProvider: o.DefaultProvider,
 		logs: o.Logs, blobs: o.Blobs, key: o.Key, url: o.URL, options: o,
 		timers: defaultTimers(), logger: o.Logger, luck: rand.Float64,
-		ready: make(chan struct{}), clock: newClock(time.Time{}),
+		ready: make(chan struct{}), clock: newClock(time.Time{}, o.Clock),
 		flights: map[string]*flight{}, byMachine: map[string]*flight{}, busy: map[string]int{}, active: map[place]int{},
 		lanes: map[store.Lane]*lineup{}, refusals: map[string][]*refusal{}, said: map[string]*dayfly.Progress{},
 		wakeQueue: newSignal(), wakeClock: newSignal(), wakeProgress: newSignal(),
@@ -178,7 +182,7 @@ func (e *Engine) boot(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("engine: booting the store: %w", err)
 	}
-	e.identity, e.clock = identity, newClock(identity.Clock)
+	e.identity, e.clock = identity, newClock(identity.Clock, e.options.Clock)
 	now := e.clock.now()
 	const page = 500
 	for after := int64(0); ; {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -542,6 +543,39 @@ func TestWhyTellsOfMachinesThatCannotBeDestroyed(t *testing.T) {
 		}
 		stuck.Stop()
 		check(t, f.finished(job.ID, 5*time.Minute), dayfly.Succeeded, "", 1)
+	})
+}
+
+func TestAnAgentsURLsAreGoodForAnHourWhateverTheEnginesClockShows(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		began := time.Now()
+		f := newFleet(t, func(o *engine.Options) {
+			o.Clock = func() time.Duration { return time.Since(began) / 2 } // the wall clock is set forward again and again
+		})
+		wait(t.Context(), 3*time.Hour)
+		f.work = func(ctx context.Context, a *wire.Assignment) wire.Result {
+			good := func(method, address string) {
+				u, err := url.Parse(address)
+				if err == nil {
+					_, err = f.options.Key.CheckFile(method, strings.TrimPrefix(u.Path, "/v1/blobs/"), u.Query(), time.Now().Add(50*time.Minute))
+				}
+				if err != nil {
+					t.Errorf("a %s of a URL that was just made, in 50 minutes: got %v, want nil", method, err)
+				}
+			}
+			for _, in := range a.Inputs {
+				good("GET", in.URL)
+			}
+			answer, err := f.engine.Load().Artifacts(ctx, a.Token, &wire.ArtifactRequest{Artifacts: []wire.ArtifactWant{{Name: "out", Size: 1}}})
+			if err != nil || len(a.Inputs) != 2 {
+				t.Errorf("got %d inputs and %v, want 2 and nil", len(a.Inputs), err)
+				return fail(1)(ctx, a)
+			}
+			good("PUT", answer.Uploads[0].URL)
+			return succeed(ctx, a)
+		}
+		check(t, f.finished(f.uploaded().ID, time.Minute), dayfly.Succeeded, "", 1)
 	})
 }
 
