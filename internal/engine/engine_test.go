@@ -579,6 +579,29 @@ func TestAnAgentsURLsAreGoodForAnHourWhateverTheEnginesClockShows(t *testing.T) 
 	})
 }
 
+func TestAPlaceOfAKeyIsNotLostOnAJobWhoseProviderIsFull(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		other := memmachine.New(&memmachine.Options{})
+		f := newFleet(t, func(o *engine.Options) {
+			o.Providers["other"] = other
+			o.MaxMachines = map[string]int{"mem": 4, "other": 1}
+			o.Queues = map[string]engine.QueueLimits{"default": {KeyConcurrency: 1}}
+		})
+		t.Cleanup(other.Cloud().Close)
+		f.work = workFor(time.Minute)
+		ofKey := func(s *dayfly.JobSpec) { s.ConcurrencyKey = "k" }
+		first := f.submit(ofKey)
+		wait(t.Context(), time.Second)
+		f.submit(func(s *dayfly.JobSpec) { s.ConcurrencyKey, s.Provider = "k", "other" })
+		wait(t.Context(), time.Second)
+		f.submit(func(s *dayfly.JobSpec) { s.Provider, s.Timeouts.Boot = "other", dayfly.Duration(time.Hour) }) // and stays
+		last := f.submit(ofKey)
+		check(t, f.finished(first.ID, 2*time.Minute), dayfly.Succeeded, "", 1)
+		check(t, f.finished(last.ID, 2*time.Minute), dayfly.Succeeded, "", 1)
+	})
+}
+
 func TestTooManyOpenJobsAreRefused(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {

@@ -395,7 +395,7 @@ type Next struct {
 	Starts     int             // the counters' new values
 	Launches   int
 	Losses     int
-	ReleaseKey bool // let one held job of the same queue and key go on: the job leaves its place
+	ReleaseKey bool // let one held job of the same queue and key go on, on each provider: the job leaves its place
 }
 
 // Note is something learnt about an attempt in flight. Exactly one of Booted, Unknown and Progress is set.

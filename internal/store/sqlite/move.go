@@ -16,10 +16,20 @@ UPDATE jobs SET version = $2, state = $3, held = $4, started_at = $5, run_at = $
 	total_deadline = $9, cancel_requested_at = $10, finished_at = $11, reason = $12, message = $13, events = $14
 WHERE seq = $1`
 
-// releaseHeld lets the first of the jobs of a queue go on that wait because their key is at its limit.
+// releaseHeld lets the first of the jobs of a queue go on that wait because their key is at its limit: one on each
+// provider, because one provider may be full while another has room. Those for which the key has no place left are held
+// again when their turn comes.
 const releaseHeld = `
-UPDATE jobs SET held = 0 WHERE seq = (
-	SELECT seq FROM jobs WHERE held = 1 AND queue = $1 AND key = $2 ORDER BY priority DESC, seq LIMIT 1)`
+WITH RECURSIVE holding (provider) AS (
+	SELECT (SELECT provider FROM jobs WHERE held = 1 AND queue = $1 AND key = $2 ORDER BY provider LIMIT 1)
+	UNION ALL
+	SELECT (SELECT jobs.provider FROM jobs WHERE held = 1 AND queue = $1 AND key = $2 AND jobs.provider > holding.provider
+		ORDER BY jobs.provider LIMIT 1)
+	FROM holding WHERE holding.provider IS NOT NULL)
+UPDATE jobs SET held = 0 WHERE seq IN (
+	SELECT (SELECT seq FROM jobs WHERE held = 1 AND queue = $1 AND key = $2 AND jobs.provider = holding.provider
+		ORDER BY priority DESC, seq LIMIT 1)
+	FROM holding WHERE holding.provider IS NOT NULL)`
 
 // Move implements store.Jobs.
 func (s *Store) Move(ctx context.Context, m *store.Move) (*store.Job, error) {
@@ -134,7 +144,7 @@ func (r *jobRow) move(m *store.Move) {
 	set(&r.TotalDeadline, m.TotalDeadline)
 }
 
-// release lets the first held job of a queue and key go on. It is called when a job gives up its place, and also when
+// release lets the first held job of a queue and key go on, on each provider. It is called when a job gives up its place, and also when
 // a job that had been let go on leaves the queue without taking the place, or the place would be lost.
 func (t *tx) release(queue, key string) error {
 	if key == "" {

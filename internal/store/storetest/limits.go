@@ -21,6 +21,7 @@ func limitsCases() []testCase {
 		{"HeldJobsGoOnByPriorityAndThenByAge", heldOrder},
 		{"AnEndThatKeepsItsPlaceReleasesNobody", heldStays},
 		{"AReleasedJobThatLeavesPassesItsTurnOn", heldPassedOn},
+		{"OneHeldJobOfEachProviderGoesOn", heldOnProviders},
 		{"AHeldJobThatIsCanceledReleasesNobody", heldCanceled},
 		{"BootReleasesAllHeldJobs", heldBoot},
 	}
@@ -195,6 +196,19 @@ func heldPassedOn(k *kit) {
 	k.promote(epoch().Add(2*time.Hour), 10)
 	k.wantEqual("the state of the first", k.job(first.ID).State, dayfly.Expired)
 	k.wantEqual("the second is held after the first expired", k.job(second.ID).Held, false)
+}
+
+func heldOnProviders(k *kit) {
+	a := k.running(withKey("key"))
+	far := inLane("far", "default")
+	b, c := k.submit(withKey("key"), far), k.submit(withKey("key"), far)
+	d, e := k.submit(withKey("key")), k.submit(withKey("key"))
+	k.wantRefused("four of a key at its limit", k.try(0, 1, b, c, d, e), true, true, true, true)
+	k.end(k.release(a))
+	k.wantEqual("ready jobs of one provider", k.ready("far", "default"), []string{b.ID})
+	k.wantEqual("ready jobs of the other", k.ready("local", "default"), []string{d.ID})
+	k.wantRefused("their launches", k.try(0, 1, d, b), false, true)
+	k.wantEqual("the first of the other provider is held", k.job(b.ID).Held, true)
 }
 
 func heldCanceled(k *kit) {

@@ -208,9 +208,10 @@ func (m *model) release(queue, key string) {
 	if key == "" {
 		return
 	}
-	held := m.inOrder(func(j *modelJob) bool { return j.Held && j.Queue == queue && j.Key == key })
-	if len(held) > 0 {
-		held[0].Held = false
+	released := map[string]bool{} // by provider
+	for _, j := range m.inOrder(func(j *modelJob) bool { return j.Held && j.Queue == queue && j.Key == key }) {
+		j.Held = released[j.Provider]
+		released[j.Provider] = true
 	}
 }
 
