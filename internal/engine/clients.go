@@ -33,15 +33,12 @@ func (e *Engine) Submit(ctx context.Context, s *Submission) (job *store.Job, rep
 	}
 	now := e.clock.now()
 	spec := s.Spec
-	if err := e.normalize(&spec, now); err != nil {
-		return nil, false, err
+	refusal := e.normalize(&spec, now)
+	if refusal == nil {
+		refusal = e.admit()
 	}
-	limit := e.options.MaxOpenJobs
-	if limit == 0 {
-		limit = DefaultMaxOpenJobs
-	}
-	if e.open.Load() >= int64(limit) {
-		return nil, false, fault.Say(fault.Exhausted, "there are %d unfinished jobs, which is the limit; try again when some have finished", limit)
+	if refusal != nil {
+		return e.replay(ctx, s, refusal)
 	}
 	job = &store.Job{
 		ID: newID("job_"), Spec: spec, State: dayfly.Created,
@@ -69,6 +66,31 @@ func (e *Engine) Submit(ctx context.Context, s *Submission) (job *store.Job, rep
 		e.moved(stored)
 	}
 	return stored, replayed, nil
+}
+
+// admit refuses jobs while there are as many as there may be.
+func (e *Engine) admit() error {
+	limit := e.options.MaxOpenJobs
+	if limit == 0 {
+		limit = DefaultMaxOpenJobs
+	}
+	if e.open.Load() < int64(limit) {
+		return nil
+	}
+	return fault.Say(fault.Exhausted, "there are %d unfinished jobs, which is the limit; try again when some have finished", limit)
+}
+
+// replay returns the job that an earlier call with the same key has made, or else the refusal: what has been taken once
+// is not refused when the client did not hear of it and asks again.
+func (e *Engine) replay(ctx context.Context, s *Submission, refusal error) (job *store.Job, replayed bool, err error) {
+	if s.Key == "" {
+		return nil, false, refusal
+	}
+	job, replayed, err = e.store.Submit(ctx, &store.Submission{Key: s.Key, BodyHash: s.BodyHash, OnlyReplay: true})
+	if errors.Is(err, fault.NotFound) {
+		err = refusal
+	}
+	return job, replayed, err
 }
 
 // startOf returns the move that starts a job now.

@@ -619,6 +619,39 @@ func TestTooManyOpenJobsAreRefused(t *testing.T) {
 	})
 }
 
+func TestAJobIsReplayedThoughItWouldBeRefusedNow(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, func(o *engine.Options) { o.MaxOpenJobs = 2 })
+		f.work = workFor(time.Hour)
+		at := time.Now().Add(time.Minute)
+		full := &engine.Submission{Spec: dayfly.JobSpec{Command: []string{"true"}}, Key: "full", BodyHash: []byte("b")}
+		gone := &engine.Submission{Spec: dayfly.JobSpec{Command: []string{"true"}, RunAt: &at, Provider: "mem"}, Key: "gone", BodyHash: []byte("c")}
+		for _, s := range []*engine.Submission{full, gone} {
+			first, _, err := f.engine.Load().Submit(t.Context(), s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s == gone {
+				s.Spec.Provider = "no longer configured"
+			}
+			again, replayed, err := f.engine.Load().Submit(t.Context(), s)
+			if err != nil || !replayed || again.ID != first.ID {
+				t.Errorf("key %s again: got %v, replayed = %v, %v; want job %s", s.Key, again, replayed, err, first.ID)
+			}
+		}
+		full.Spec.Command = []string{"false"}
+		full.BodyHash = []byte("another")
+		if _, _, err := f.engine.Load().Submit(t.Context(), full); !errors.Is(err, fault.IdempotencyMismatch) {
+			t.Errorf("the key of another body: got %v, want fault.IdempotencyMismatch", err)
+		}
+		full.Key = "a new one"
+		if _, _, err := f.engine.Load().Submit(t.Context(), full); !errors.Is(err, fault.Exhausted) {
+			t.Errorf("a new key: got %v, want fault.Exhausted", err)
+		}
+	})
+}
+
 func TestRetentionRemovesFinishedJobs(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {

@@ -165,6 +165,9 @@ type Submission struct {
 	// Launch is set to launch the job at once, which saves an idle server one flush before the job runs. The job must
 	// be Queued. The launch's JobID and Version are not looked at.
 	Launch *Launch
+	// OnlyReplay is set when the job may not be added: only Key and BodyHash are looked at, and the answer to a key that
+	// has not been used is fault.NotFound.
+	OnlyReplay bool
 }
 
 // Job is a job's row.

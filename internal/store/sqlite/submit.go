@@ -47,6 +47,9 @@ type label struct{ key, value string }
 
 // Submit implements store.Jobs.
 func (s *Store) Submit(ctx context.Context, sub *store.Submission) (*store.Job, bool, error) {
+	if sub.OnlyReplay {
+		return s.replay(ctx, sub)
+	}
 	n, err := newSubmission(sub)
 	if err != nil {
 		return nil, false, err
@@ -58,7 +61,7 @@ func (s *Store) Submit(ctx context.Context, sub *store.Submission) (*store.Job, 
 	err = s.write(ctx, opSubmit, func(t *tx) error {
 		var err error
 		moved, attempt = nil, nil
-		if earlier, err = t.earlier(n); earlier != nil || err != nil {
+		if earlier, err = earlierJob(t.session, n.key, n.hash); earlier != nil || err != nil {
 			return err
 		}
 		if seq, err = t.submit(n); err == nil && n.launch != nil {
@@ -132,22 +135,39 @@ func newSubmission(s *store.Submission) (*submission, error) {
 	return n, nil
 }
 
-// earlier returns the job that was submitted with the same key, or nil. fault.IdempotencyMismatch if what was asked
+// replay returns the job that was submitted with the same key.
+func (s *Store) replay(ctx context.Context, sub *store.Submission) (*store.Job, bool, error) {
+	var earlier *whole
+	err := s.read(ctx, func(c *session) (err error) {
+		earlier, err = earlierJob(c, sub.Key, sub.BodyHash)
+		return err
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	if earlier == nil {
+		return nil, false, fmt.Errorf("sqlite: submit: %w: the key has not been used", fault.NotFound)
+	}
+	job, err := earlier.decode()
+	return job, true, err
+}
+
+// earlierJob returns the job that was submitted with the same key, or nil. fault.IdempotencyMismatch if what was asked
 // for then was something else.
-func (t *tx) earlier(n *submission) (*whole, error) {
-	if n.key == "" {
+func earlierJob(s *session, key string, hash []byte) (*whole, error) {
+	if key == "" {
 		return nil, nil
 	}
 	var seq int64
-	var hash []byte
-	found, err := t.one([]column{number(&seq), document(&hash)}, jobByKey, n.key)
+	var known []byte
+	found, err := s.one([]column{number(&seq), document(&known)}, jobByKey, key)
 	if !found || err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(hash, n.hash) {
+	if !bytes.Equal(known, hash) {
 		return nil, fmt.Errorf("sqlite: submit: %w: the key was used for another request", fault.IdempotencyMismatch)
 	}
-	return readWhole(t.session, jobBySeq, seq)
+	return readWhole(s, jobBySeq, seq)
 }
 
 // submit adds a job with everything that belongs to it and returns its seq.

@@ -22,6 +22,7 @@ func jobsCases() []testCase {
 		{"SeqsRiseInTheOrderOfSubmission", seqsRise},
 		{"AKeyUsedBeforeReturnsTheFirstJob", keyReplayed},
 		{"AKeyUsedForAnotherBodyIsAMismatch", keyMismatch},
+		{"AReplayAloneAddsNothing", keyOnlyReplay},
 		{"ConcurrentSubmissionsWithOneKeyAddOneJob", keyRace},
 		{"AKeyIsForgottenWithItsJob", keyForgotten},
 		{"WhatDoesNotExistIsNotFound", notFound},
@@ -161,6 +162,23 @@ func keyReplayed(k *kit) {
 		k.wantKind("the job that was not added", err, fault.NotFound)
 		k.reopen()
 	}
+}
+
+func keyOnlyReplay(k *kit) {
+	wish := &store.Submission{Key: "key", BodyHash: []byte("body"), OnlyReplay: true}
+	_, _, err := k.store.Submit(k.ctx, wish)
+	k.wantKind("a key that has not been used", err, fault.NotFound)
+	s := k.submission()
+	s.Key, s.BodyHash = wish.Key, wish.BodyHash
+	first, _, err := k.store.Submit(k.ctx, s)
+	k.must(err)
+	job, replayed, err := k.store.Submit(k.ctx, wish)
+	k.must(err)
+	k.wantEqual("replayed", replayed, true)
+	k.wantEqual("the job", job, k.job(first.ID))
+	wish.BodyHash = []byte("another")
+	_, _, err = k.store.Submit(k.ctx, wish)
+	k.wantKind("the same key with another body", err, fault.IdempotencyMismatch)
 }
 
 func keyMismatch(k *kit) {

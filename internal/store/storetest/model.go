@@ -84,6 +84,9 @@ func (m *model) Submit(_ context.Context, s *store.Submission) (*store.Job, bool
 			return m.whole(j), true, nil
 		}
 	}
+	if s.OnlyReplay {
+		return nil, false, refuse(fault.NotFound, "key %s", s.Key)
+	}
 	if _, err := m.find(s.Job.ID); err == nil {
 		return nil, false, refuse(fault.Conflict, "job %s exists", s.Job.ID)
 	}
