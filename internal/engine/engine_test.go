@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"net/url"
@@ -616,6 +617,30 @@ func TestTooManyOpenJobsAreRefused(t *testing.T) {
 		}
 		wait(t.Context(), 2*time.Minute)
 		f.submit(nil)
+	})
+}
+
+func TestRetentionGoesPastJobsThatCannotBeRemoved(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, func(o *engine.Options) { o.Retention = time.Hour })
+		for _, id := range f.crowd(100, nil) { // as many as are read at once
+			f.finished(id, time.Minute)
+		}
+		db, err := sql.Open("sqlite", f.file)
+		if err == nil {
+			_, err = db.ExecContext(t.Context(), "UPDATE jobs SET spec = 'of a later version'")
+			err = errors.Join(err, db.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := f.submit(nil)
+		f.finished(last.ID, time.Minute)
+		wait(t.Context(), 2*time.Hour)
+		if _, err := f.engine.Load().Job(t.Context(), last.ID); !errors.Is(err, fault.NotFound) {
+			t.Errorf("a job behind a hundred that cannot be read, an hour after its retention: got %v, want fault.NotFound", err)
+		}
 	})
 }
 

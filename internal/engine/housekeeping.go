@@ -60,35 +60,38 @@ func (e *Engine) retentionLoop(ctx context.Context) {
 		return
 	}
 	for ctx.Err() == nil {
-		n, err := e.expend(ctx)
-		if err != nil && ctx.Err() == nil {
-			e.logger.Warn("old jobs could not be removed; trying again", "error", err)
+		failed := map[string]bool{}
+		for n := -1; n != 0 && ctx.Err() == nil; {
+			var err error
+			if n, err = e.expend(ctx, failed); err != nil && ctx.Err() == nil {
+				e.logger.Warn("old jobs could not be removed; trying again", "error", err)
+			}
 		}
-		if n == 0 {
-			pause(ctx, min(time.Minute, e.options.Retention))
-		}
+		pause(ctx, min(time.Minute, e.options.Retention))
 	}
 }
 
-// expend removes some jobs whose retention is over and returns how many.
-func (e *Engine) expend(ctx context.Context) (int, error) {
-	ids, err := e.store.Expendable(ctx, e.clock.now().Add(-e.options.Retention), 100)
+// expend removes some jobs whose retention is over and returns how many it has tried. Those that it cannot remove are
+// added to failed, and are passed over the next time, so that they keep no other.
+func (e *Engine) expend(ctx context.Context, failed map[string]bool) (tried int, err error) {
+	ids, err := e.store.Expendable(ctx, e.clock.now().Add(-e.options.Retention), 100+len(failed))
 	if err != nil {
 		return 0, err
 	}
-	removed := 0
 	var failures error
 	for _, id := range ids {
+		if failed[id] {
+			continue
+		}
+		tried++
 		job, err := e.store.Job(ctx, id)
 		if err == nil {
 			err = e.remove(ctx, job)
 		}
-		switch {
-		case err == nil:
-			removed++
-		case fault.Of(err) != fault.NotFound:
+		if err != nil && fault.Of(err) != fault.NotFound {
+			failed[id] = true
 			failures = errors.Join(failures, err)
 		}
 	}
-	return removed, failures
+	return tried, failures
 }
