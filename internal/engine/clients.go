@@ -270,8 +270,10 @@ func (e *Engine) Retry(ctx context.Context, id, key string) (job *store.Job, rep
 	}
 	started, err := e.supply(ctx, old, job.ID)
 	if err != nil && key == "" {
-		// Nobody can come back to it.
-		_, cancelErr := e.Cancel(ctx, job.ID)
+		// Nobody can come back to it, least of all a client that has hung up.
+		cleanup, cancel := context.WithTimeout(e.lifetime, 30*time.Second)
+		defer cancel()
+		_, cancelErr := e.Cancel(cleanup, job.ID)
 		err = errors.Join(err, cancelErr)
 	}
 	return started, replayed, err

@@ -85,3 +85,42 @@ func TestARetryThatBrokeOffIsFinishedByTheNextCall(t *testing.T) {
 		})
 	}
 }
+
+// hangUp is a blob store during whose next put the client of the call hangs up.
+type hangUp struct {
+	blob.Store
+	client context.CancelFunc
+}
+
+func (h *hangUp) Put(ctx context.Context, key string, r io.Reader, o *blob.PutOptions) (*blob.Info, error) {
+	if h.client == nil {
+		return h.Store.Put(ctx, key, r, o)
+	}
+	h.client()
+	return nil, fmt.Errorf("putting %s: %w", key, ctx.Err())
+}
+
+func TestARetryWhoseClientHangsUpLeavesNoJobBehind(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		blobs := new(hangUp)
+		f := newFleet(t, func(o *engine.Options) {
+			blobs.Store = o.Blobs
+			o.Blobs = blobs
+		})
+		first := f.uploaded()
+		check(t, f.finished(first.ID, time.Minute), dayfly.Succeeded, "", 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		blobs.client = cancel
+		if _, _, err := f.engine.Load().Retry(ctx, first.ID, ""); err == nil {
+			t.Fatal("a retry whose client hung up: got nil, want an error")
+		}
+		jobs, err := f.engine.Load().Jobs(t.Context(), &store.Query{Limit: 10})
+		if err != nil || len(jobs) != 2 {
+			t.Fatalf("got %d jobs and %v, want 2 and nil", len(jobs), err)
+		}
+		if again := jobs[0]; again.State != dayfly.Canceled {
+			t.Errorf("the job of the retry is %s, want it canceled: nobody will start it", again.State)
+		}
+	})
+}
