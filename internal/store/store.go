@@ -78,7 +78,8 @@ type Queue interface {
 	// Ahead returns how many ready jobs of the same lane come before this one.
 	Ahead(ctx context.Context, job *Job) (int, error)
 	// Launch commits the intent to run attempts: for each, in one transaction, the attempt (creating), its machine
-	// (creating), the job's move from queued to starting and its event. The result has one error per launch: nil;
+	// (creating), the job's move from queued to starting and its event. What an earlier attempt has left of its outcome
+	// (Reason, Message, ExitCode, Result, Progress) is cleared. The result has one error per launch: nil;
 	// fault.Conflict if the job is no longer queued at that version; fault.Exhausted if the queue's or key's limit
 	// is reached, in which case a job over its key's limit is marked held and the error is [ErrHeld] too. The last
 	// error is for the call as a whole.

@@ -18,6 +18,10 @@ const holdJob = `UPDATE jobs SET held = 1 WHERE seq = $1`
 const launchJob = `
 UPDATE jobs SET version = $2, state = 'starting', held = 0, attempt = $3, number = $4, events = $5 WHERE seq = $1`
 
+// forgetOutcome clears what an earlier attempt has left: the attempts tell how they ended, the job how the last one went.
+const forgetOutcome = `
+UPDATE jobs SET reason = '', message = '', exit_code = NULL, result = NULL, progress = NULL WHERE seq = $1`
+
 const insertAttempt = `
 INSERT INTO attempts (seq, id, job, number, state, provider, queue, key, queued_at, created_at, machine, machine_state,
 	lifetime)
@@ -150,6 +154,12 @@ func (t *tx) launch(j *jobRow, l *store.Launch) error {
 	j.Events++
 	j.Number++
 	j.State, j.Held, j.Attempt = dayfly.Starting, false, l.AttemptID
+	if j.Number > 1 {
+		j.Reason, j.Message, j.ExitCode, j.Result, j.progress = "", "", nil, nil, nil
+		if _, _, err := t.exec(forgetOutcome, j.Seq); err != nil {
+			return err
+		}
+	}
 	p := &pair{job: *j}
 	a := &p.attempt
 	a.Seq, a.ID, a.Number, a.State = attemptSeq(j.Seq, j.Number), l.AttemptID, j.Number, dayfly.AttemptCreating

@@ -16,6 +16,7 @@ func endingsCases() []testCase {
 	return []testCase{
 		{"AnEndFinishesAttemptJobAndMachine", endFinishes},
 		{"AnEndSendsTheJobBack", endSendsBack},
+		{"TheNextAttemptForgetsTheOutcomeOfTheLast", endForgotten},
 		{"AnEndIsAcceptedAgain", endAgain},
 		{"AnEndWithAStaleFenceIsRefused", endStaleFence},
 		{"AnEndOfASupersededAttemptIsRefused", endSuperseded},
@@ -102,6 +103,28 @@ func endSendsBack(k *kit) {
 		}
 		k.wantEqual("the number of the next attempt", k.launch(job).Number, 2)
 	}
+}
+
+func endForgotten(k *kit) {
+	a := k.running()
+	code := 3
+	e := k.failure(a, dayfly.Queued)
+	e.Job.ExitCode, e.Job.Value = &code, json.RawMessage(`{"half":true}`)
+	e.Result = &wire.Result{Progress: &wire.Progress{Fraction: 0.9}}
+	waiting := k.end(e)
+	k.wantEqual("the reason while it waits", waiting.Reason, e.Job.Reason)
+	again := k.launch(waiting)
+	check := func(what string, job *store.Job) {
+		k.Helper()
+		want := *bare(job)
+		want.Reason, want.Message, want.ExitCode, want.Result, want.Progress = "", "", nil, nil, nil
+		k.wantEqual(what, bare(job), &want)
+	}
+	check("the job that is starting", k.job(a.JobID))
+	claimed := k.claim(again.ID, "agent/2")
+	check("the job that was claimed", claimed.Job)
+	check("the job that runs", k.job(a.JobID))
+	k.wantEqual("the reason of the attempt", k.job(a.JobID).AttemptLog[0].Reason, e.Reason)
 }
 
 func endAgain(k *kit) {

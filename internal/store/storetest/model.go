@@ -322,6 +322,7 @@ func (m *model) launch(l *store.Launch) error {
 		return fmt.Errorf("model: %w: %w: key %s", fault.Exhausted, store.ErrHeld, j.Key)
 	}
 	j.State, j.Held, j.Attempt = dayfly.Starting, false, l.AttemptID
+	j.Reason, j.Message, j.ExitCode, j.Result, j.Progress = "", "", nil, nil, nil
 	j.Number++
 	j.attempts = append(j.attempts, &store.Attempt{
 		Seq: j.Seq<<20 | int64(j.Number), ID: l.AttemptID, JobID: j.ID, Number: j.Number, State: dayfly.AttemptCreating,
