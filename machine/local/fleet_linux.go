@@ -170,6 +170,14 @@ func (p *Provider) start(ctx context.Context) (*link, error) {
 	if k := p.usable(); k != nil {
 		return k, nil
 	}
+	program, err := p.lookAtProgram()
+	if err != nil {
+		return nil, fmt.Errorf("local: the supervisor's program: %w: %w", fault.Unavailable, err)
+	}
+	// Of the program that is there now, another process may have started one.
+	if k := p.usable(); k != nil {
+		return k, nil
+	}
 	number, err := p.nextNumber()
 	if err != nil {
 		return nil, unavailable(err)
@@ -179,7 +187,7 @@ func (p *Provider) start(ctx context.Context) (*link, error) {
 		return nil, fmt.Errorf("local: supervisor %d cannot be started: %w: %w", number, fault.Unavailable, err)
 	}
 	p.log.Info("supervisor started", "supervisor", number, "pid", child.pid)
-	return p.awaitAnswer(ctx, number, child)
+	return p.awaitAnswer(ctx, number, child, program)
 }
 
 // awaitLock takes the lock on a file as soon as it is free.
@@ -288,13 +296,19 @@ func (p *Provider) reap() {
 }
 
 // awaitAnswer waits until a new supervisor says hello, or ends.
-func (p *Provider) awaitAnswer(ctx context.Context, number int, c *child) (*link, error) {
+func (p *Provider) awaitAnswer(ctx context.Context, number int, c *child, program string) (*link, error) {
 	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		k, err := p.link(ctx, number)
-		if err == nil && k.usable(p.program) {
+		if err == nil && k.another(program) {
+			// The file may have been replaced between looking at it and starting it.
+			if now, err := p.lookAtProgram(); err == nil {
+				program = now
+			}
+		}
+		if err == nil && k.usable(program) {
 			return k, nil
 		}
-		if err == nil && k.another(p.program) {
+		if err == nil && k.another(program) {
 			return nil, fmt.Errorf("local: %w: supervisor %d is not the program that was started: %+v", fault.Internal, number, k.greeting)
 		}
 		p.reap()

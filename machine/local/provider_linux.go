@@ -33,7 +33,6 @@ type Provider struct {
 	trees    *process.Host
 	boot     string
 	host     string // the computer's name, for people
-	program  string // that supervisors of this provider run
 	memoryMB int    // of the computer
 	overdue  time.Duration
 
@@ -46,6 +45,7 @@ type Provider struct {
 	mu         sync.Mutex
 	closed     bool                  // guarded by mu
 	home       string                // guarded by mu
+	program    string                // guarded by mu; that supervisors of this provider run
 	links      map[int]*link         // guarded by mu; by supervisor
 	children   []*child              // guarded by mu
 	watchers   map[*watcher]bool     // guarded by mu
@@ -104,15 +104,26 @@ func (p *Provider) findProgram() error {
 	if err == nil {
 		path, err = filepath.Abs(path)
 	}
-	if err == nil {
-		p.program, err = program(path)
-	}
 	if err != nil {
 		return err
 	}
 	p.Supervisor = slices.Clone(p.Supervisor)
 	p.Supervisor[0] = path
-	return nil
+	_, err = p.lookAtProgram()
+	return err
+}
+
+// lookAtProgram notes which program a supervisor that is started now runs. Somebody may replace the file at any time, to
+// upgrade it; a supervisor that runs already is used for new machines until one has to be started.
+func (p *Provider) lookAtProgram() (string, error) {
+	now, err := program(p.Supervisor[0])
+	if err != nil {
+		return "", err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.program = now
+	return now, nil
 }
 
 func (p *Provider) prepare() (err error) {
