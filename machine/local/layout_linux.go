@@ -96,10 +96,17 @@ func (l layout) numbers() ([]int, error) {
 }
 
 // discard moves a file or directory out of the way at once and removes it then. What it leaves, because the process
-// ends in between, is removed by emptyTrash.
+// ends in between or something stays mounted there, is removed by emptyTrash.
 func (l layout) discard(path string) error {
 	grave := filepath.Join(l.trash(), rand.Text())
-	if err := os.Rename(path, grave); err != nil {
+	err := os.Rename(path, grave)
+	if errors.Is(err, unix.EBUSY) { // Something is mounted at the path itself.
+		if err := detachMounts(path); err != nil {
+			return err
+		}
+		err = os.Rename(path, grave)
+	}
+	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -108,8 +115,12 @@ func (l layout) discard(path string) error {
 	return removeAll(grave)
 }
 
-// removeAll is os.RemoveAll also for trees in which a machine has taken away its own right to write.
+// removeAll is os.RemoveAll also for trees in which a machine has taken away its own right to write, or mounted
+// something. It removes nothing as long as something is mounted there.
 func removeAll(path string) error {
+	if err := detachMounts(path); err != nil {
+		return err
+	}
 	err := os.RemoveAll(path)
 	if err == nil || !errors.Is(err, fs.ErrPermission) {
 		return err

@@ -19,10 +19,15 @@ import (
 	"github.com/dayfly-run/dayfly/machine/local"
 )
 
-// TestMain lets the test binary be its own supervisor: "TESTBINARY supervise [KEY=VALUE…] --dir DIR".
+// TestMain lets the test binary be its own supervisor: "TESTBINARY supervise [KEY=VALUE…] --dir DIR"; and remove what a
+// test has left in the trash, seen from elsewhere: "TESTBINARY empty-trash DIR".
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "supervise" {
-		if err := supervise(os.Args[2:]); err != nil {
+	roles := map[string]func(args []string) error{
+		"supervise":   supervise,
+		"empty-trash": func(args []string) error { return local.EmptyTrash(args[0]) },
+	}
+	if len(os.Args) > 1 && roles[os.Args[1]] != nil {
+		if err := roles[os.Args[1]](os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

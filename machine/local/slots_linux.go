@@ -96,8 +96,12 @@ func (s *slot) make() error {
 			return err
 		}
 	}
-	for i, dir := range []string{"work", "tmp", "scratch"} {
-		s.dirs[i].path = fmt.Sprintf("%d/%s", s.number, dir)
+	for i, path := range []string{s.work, s.tmp, s.scratch} {
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return &fs.PathError{Op: "lstat", Path: path, Err: err}
+		}
+		s.dirs[i] = directory{path: fmt.Sprintf("%d/%s", s.number, filepath.Base(path)), device: st.Dev, inode: st.Ino}
 	}
 	file, err := os.OpenFile(filepath.Join(s.path, "record"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	s.mu.Lock()
@@ -145,15 +149,19 @@ func (s *slots) giveUp(used *slot) error {
 
 // directory is one of a slot's, as it was when it was last known to be empty.
 type directory struct {
-	path    string // within the directory of slots
-	changed unix.Timespec
+	path          string // within the directory of slots
+	device, inode uint64 // of the directory that was made; something else may be mounted there, or a link be put there
+	changed       unix.Timespec
 }
 
 // asMade empties the directory and reports whether it can be used again. One with more in it than a few plain files is
-// left to the trash.
+// left to the trash, and so is one that is not the directory that was made.
 func (d *directory) asMade(at int, taken time.Time) bool {
 	var st unix.Stat_t
-	if unix.Fstatat(at, d.path, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && d.untouched(&st, taken) {
+	if unix.Fstatat(at, d.path, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Dev != d.device || st.Ino != d.inode {
+		return false
+	}
+	if d.untouched(&st, taken) {
 		return true
 	}
 	fd, err := unix.Openat(at, d.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
