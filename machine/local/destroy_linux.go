@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/process"
@@ -61,7 +64,7 @@ func (p *Provider) destroyOnce(ctx context.Context, id string) (gone bool, err e
 		_, err := p.read(id)
 		return errors.Is(err, fault.NotFound), nil
 	case errors.Is(err, fault.Internal):
-		return true, p.razeUnreadable(ctx, id, err)
+		return false, p.razeSpoiled(ctx, id, err)
 	case err != nil:
 		return false, err
 	}
@@ -141,31 +144,72 @@ func (p *Provider) raze(ctx context.Context, r *record) (gone bool, err error) {
 	return true, nil
 }
 
-// razeUnreadable destroys a machine whose record somebody has spoiled. The slot of which it was a link tells which
-// process tree is its.
-func (p *Provider) razeUnreadable(ctx context.Context, name string, why error) error {
+// razeSpoiled destroys a machine whose record makes no sense, so that nobody needs to read it. It returns nil also if it
+// does make sense after all, or nobody can be certain yet; the caller looks again. The slot of which the name was a link
+// tells which process tree is the machine's.
+func (p *Provider) razeSpoiled(ctx context.Context, name string, why error) error {
+	found, certain, err := p.machines.spoiled(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return unavailable(err)
+	case !certain:
+		return sleepUntil(ctx, clock()+clockGrain)
+	}
+	if err := p.machines.mark(name); err != nil {
+		return unavailable(err)
+	}
+	if !p.machines.unchanged(name, &found) {
+		if err := p.machines.pardon(name); err != nil {
+			return unavailable(err)
+		}
+		return nil
+	}
 	p.log.Error("a record cannot be read; the machine is ended and removed", "machine", name, "err", why)
-	links, err := filepath.Glob(filepath.Join(p.layout.supervisors(), "*", "slots", "*", "record"))
+	if err := p.razeSlot(ctx, name, &found); err != nil {
+		return err
+	}
+	var now unix.Stat_t
+	if p.machines.stands(name, &found, &now) {
+		err = p.machines.unlink(name)
+	}
+	if err = errors.Join(err, p.machines.pardon(name)); err != nil {
+		return unavailable(err)
+	}
+	p.look(name)
+	return nil
+}
+
+// razeSlot ends what runs in the slot whose record is a file, and removes the slot.
+func (p *Provider) razeSlot(ctx context.Context, name string, file *unix.Stat_t) error {
+	supervisors, err := p.layout.numbers()
 	if err != nil {
 		return unavailable(err)
 	}
-	named, err := os.Lstat(filepath.Join(p.layout.machines(), name))
-	if err != nil {
-		return unavailable(err)
-	}
-	for _, link := range links {
-		if st, err := os.Lstat(link); err != nil || !os.SameFile(st, named) {
-			continue
+	for _, supervisor := range supervisors {
+		slots, err := os.ReadDir(filepath.Join(p.layout.supervisor(supervisor), "slots"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return unavailable(err)
 		}
-		dir := filepath.Dir(link)
-		slot, _ := strconv.Atoi(filepath.Base(dir))
-		supervisor, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(dir))))
-		if err := p.endTree(ctx, &birth{Name: name, Boot: p.boot, Supervisor: supervisor, Slot: slot}); err != nil {
-			return err
+		for _, entry := range slots {
+			var st unix.Stat_t
+			path := filepath.Join(p.layout.supervisor(supervisor), "slots", entry.Name())
+			err := unix.Lstat(filepath.Join(path, "record"), &st)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return unavailable(&fs.PathError{Op: "lstat", Path: path, Err: err})
+			}
+			if err != nil || st.Ino != file.Ino || st.Dev != file.Dev {
+				continue
+			}
+			slot, _ := strconv.Atoi(entry.Name())
+			if err := p.endTree(ctx, &birth{Name: name, Boot: p.boot, Supervisor: supervisor, Slot: slot}); err != nil {
+				return err
+			}
+			if err := p.layout.discard(path); err != nil {
+				return unavailable(err)
+			}
 		}
-	}
-	if err := p.machines.unlink(name); err != nil {
-		return unavailable(err)
 	}
 	return nil
 }

@@ -27,7 +27,8 @@
 //   - The process tree. It is found by the name of its cgroup, so that anybody can end it, see package process.
 //
 // Nothing is flushed to the disk. After a loss of power every machine is gone with the boot it belonged to, and its
-// record says so: it names another boot.
+// record says so: it names another boot. Or it is empty, because it was not on the disk yet: whoever reads a record that
+// makes no sense ends the machine whose slot it is in, if that runs, and removes it.
 //
 // # A supervisor that dies
 //

@@ -354,25 +354,75 @@ func TestAMachineOfAnotherBootIsLost(t *testing.T) {
 	}
 }
 
-func TestADamagedRecordIsNoShorterList(t *testing.T) {
+func TestADamagedRecordEndsItsMachineAndHidesNoOther(t *testing.T) {
+	contents := map[string]string{
+		"empty":     "",
+		"garbage":   "garbage\n",
+		"too large": `{"name":"damaged","owner":"tests"}` + strings.Repeat("\n", 300<<10),
+	}
+	finders := map[string]func(t *testing.T, p *testProvider){
+		"Get": func(t *testing.T, p *testProvider) {
+			if m, err := p.Get(t.Context(), "damaged"); !errors.Is(err, fault.NotFound) {
+				t.Errorf("got %+v, %v, want fault.NotFound", m, err)
+			}
+		},
+		"List": func(t *testing.T, p *testProvider) {
+			if list, err := p.List(t.Context(), "tests"); err != nil || len(list) != 1 || list[0].ID != "sound" {
+				t.Errorf("got %v, %v, want the machine whose record is sound", list, err)
+			}
+		},
+		"Destroy": func(t *testing.T, p *testProvider) {
+			second := newProvider(t, p.dir, false) // which does not remember whose it is
+			if err := second.Destroy(t.Context(), "damaged"); err != nil {
+				t.Error(err)
+			}
+		},
+		"Watch": func(t *testing.T, p *testProvider) { watch(t, p).await(t, "sound", machine.Running) },
+		"Run":   running,
+	}
+	for what, text := range contents {
+		for who, find := range finders {
+			t.Run(who+" "+what, func(t *testing.T) {
+				t.Parallel()
+				p := newProvider(t, newDir(t), false)
+				pidFile := filepath.Join(t.TempDir(), "pid")
+				create(t, p, newSpec("damaged", "echo $$ > "+pidFile+"; exec sleep 1000"))
+				create(t, p, newSpec("sound", "exec sleep 1000"))
+				pid := readID(t, pidFile)
+				if err := os.WriteFile(filepath.Join(p.dir, "machines", "damaged"), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				find(t, p)
+				eventually(t, "the process has ended", func() bool { return !alive(pid) })
+				eventually(t, "the name and its mark are gone", func() bool {
+					left, err := os.ReadDir(filepath.Join(p.dir, "machines"))
+					return err == nil && len(left) == 1 && left[0].Name() == "sound"
+				})
+				if m, err := p.Get(t.Context(), "sound"); err != nil || m.State != machine.Running {
+					t.Errorf("got %+v, %v, want the other machine to be left alone", m, err)
+				}
+				// Its supervisor notices within a second.
+				eventually(t, "the name can be used again", func() bool {
+					_, err := p.Create(t.Context(), newSpec("damaged", "true"))
+					return err == nil
+				})
+			})
+		}
+	}
+}
+
+func TestARecordThatCannotBeReadNowIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t, newDir(t), false)
-	pidFile := filepath.Join(t.TempDir(), "pid")
-	create(t, p, newSpec("damaged", "echo $$ > "+pidFile+"; exec sleep 1000"))
-	pid := readID(t, pidFile)
-	if err := os.WriteFile(filepath.Join(p.dir, "machines", "damaged"), []byte("garbage\n"), 0o600); err != nil {
+	if err := os.Symlink("elsewhere", filepath.Join(p.dir, "machines", "m")); err != nil {
 		t.Fatal(err)
 	}
-	if list, err := p.List(t.Context(), "tests"); !errors.Is(err, fault.Internal) {
-		t.Errorf("got %v, %v, want fault.Internal", list, err)
+	// The kernel refuses to open it, as it does when there are no descriptors or the disk fails.
+	if list, err := p.List(t.Context(), "tests"); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("got %v, %v, want fault.Unavailable", list, err)
 	}
-	second := newProvider(t, p.dir, false) // which does not remember whose it is
-	if err := second.Destroy(t.Context(), "damaged"); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the process has ended", func() bool { return !alive(pid) })
-	if list, err := p.List(t.Context(), "tests"); err != nil || len(list) != 0 {
-		t.Errorf("got %v, %v, want nothing", list, err)
+	if _, err := os.Lstat(filepath.Join(p.dir, "machines", "m")); err != nil {
+		t.Errorf("got %v, want what cannot be read to stay", err)
 	}
 }
 

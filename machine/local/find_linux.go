@@ -18,11 +18,25 @@ func (p *Provider) Get(ctx context.Context, id string) (*machine.Machine, error)
 	if err := ctx.Err(); err != nil {
 		return nil, canceled(context.Cause(ctx))
 	}
-	r, err := p.read(id)
+	r, err := p.readSound(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	return p.view(ctx, r)
+}
+
+// readSound is read, but for a record that makes no sense: that machine is destroyed, and is gone. One such record must
+// not hide all others, and nobody can say of its machine but that it may run.
+func (p *Provider) readSound(ctx context.Context, id string) (*record, error) {
+	for {
+		r, err := p.read(id)
+		if !errors.Is(err, errSpoiled) {
+			return r, err
+		}
+		if err := p.razeSpoiled(ctx, id, err); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // read returns the record of a machine, or fault.NotFound. fault.Internal: there is one and it makes no sense.
@@ -66,14 +80,14 @@ func (p *Provider) view(ctx context.Context, r *record) (*machine.Machine, error
 			return nil, err
 		}
 		// It may have come to its end by itself before its supervisor died.
-		return p.reread(r)
+		return p.reread(ctx, r)
 	}
 	return r.view(p.host, true), nil
 }
 
 // reread returns the machine of a record whose supervisor is dead.
-func (p *Provider) reread(r *record) (*machine.Machine, error) {
-	now, err := p.read(r.Name)
+func (p *Provider) reread(ctx context.Context, r *record) (*machine.Machine, error) {
+	now, err := p.readSound(ctx, r.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +110,7 @@ func (p *Provider) supervised(r *record) (bool, error) {
 }
 
 // List returns the owner's machines, oldest first, as [machine.Provider] says. It reads the records and needs no
-// answer from any supervisor.
+// answer from any supervisor. A machine whose record makes no sense is destroyed, and not listed.
 func (p *Provider) List(ctx context.Context, owner string) ([]*machine.Machine, error) {
 	names, _, err := p.machines.names()
 	if err != nil {
@@ -107,7 +121,7 @@ func (p *Provider) List(ctx context.Context, owner string) ([]*machine.Machine, 
 		if ctx.Err() != nil {
 			return nil, canceled(context.Cause(ctx))
 		}
-		r, err := p.read(name)
+		r, err := p.readSound(ctx, name)
 		if errors.Is(err, fault.NotFound) || err == nil && r.Owner != owner {
 			continue
 		}

@@ -79,6 +79,9 @@ func (r *record) view(host string, supervised bool) *machine.Machine {
 // machine: the file was removed under this name, and used again, between opening and reading it.
 func parseRecord(name string, text []byte) (*record, error) {
 	r := &record{}
+	if len(text) > maxRecord {
+		return nil, fmt.Errorf("the record of machine %s is larger than any: %w", name, errSpoiled)
+	}
 	first, rest, complete := bytes.Cut(text, []byte("\n"))
 	if err := json.Unmarshal(first, &r.birth); err != nil || !complete {
 		return nil, fmt.Errorf("the record of machine %s does not begin with a birth: %w", name, errors.Join(err, errSpoiled))
@@ -97,8 +100,8 @@ func parseRecord(name string, text []byte) (*record, error) {
 	return r, nil
 }
 
-// errSpoiled is returned for a record that somebody has damaged.
-var errSpoiled = errors.New("somebody has damaged it")
+// errSpoiled is returned for a record that makes no sense.
+var errSpoiled = errors.New("somebody has damaged it, or the power failed before it was on the disk")
 
 // append adds a line at the end of the file, wherever that is by now, in one write.
 func (e *ending) append(fd int) error {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -31,6 +33,7 @@ func TestARecordIsReadAsItWasMeant(t *testing.T) {
 		{"Empty", "", errSpoiled, 0},
 		{"HalfABirth", born[:40], errSpoiled, 0},
 		{"Garbage", "garbage\n" + born, errSpoiled, 0},
+		{"TooLarge", born + strings.Repeat("\n", maxRecord), errSpoiled, 0},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -55,6 +58,53 @@ func TestARecordIsReadAsItWasMeant(t *testing.T) {
 				t.Errorf("got %d, want %d", code, c.code)
 			}
 		})
+	}
+}
+
+func TestARecordThatIsBeingWrittenIsNotTakenForSpoiled(t *testing.T) {
+	t.Parallel()
+	l := layout(t.TempDir())
+	if err := l.make(); err != nil {
+		t.Fatal(err)
+	}
+	g, err := openRegistry(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.close()
+	file, name := filepath.Join(string(l), "record"), filepath.Join(l.machines(), "m1")
+	births := []string{`{"name":"m1","ow`, `{"name":"m1","owner":"o","boot":"b"}` + "\n"}
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		for range 200 {
+			_ = os.Remove(name)
+			for _, text := range births {
+				if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := os.Link(file, name); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	defer func() { <-written }()
+	for !closed(written) {
+		if _, certain, err := g.spoiled("m1"); certain || err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("got %v, %v of a record that is whole whenever it has the name, want false", certain, err)
+		}
+	}
+	if _, certain, err := g.spoiled("m1"); certain || err != nil {
+		t.Errorf("got %v, %v of a record that is whole, want false", certain, err)
+	}
+	if err := os.WriteFile(name, []byte(births[0]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for certain := false; !certain; {
+		if _, certain, err = g.spoiled("m1"); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

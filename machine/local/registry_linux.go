@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -77,9 +78,44 @@ func (g *registry) read(name string) (*record, error) {
 	return r, nil
 }
 
+// spoiled reports whether the record of a machine certainly makes no sense, and what the file was like then. What a
+// supervisor is writing at this moment makes none either: it writes a file again that a machine before has left, which
+// somebody may still be reading by the old name. It does so only while the file has no name here, and to take and to
+// give a name is a change which the kernel stamps. So a file is spoiled that had the name all the time it was read, and
+// whose last change was neither then nor within the step of the clock before.
+func (g *registry) spoiled(name string) (st unix.Stat_t, certain bool, err error) {
+	fd, err := unix.Openat(g.fd(), name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return st, false, g.failed("open", name, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Fstat(fd, &st); err != nil {
+		return st, false, g.failed("stat", name, err)
+	}
+	recent := time.Since(time.Unix(st.Ctim.Unix())).Abs() <= clockGrain
+	text, err := readAll(fd)
+	if err != nil {
+		return st, false, g.failed("read", name, err)
+	}
+	_, err = parseRecord(name, text)
+	return st, errors.Is(err, errSpoiled) && !recent && g.unchanged(name, &st), nil
+}
+
+// unchanged reports whether a name stands for the same file as before, with nothing changed.
+func (g *registry) unchanged(name string, before *unix.Stat_t) bool {
+	var now unix.Stat_t
+	return g.stands(name, before, &now) && now.Ctim == before.Ctim
+}
+
+// stands reports whether a name stands for a file, and what that is like now.
+func (g *registry) stands(name string, file, now *unix.Stat_t) bool {
+	return unix.Fstatat(g.fd(), name, now, unix.AT_SYMLINK_NOFOLLOW) == nil && now.Ino == file.Ino && now.Dev == file.Dev
+}
+
 // maxRecord is how much of a record is read: more than the longest labels and messages take.
 const maxRecord = 256 << 10
 
+// readAll reads a file, or so much of one that is too large for a record that parseRecord sees it.
 func readAll(fd int) ([]byte, error) {
 	text := make([]byte, 1024)
 	for length := 0; ; {
@@ -87,11 +123,8 @@ func readAll(fd int) ([]byte, error) {
 		if err == unix.EINTR {
 			continue
 		}
-		if err != nil || n == 0 {
+		if length += max(n, 0); err != nil || n == 0 || length > maxRecord {
 			return text[:length], err
-		}
-		if length += n; length > maxRecord {
-			return nil, unix.EFBIG
 		}
 		if length == len(text) {
 			text = slices.Grow(text, length)[:2*length]
@@ -136,11 +169,9 @@ func (g *registry) unlink(name string) error {
 
 // condemn marks a machine. It returns false if the machine is gone, because its supervisor was faster.
 func (g *registry) condemn(b *birth) (bool, error) {
-	fd, err := unix.Openat(g.fd(), b.Name+condemnation, unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return false, g.failed("create", b.Name+condemnation, err)
+	if err := g.mark(b.Name); err != nil {
+		return false, err
 	}
-	unix.Close(fd)
 	r, err := g.read(b.Name)
 	if err == nil && r.same(b) {
 		return true, nil
@@ -149,6 +180,15 @@ func (g *registry) condemn(b *birth) (bool, error) {
 		return false, err
 	}
 	return false, g.pardon(b.Name)
+}
+
+// mark makes the mark, whatever the name stands for.
+func (g *registry) mark(name string) error {
+	fd, err := unix.Openat(g.fd(), name+condemnation, unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return g.failed("create", name+condemnation, err)
+	}
+	return unix.Close(fd)
 }
 
 // condemned reports whether a machine of that name is marked. If nobody can tell, it is.

@@ -55,17 +55,17 @@ func (p *Provider) order(ctx context.Context) error {
 		}
 		err = errors.Join(err, failed)
 	}
-	return errors.Join(err, p.endOverdue(ctx), p.sweepCondemnations(), p.sweepSupervisors(), p.layout.emptyTrash())
+	return errors.Join(err, p.endOverdue(ctx), p.sweepCondemnations(), p.sweepSupervisors(ctx), p.layout.emptyTrash())
 }
 
-// records calls use with every record that can be read.
-func (p *Provider) records(use func(*record) error) (err error) {
+// records calls use with every record. What makes no sense is removed, with its machine.
+func (p *Provider) records(ctx context.Context, use func(*record) error) (err error) {
 	names, _, err := p.machines.names()
 	if err != nil {
 		return unavailable(err)
 	}
 	for _, name := range names {
-		r, failed := p.read(name)
+		r, failed := p.readSound(ctx, name)
 		if errors.Is(failed, fault.NotFound) {
 			continue
 		}
@@ -91,7 +91,7 @@ func (p *Provider) bury(ctx context.Context, number int) error {
 		return err
 	}
 	var names []string
-	err := p.records(func(r *record) error {
+	err := p.records(ctx, func(r *record) error {
 		if r.Supervisor != number || r.Boot != p.boot || r.ended != nil {
 			return nil
 		}
@@ -134,7 +134,7 @@ func (p *Provider) endAll(ctx context.Context, number int) error {
 // endOverdue ends machines that their supervisor should have ended. Each is condemned first, because the supervisor may
 // wake up just now and use its process tree for another.
 func (p *Provider) endOverdue(ctx context.Context) error {
-	return p.records(func(r *record) error {
+	return p.records(ctx, func(r *record) error {
 		if r.ended != nil || r.Boot != p.boot || clock() < r.expires()+p.overdue {
 			return nil
 		}
@@ -177,7 +177,7 @@ func (p *Provider) sweepCondemnations() error {
 
 // sweepSupervisors removes the directories of dead supervisors that no machine refers to. The newest stays: its number
 // is how the next one gets another.
-func (p *Provider) sweepSupervisors() error {
+func (p *Provider) sweepSupervisors(ctx context.Context) error {
 	numbers, err := p.layout.numbers()
 	if err != nil || len(numbers) < 2 {
 		return err
@@ -193,7 +193,7 @@ func (p *Provider) sweepSupervisors() error {
 			dead[number] = true
 		}
 	}
-	if err := p.records(func(r *record) error { delete(dead, r.Supervisor); return nil }); err != nil {
+	if err := p.records(ctx, func(r *record) error { delete(dead, r.Supervisor); return nil }); err != nil {
 		return err
 	}
 	for number := range dead {
