@@ -301,6 +301,33 @@ func TestMachinesBeyondTheLimitAreRefused(t *testing.T) {
 	create(t, p, newSpec("m3", "true"))
 }
 
+func TestAMachineForWhichThereAreNoDescriptorsIsRefusedAndNotMade(t *testing.T) {
+	t.Parallel()
+	for _, descriptors := range []int{64, 128} {
+		p := newProvider(t, newDir(t), false, fmt.Sprintf("descriptors=%d", descriptors))
+		release := filepath.Join(t.TempDir(), "release")
+		var made []string
+		var err error
+		for err == nil {
+			m, failed := p.Create(t.Context(), newAgentSpec(fmt.Sprintf("m%d", len(made)), "busy while [ ! -e "+release+" ]; do sleep 0.01; done"))
+			if err = failed; err == nil {
+				made = append(made, m.ID)
+			}
+		}
+		if want := (descriptors - 32) / 13; !errors.Is(err, fault.Exhausted) || !strings.Contains(err.Error(), "limit") || len(made) != want {
+			t.Errorf("with %d descriptors: got %d machines and %v, want %d and fault.Exhausted for the limit", descriptors, len(made), err, want)
+		}
+		if err := os.WriteFile(release, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range made {
+			if exit := exited(t, p, id).Exit; !exit.OK() {
+				t.Errorf("with %d descriptors: got %+v of %s, want success of every machine that was made", descriptors, exit, id)
+			}
+		}
+	}
+}
+
 func TestAgentsAreToldWhereHomeIs(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t, newDir(t), false)

@@ -53,6 +53,11 @@ func supervise(args []string) error {
 			o.Idle, _ = time.ParseDuration(value)
 		case "max":
 			o.MaxMachines, _ = strconv.Atoi(value)
+		case "descriptors":
+			most, _ := strconv.ParseUint(value, 10, 64)
+			if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: most, Max: most}); err != nil {
+				return err
+			}
 		case "fail":
 			return fmt.Errorf("told to fail")
 		}
@@ -62,11 +67,22 @@ func supervise(args []string) error {
 	return local.Supervise(ctx, o)
 }
 
-// guest is an agent whose attempt is a small script: "run SCRIPT", "home" (waits for a base URL and writes it to the
-// work directory), "exit CODE"; or what package machinetest makes up, which begins with "mt-".
+// guest is an agent whose attempt is a small script: "run SCRIPT", "busy SCRIPT" (holds as many descriptors as an agent may
+// meanwhile), "home" (waits for a base URL and writes it to the work directory), "exit CODE"; or what package
+// machinetest makes up, which begins with "mt-".
 func guest(ctx context.Context, c *local.Cell) machine.Exit {
 	verb, rest, _ := strings.Cut(c.Spec.Agent.Attempt, " ")
 	switch verb {
+	case "busy":
+		// With the record, the cgroup, which is open twice, and the process these are thirteen.
+		for range 9 {
+			file, err := os.Open(c.WorkDir)
+			if err != nil {
+				return machine.Exit{Code: 71, Message: err.Error()}
+			}
+			defer file.Close()
+		}
+		fallthrough
 	case "run":
 		p, err := c.Group.Start(&process.Command{Argv: []string{"sh", "-c", rest}, Env: c.Env, Dir: c.WorkDir})
 		if err != nil {

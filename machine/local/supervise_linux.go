@@ -110,14 +110,24 @@ func newSupervisor(o SupervisorOptions) (_ *supervisor, err error) {
 	return s, nil
 }
 
-// mostMachines is how many machines the limit on open files allows: a machine takes its record, its cgroup, its
-// process and, with an agent, two pipes and some files.
+const (
+	// perMachine is how many descriptors a machine takes at most: the record and the cgroup, which is open twice, and
+	// with an agent also two directories and, for each of four files that are sent at once, that and a connection. While
+	// a command runs there are its process, two pipes and what is kept of its output instead, which are fewer.
+	perMachine = 13
+	// perSupervisor is how many a supervisor has besides: 14 of its own, a connection for each provider and to the
+	// server, and those that are open for a moment while a process is started.
+	perSupervisor = 32
+)
+
+// mostMachines is how many machines the limit on open files allows. Beyond it a machine is refused, which the server
+// waits out; a machine that found no descriptor would fail.
 func mostMachines() int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return 128
+		return 64
 	}
-	return int(max(16, min(limit.Cur, 1<<20)/8))
+	return int(max(1, (int64(min(limit.Cur, 1<<20))-perSupervisor)/perMachine))
 }
 
 // prepare finds out where it is, says so in info.json, and listens.
