@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -17,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/machine"
@@ -436,6 +439,58 @@ func TestASupervisorThatCannotStartIsAnError(t *testing.T) {
 	_, err = local.New(local.Options{Dir: t.TempDir(), Supervisor: []string{"/no/such/program"}})
 	if !errors.Is(err, fault.Invalid) {
 		t.Errorf("got %v for a program that does not exist, want fault.Invalid", err)
+	}
+}
+
+func TestWhatASupervisorThatNeverCameUpHasLeftIsRemoved(t *testing.T) {
+	t.Parallel()
+	failing := newProvider(t, newDir(t), false, "fail")
+	for range 3 {
+		if _, err := failing.Create(t.Context(), newSpec("never", "true")); !errors.Is(err, fault.Unavailable) {
+			t.Fatalf("got %v, want fault.Unavailable", err)
+		}
+	}
+	p := newProvider(t, failing.dir, false)
+	create(t, p, newSpec("m", "exec sleep 1000"))
+	running(t, p)
+	eventually(t, "only the supervisor that runs has a directory", func() bool {
+		left, err := os.ReadDir(filepath.Join(p.dir, "supervisors"))
+		return err == nil && len(left) == 1 && left[0].Name() == "4"
+	})
+}
+
+func TestASupervisorThatIsJustBeingStartedKeepsItsDirectory(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, newDir(t), false)
+	early, late := filepath.Join(p.dir, "supervisors", "1"), filepath.Join(p.dir, "supervisors", "2")
+	for _, dir := range []string{early, late} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	starting, err := os.OpenFile(filepath.Join(p.dir, "starting"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer starting.Close()
+	if err := unix.FcntlFlock(starting.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Order(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(early); err != nil {
+		t.Errorf("got %v, want the directory to stay while somebody starts a supervisor", err)
+	}
+	starting.Close()
+	if err := p.Order(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(early); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v, want the directory removed when nobody does", err)
+	}
+	if _, err := os.Stat(late); err != nil {
+		t.Errorf("got %v, want the newest to stay for its number", err)
 	}
 }
 

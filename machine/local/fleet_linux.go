@@ -159,7 +159,7 @@ func (p *Provider) attend(k *link) {
 func (p *Provider) start(ctx context.Context) (*link, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, p.StartTimeout, errNoAnswer)
 	defer cancel()
-	file, err := p.awaitLock(ctx, filepath.Join(string(p.layout), "starting"))
+	file, err := p.awaitLock(ctx, p.layout.starting())
 	if err != nil {
 		return nil, err
 	}

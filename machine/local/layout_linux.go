@@ -30,6 +30,7 @@ type layout string
 func (l layout) machines() string    { return filepath.Join(string(l), "machines") }
 func (l layout) supervisors() string { return filepath.Join(string(l), "supervisors") }
 func (l layout) trash() string       { return filepath.Join(string(l), "trash") }
+func (l layout) starting() string    { return filepath.Join(string(l), "starting") }
 
 func (l layout) supervisor(number int) string {
 	return filepath.Join(string(l), "supervisors", strconv.Itoa(number))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -182,14 +181,22 @@ func (p *Provider) sweepSupervisors(ctx context.Context) error {
 	if err != nil || len(numbers) < 2 {
 		return err
 	}
+	// Whoever starts a supervisor holds the lock until that answers. So one that is not alive now never came up, or has died.
+	starting, err := lock(p.layout.starting())
+	if err != nil {
+		return unavailable(err)
+	}
+	if starting == nil {
+		return nil // It can be done a little later as well.
+	}
+	defer starting.Close()
 	dead := map[int]bool{}
 	for _, number := range numbers[1:] {
 		alive, err := p.layout.alive(number)
 		if err != nil {
 			return unavailable(err)
 		}
-		// A directory without information is that of a supervisor that is just being started.
-		if _, err := os.Stat(p.layout.supervisor(number) + "/info.json"); err == nil && !alive {
+		if !alive {
 			dead[number] = true
 		}
 	}
