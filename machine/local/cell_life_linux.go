@@ -154,9 +154,14 @@ func (c *cell) endTree(done <-chan struct{}) {
 	}
 }
 
+// maxMessage bounds what is told of an end, in bytes: it may quote what the caller has made as long as he likes, and must
+// fit into a record and a frame with many others.
+const maxMessage = 1 << 10
+
 // finish puts the end on record and tells everybody. While the disk is full it tries again: until it is there, other
 // processes take the machine for running.
 func (c *cell) finish(exit machine.Exit) (err error) {
+	exit.Message = shorten(exit.Message, maxMessage)
 	c.exit = &exit
 	end := &ending{Of: c.birth.Clock, Exit: &exit}
 	for {

@@ -2,6 +2,7 @@ package local
 
 import (
 	"time"
+	"unicode/utf8"
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/machine"
@@ -64,7 +65,22 @@ type problem struct {
 	Message string     `json:"message"`
 }
 
-func newProblem(err error) *problem { return &problem{Kind: fault.Of(err), Message: err.Error()} }
+func newProblem(err error) *problem {
+	return &problem{Kind: fault.Of(err), Message: shorten(err.Error(), maxMessage)}
+}
+
+// shorten returns a text, or as many whole characters of its beginning as fit into so many bytes, with a mark.
+func shorten(text string, most int) string {
+	const mark = "…"
+	if len(text) <= most {
+		return text
+	}
+	end := most - len(mark)
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + mark
+}
 
 // Error returns the message, which tells the kind as well.
 func (p *problem) Error() string { return p.Message }

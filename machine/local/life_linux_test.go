@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/machine"
@@ -187,6 +188,29 @@ func TestTheEndIsToldApart(t *testing.T) {
 				t.Errorf("got %+v", exit)
 			}
 		})
+	}
+}
+
+func TestWhatIsToldOfAnEndIsShort(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, newDir(t), false)
+	long := newSpec("long", "")
+	long.Command = []string{strings.Repeat("é", 200<<10)}
+	specs := []*machine.Spec{long, newAgentSpec("agent", "say "+strings.Repeat("é", 200<<10))}
+	for _, spec := range specs {
+		exit := outcome(t, p, spec)
+		if len(exit.Message) > 1<<10 || len(exit.Message) < 1000 || !utf8.ValidString(exit.Message) || !strings.HasSuffix(exit.Message, "é…") {
+			t.Errorf("%s: got a message of %d bytes that ends in %q, want a KiB at most of whole characters and a mark",
+				spec.Name, len(exit.Message), exit.Message[max(0, len(exit.Message)-10):])
+		}
+	}
+	if list, err := p.List(t.Context(), "tests"); err != nil || len(list) != len(specs) {
+		t.Errorf("got %d machines, %v, want %d", len(list), err, len(specs))
+	}
+	path := newSpec("path", "")
+	path.Command = []string{"/" + strings.Repeat("\x01", 150<<10)}
+	if m, err := p.Create(t.Context(), path); err == nil || len(err.Error()) > 2<<10 {
+		t.Errorf("got %+v and %v, want a short error", m, err)
 	}
 }
 

@@ -68,7 +68,7 @@ func supervise(args []string) error {
 }
 
 // guest is an agent whose attempt is a small script: "run SCRIPT", "busy SCRIPT" (holds as many descriptors as an agent may
-// meanwhile), "home" (waits for a base URL and writes it to the work directory), "exit CODE"; or what package
+// meanwhile), "home" (waits for a base URL and writes it to the work directory), "exit CODE", "say MESSAGE"; or what package
 // machinetest makes up, which begins with "mt-".
 func guest(ctx context.Context, c *local.Cell) machine.Exit {
 	verb, rest, _ := strings.Cut(c.Spec.Agent.Attempt, " ")
@@ -115,6 +115,8 @@ func guest(ctx context.Context, c *local.Cell) machine.Exit {
 	case "exit":
 		code, _ := strconv.Atoi(rest)
 		return machine.Exit{Code: code}
+	case "say":
+		return machine.Exit{Code: 70, Message: rest}
 	}
 	if strings.HasPrefix(verb, "mt-") {
 		return tell(c)

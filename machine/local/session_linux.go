@@ -148,8 +148,8 @@ func (c *session) tell(ctx context.Context) {
 		}
 		clear(c.pending)
 		c.mu.Unlock()
-		// As many as surely fit into a frame.
-		for some := range slices.Chunk(changes, maxFrame/4096) {
+		// As many as surely fit into a frame: JSON writes at most six bytes for one, and the rest is short.
+		for some := range slices.Chunk(changes, maxFrame/(8*maxMessage)) {
 			if err := c.out.send(&answer{Changed: some}); err != nil {
 				return
 			}
