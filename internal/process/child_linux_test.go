@@ -61,8 +61,8 @@ func TestWhatAProcessIsGiven(t *testing.T) {
 		}
 	})
 	t.Run("NoCoreDumps", func(t *testing.T) {
-		if got := output(t, group, "sleep 0.1; ulimit -H -c"); got != "0\n" {
-			t.Errorf("got a limit of %q, want 0", got)
+		if got := output(t, group, "ulimit -H -c; grep -c 'core file size  *0  *0 ' /proc/$PPID/limits"); got != "0\n1\n" {
+			t.Errorf("got a limit of %q, want 0, and that of this process to be so, from which every descendant has it", got)
 		}
 	})
 	t.Run("LikelierToBeKilledThanItsSupervisor", func(t *testing.T) {

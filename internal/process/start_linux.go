@@ -98,6 +98,10 @@ func (g *Group) spawn(r *spawning) error {
 		return err
 	}
 	h.starting.Do(func() {
+		// Inherited, so no descendant is ever without it. This program needs no core dump either: Go prints its stacks.
+		if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+			h.log.Warn("core dumps cannot be switched off", "err", err)
+		}
 		for range spawnThreads {
 			h.threads.Add(1)
 			go h.spawner(make(chan struct{}))
@@ -198,15 +202,17 @@ func (r *spawning) moveOut(h *Host, thread, resting string) {
 	}
 }
 
-// restrict sets what Go cannot set between fork and exec. The program may run for some microseconds without; none of
-// it is something that a program could use that time to escape from.
+// restrict sets what Go cannot set between fork and exec. The program may run for some microseconds without, and what it
+// forks in that time stays without. That is no hole, as none of this is what holds a tree: without oom_score_adj a
+// descendant is as likely a victim of the kernel as its size says; a file beyond RLIMIT_FSIZE is found by watchDisk, which
+// measures what the whole tree writes; and RLIMIT_NPROC is set only where no cgroup counts processes, and is a weak brake
+// there, as it does not hold for root either.
 func (h *Host) restrict(r *spawning) {
 	limit := func(resource int, most uint64) {
 		if err := unix.Prlimit(r.pid, resource, &unix.Rlimit{Cur: most, Max: most}, nil); err != nil && err != unix.ESRCH {
 			h.log.Warn("a resource limit cannot be set", "machine", r.group.name, "resource", resource, "err", err)
 		}
 	}
-	limit(unix.RLIMIT_CORE, 0)
 	if mb := r.group.size.DiskMB; mb > 0 {
 		limit(unix.RLIMIT_FSIZE, uint64(mb)<<20)
 	}
