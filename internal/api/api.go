@@ -84,6 +84,8 @@ type Agents interface {
 	Artifacts(ctx context.Context, token string, r *wire.ArtifactRequest) (*wire.ArtifactAnswer, error)
 	// Result accepts an attempt's result and returns when it is durable.
 	Result(ctx context.Context, token string, r *wire.Result) error
+	// KeepArtifact holds up an attempt's result until done is called, so that an artifact can be put into its place.
+	KeepArtifact(ctx context.Context, attempt string) (done func(), err error)
 }
 
 // Commands is the part for running commands, and for those who count them.

@@ -76,12 +76,9 @@ func (a *API) putBlob(w http.ResponseWriter, r *http.Request) error {
 	defer release()
 	body := &patientReader{body: r.Body, connection: http.NewResponseController(w)}
 	options := &blob.PutOptions{ContentType: contentType, Limit: file.Limit, Size: max(0, r.ContentLength)}
-	info, err := a.blobs.Put(r.Context(), key, body, options)
+	info, err := a.keep(r.Context(), target, body, options)
 	if err != nil {
 		return uploadError(err, body.err, file.Limit)
-	}
-	if err := a.record(r.Context(), target, info); err != nil {
-		return err
 	}
 	a.measures.received(info.Size)
 	w.Header().Set("ETag", etag(info))
@@ -104,9 +101,11 @@ func uploadError(err, readErr error, limit int64) error {
 	return err
 }
 
-// target is what an uploaded file is for: an input of a job, or nothing that is recorded before the result comes.
+// target is what an uploaded file is for: an input of a job, or an artifact of an attempt.
 type target struct {
+	key        string // where it is kept
 	job, input string
+	attempt    string
 }
 
 // targetOf refuses uploads that nothing waits for any more: inputs of a job that was started, and artifacts of an
@@ -122,35 +121,56 @@ func (a *API) targetOf(ctx context.Context, key string) (*target, error) {
 		if job.State != dayfly.Created {
 			return nil, fault.Say(fault.Conflict, "job %s has been started; its inputs cannot be changed", id)
 		}
-		return &target{id, name}, nil
+		return &target{key: ticket.NewUploadKey(id), job: id, input: name}, nil
 	}
 	attempt, _, _ := strings.Cut(name, "/")
 	for _, at := range job.AttemptLog {
 		if at.ID == attempt && !at.State.Terminal() {
-			return &target{}, nil
+			return &target{key: key, job: id, attempt: attempt}, nil
 		}
 	}
 	return nil, fault.Say(fault.StaleAttempt, "attempt %.128s is over; its artifacts cannot be changed", attempt)
 }
 
-// record tells the engine what has been stored. Of several uploads of one input at the same time the last to be stored
-// is there; so what is there is recorded until it stays the same.
-func (a *API) record(ctx context.Context, t *target, info *blob.Info) error {
-	if t.input == "" {
-		return nil
+// keep stores a file. Whether it still may be stored is asked again when all of it has come, which may be hours later:
+// an input has a key of its own until the engine has recorded it, and an artifact waits for its last byte.
+func (a *API) keep(ctx context.Context, t *target, body io.Reader, options *blob.PutOptions) (*blob.Info, error) {
+	if t.attempt != "" {
+		gate := &gate{Reader: body, open: func() (func(), error) { return a.engine.KeepArtifact(ctx, t.attempt) }}
+		defer gate.close()
+		return a.blobs.Put(ctx, t.key, gate, options)
 	}
-	for range 10 {
-		in := store.Input{Name: t.input, ContentType: info.ContentType, Size: info.Size, SHA256: info.SHA256, StoredAt: a.now()}
-		if err := a.engine.InputStored(ctx, t.job, in); err != nil {
-			return ofJob(t.job, err)
-		}
-		there, err := a.blobs.Stat(ctx, ticket.InputKey(t.job, t.input))
-		if err != nil || there.SHA256 == info.SHA256 {
-			return err
-		}
-		info = there
+	info, err := a.blobs.Put(ctx, t.key, body, options)
+	if err != nil {
+		return nil, err
 	}
-	return fault.Say(fault.Unavailable, "input %s is being uploaded again and again; upload it once", t.input)
+	in := store.Input{Name: t.input, ContentType: info.ContentType, Size: info.Size, SHA256: info.SHA256, Blob: t.key}
+	return info, ofJob(t.job, a.engine.InputStored(ctx, t.job, in))
+}
+
+// gate lets the end of a file through only when it opens. It stays open until it is closed.
+type gate struct {
+	io.Reader
+	open func() (done func(), err error)
+	done func()
+}
+
+func (g *gate) Read(b []byte) (int, error) {
+	n, err := g.Reader.Read(b)
+	if errors.Is(err, io.EOF) && g.done == nil {
+		done, refusal := g.open()
+		if refusal != nil {
+			return n, refusal
+		}
+		g.done = done
+	}
+	return n, err
+}
+
+func (g *gate) close() {
+	if g.done != nil {
+		g.done()
+	}
 }
 
 // patientReader gives each read its time.

@@ -72,7 +72,7 @@ func TestAnInputIsUploadedWhereItsJobSays(t *testing.T) {
 	}
 	decode[dayfly.Job](t, g.do("POST", "/v1/jobs/"+job.ID+"/start", ""), 200)
 	g.do("PUT", target, "third", "Content-Type: audio/wav").want(t, "after the job was started", 409, fault.Conflict)
-	if info, err := g.blobs.Stat(t.Context(), ticket.InputKey(job.ID, name)); err != nil || info.SHA256 != sum("other") {
+	if info, err := g.blobs.Stat(t.Context(), g.engine.inputBlob(job.ID)); err != nil || info.SHA256 != sum("other") {
 		t.Errorf("after a refused upload the input is %+v, %v", info, err)
 	}
 	if in := decode[dayfly.Job](t, g.do("GET", "/v1/jobs/"+job.ID, ""), 200).Inputs[0]; in.Upload != nil {
@@ -356,9 +356,76 @@ func TestUploadsOfOneInputAtOnceLeaveWhatIsRecorded(t *testing.T) {
 		})
 	}
 	all.Wait()
-	info, err := g.blobs.Stat(t.Context(), ticket.InputKey(job.ID, "x"))
+	info, err := g.blobs.Stat(t.Context(), g.engine.inputBlob(job.ID))
 	in := decode[dayfly.Job](t, g.do("GET", "/v1/jobs/"+job.ID, ""), 200).Inputs[0]
 	if err != nil || in.SHA256 != info.SHA256 || in.Size != info.Size {
 		t.Errorf("recorded is %s of %d bytes, stored %+v, %v", in.SHA256, in.Size, info, err)
+	}
+}
+
+// inputBlob returns where the first input of a job is kept.
+func (f *fake) inputBlob(job string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.jobs[job].Inputs[0].Blob
+}
+
+// slowly uploads to a signed URL: begin sends the first half and returns once the server has it, the answer to finish is
+// the status.
+func (g *rig) slowly(t *testing.T, target, first, second string) (finish func() int) {
+	t.Helper()
+	body, feed := io.Pipe()
+	done := make(chan int, 1)
+	go func() {
+		r, err := http.NewRequestWithContext(t.Context(), "PUT", g.url+target, body)
+		if err != nil {
+			t.Error(err)
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Error(err)
+			done <- 0
+			return
+		}
+		resp.Body.Close()
+		done <- resp.StatusCode
+	}()
+	feed.Write([]byte(first)) // which returns when the transport has taken it
+	return func() int {
+		feed.Write([]byte(second))
+		feed.Close()
+		return <-done
+	}
+}
+
+func TestAnUploadThatEndsTooLateChangesNothing(t *testing.T) {
+	t.Parallel()
+	begun := make(chan struct{}, 10)
+	g := newRig(t, func(o *api.Options) { o.Blobs = tellingBlobs{o.Blobs, begun} }).serve()
+	job := decode[dayfly.Job](t, g.do("POST", "/v1/jobs", `{"command":["a"],"inputs":[{"name":"x"}]}`), 201)
+	input := strings.TrimPrefix(job.Inputs[0].Upload.URL, "http://127.0.0.1:7700")
+	g.engine.addJob("job_a", dayfly.Running, "att_a")
+	const artifact = "artifacts/job_a/att_a/x"
+	for _, target := range []string{input, g.putURL(artifact, 10, "")} {
+		if got := g.do("PUT", target, "good"); got.status != http.StatusCreated {
+			t.Fatalf("the upload in time: got %d: %s", got.status, got.body)
+		}
+		<-begun
+	}
+	lateInput, lateArtifact := g.slowly(t, input, "b", "ad!"), g.slowly(t, g.putURL(artifact, 10, ""), "b", "ad!")
+	<-begun
+	<-begun
+	decode[dayfly.Job](t, g.do("POST", "/v1/jobs/"+job.ID+"/start", ""), 200)
+	g.engine.change("job_a", func(j *jobRow) { j.State, j.AttemptLog[0].State = dayfly.Succeeded, dayfly.AttemptSucceeded })
+	for what, upload := range map[string]struct {
+		finish func() int
+		key    string
+	}{"input": {lateInput, g.engine.inputBlob(job.ID)}, "artifact": {lateArtifact, artifact}} {
+		if status := upload.finish(); status != http.StatusConflict {
+			t.Errorf("the late %s: got %d, want 409", what, status)
+		}
+		if info, err := g.blobs.Stat(t.Context(), upload.key); err != nil || info.SHA256 != sum("good") {
+			t.Errorf("after the late %s there is %+v, %v; want what was uploaded in time", what, info, err)
+		}
 	}
 }

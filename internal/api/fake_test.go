@@ -232,6 +232,7 @@ func (f *fake) InputStored(_ context.Context, id string, in store.Input) error {
 	}
 	for i := range j.Inputs {
 		if j.Inputs[i].Name == in.Name {
+			in.StoredAt = time.Now()
 			j.Inputs[i] = in
 			return nil
 		}
@@ -395,6 +396,22 @@ func (f *fake) Result(_ context.Context, token string, _ *wire.Result) error {
 		return err
 	}
 	return f.call("result", attempt)
+}
+
+func (f *fake) KeepArtifact(_ context.Context, attempt string) (done func(), err error) {
+	err = f.enter()
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range f.jobs {
+		for _, a := range j.AttemptLog {
+			if a.ID == attempt && !a.State.Terminal() {
+				return func() {}, nil
+			}
+		}
+	}
+	return nil, fault.Say(fault.StaleAttempt, "attempt %s is over", attempt)
 }
 
 func (f *fake) Progress(_ context.Context, token string, p *wire.Progress) error {

@@ -92,7 +92,7 @@ func (e *Engine) assignment(job *store.Job, a *store.Attempt, now time.Time) *wi
 	}
 	for _, in := range job.Inputs {
 		w.Inputs = append(w.Inputs, wire.Input{Name: in.Name, Size: in.Size, SHA256: in.SHA256,
-			URL: e.key.URL(e.url(), ticket.File{Method: "GET", Key: ticket.InputKey(job.ID, in.Name), Expires: time.Now().Add(fileTTL)})})
+			URL: e.key.URL(e.url(), ticket.File{Method: "GET", Key: in.Blob, Expires: time.Now().Add(fileTTL)})})
 	}
 	return w
 }
@@ -261,6 +261,28 @@ func (e *Engine) Artifacts(ctx context.Context, token string, r *wire.ArtifactRe
 	return answer, nil
 }
 
+// KeepArtifact holds up the result of an attempt, until done is called, so that what has come of an artifact can be put
+// into its place before the result is accepted or not at all. fault.StaleAttempt if the attempt is over.
+func (e *Engine) KeepArtifact(ctx context.Context, attempt string) (done func(), err error) {
+	if err := e.await(ctx); err != nil {
+		return nil, err
+	}
+	f := e.flightOf(attempt)
+	if f == nil {
+		return nil, errLate(attempt)
+	}
+	f.artifacts.RLock()
+	if e.flightOf(attempt) != f {
+		f.artifacts.RUnlock()
+		return nil, errLate(attempt)
+	}
+	return f.artifacts.RUnlock, nil
+}
+
+func errLate(attempt string) error {
+	return fault.Say(fault.StaleAttempt, "attempt %.128s is over; its artifacts cannot be changed", attempt)
+}
+
 // checkArtifactNames refuses more or longer names than the protocol allows.
 func checkArtifactNames[A any](artifacts []A, nameOf func(A) string) error {
 	if len(artifacts) > wire.MaxArtifacts {
@@ -321,6 +343,8 @@ func (e *Engine) Result(ctx context.Context, token string, r *wire.Result) error
 			return err
 		}
 	}
+	f.artifacts.Lock() // what is verified must not change before it is published
+	defer f.artifacts.Unlock()
 	artifacts, err := e.verify(ctx, f, r.Artifacts)
 	if err != nil {
 		return err

@@ -295,7 +295,7 @@ func (e *Engine) supply(ctx context.Context, old *store.Job, id string) (*store.
 		if err != nil {
 			return nil, fmt.Errorf("engine: copying input %s of %s: %w", in.Name, old.ID, err)
 		}
-		if err := e.store.StoreInput(ctx, id, stored); fault.Of(err) == fault.Conflict {
+		if err := e.storeInput(ctx, id, stored); fault.Of(err) == fault.Conflict {
 			break
 		} else if err != nil {
 			return nil, err
@@ -304,17 +304,25 @@ func (e *Engine) supply(ctx context.Context, old *store.Job, id string) (*store.
 	return e.Start(ctx, id)
 }
 
+// copyInput copies an input to a blob of another job. It refuses bytes that are not those that were recorded, which the
+// job that is repeated would not have run with either.
 func (e *Engine) copyInput(ctx context.Context, from, to string, in store.Input) (store.Input, error) {
-	r, err := e.blobs.Get(ctx, ticket.InputKey(from, in.Name), 0, -1)
+	r, err := e.blobs.Get(ctx, in.Blob, 0, -1)
 	if err != nil {
 		return in, err
 	}
 	defer r.Close()
-	info, err := e.blobs.Put(ctx, ticket.InputKey(to, in.Name), r, &blob.PutOptions{ContentType: in.ContentType, Size: in.Size})
+	copied := ticket.NewUploadKey(to)
+	info, err := e.blobs.Put(ctx, copied, r, &blob.PutOptions{ContentType: in.ContentType, Size: in.Size})
 	if err != nil {
 		return in, err
 	}
-	in.Size, in.SHA256, in.StoredAt = info.Size, info.SHA256, e.clock.now()
+	if info.SHA256 != in.SHA256 {
+		e.discard(ctx, copied)
+		return in, fault.Say(fault.Conflict, "input %s of job %s is damaged: its SHA-256 is %s instead of %s; submit a new job and upload it again",
+			in.Name, from, info.SHA256, in.SHA256)
+	}
+	in.Blob, in.StoredAt = copied, e.clock.now()
 	return in, nil
 }
 
@@ -389,8 +397,7 @@ func (e *Engine) remove(ctx context.Context, job *store.Job) error {
 				"confirmed that it is gone; it is asked until it has, so delete the job later", job.ID, a.Machine.Name, a.Machine.Provider)
 		}
 	}
-	for _, prefix := range []string{ticket.InputKey(job.ID, ""), ticket.ArtifactKey(job.ID, "", "")} {
-		prefix = strings.TrimRight(prefix, "/") + "/"
+	for _, prefix := range []string{ticket.InputPrefix(job.ID), ticket.ArtifactPrefix(job.ID)} {
 		for info, err := range e.blobs.List(ctx, prefix) {
 			if err != nil {
 				return err
@@ -450,14 +457,16 @@ func (e *Engine) Machines(ctx context.Context, q *store.MachineQuery) ([]*store.
 // Counts returns how many unfinished jobs there are, by lane and state.
 func (e *Engine) Counts(ctx context.Context) ([]store.Count, error) { return e.store.Counts(ctx) }
 
-// InputStored records an uploaded input, and starts the job if it asked to be started and this was the last one.
+// InputStored records an uploaded input, and starts the job if it asked to be started and this was the last one. An
+// upload that is refused is removed, and so is the one that it replaces.
 // fault.NotFound; fault.Conflict once the job has been started.
 func (e *Engine) InputStored(ctx context.Context, jobID string, in store.Input) error {
 	if err := e.await(ctx); err != nil {
+		e.discard(ctx, in.Blob)
 		return err
 	}
 	in.StoredAt = e.clock.now()
-	if err := e.store.StoreInput(ctx, jobID, in); err != nil {
+	if err := e.storeInput(ctx, jobID, in); err != nil {
 		return err
 	}
 	job, err := e.store.Job(ctx, jobID)
@@ -469,4 +478,27 @@ func (e *Engine) InputStored(ctx context.Context, jobID string, in store.Input) 
 		_, err = e.Start(ctx, jobID)
 	}
 	return err
+}
+
+// storeInput records an upload and removes the one that does not count any more: the one it replaces, or itself if it
+// comes too late. After any other error it may have been recorded nevertheless, and stays until its job is deleted.
+func (e *Engine) storeInput(ctx context.Context, jobID string, in store.Input) error {
+	replaced, err := e.store.StoreInput(ctx, jobID, in)
+	switch {
+	case err == nil && replaced != "":
+		e.discard(ctx, replaced)
+	case fault.Of(err) == fault.Conflict, fault.Of(err) == fault.NotFound:
+		e.discard(ctx, in.Blob)
+	}
+	return err
+}
+
+// discard removes an upload that does not count. The client may have gone, which is no reason to keep it. What cannot be
+// removed now goes with its job.
+func (e *Engine) discard(ctx context.Context, key string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if err := e.blobs.Delete(ctx, key); err != nil {
+		e.logger.Warn("an upload that does not count could not be removed; it goes when its job is deleted", "blob", key, "error", err)
+	}
 }

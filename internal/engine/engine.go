@@ -286,6 +286,10 @@ type flight struct {
 	looks     int
 
 	listeners map[chan struct{}]struct{} // heartbeats that wait for an order
+
+	// artifacts is held for reading while one is put into its place, and for writing while a result is accepted. It is
+	// taken before mu.
+	artifacts sync.RWMutex
 }
 
 func newFlight(a *store.Attempt, now time.Time) *flight {

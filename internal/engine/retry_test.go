@@ -30,17 +30,44 @@ func (s *stumbling) Put(ctx context.Context, key string, r io.Reader, o *blob.Pu
 	return s.Store.Put(ctx, key, r, o)
 }
 
+// upload stores an input of a job.
+func (f *fleet) upload(job, name, data string) error {
+	f.t.Helper()
+	info, err := f.options.Blobs.Put(f.t.Context(), ticket.NewUploadKey(job), strings.NewReader(data), nil)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return f.engine.Load().InputStored(f.t.Context(), job,
+		store.Input{Name: name, Size: info.Size, SHA256: info.SHA256, Blob: info.Key})
+}
+
+// uploads returns what is stored of a job's inputs, by key.
+func (f *fleet) uploads(job string) map[string]string {
+	f.t.Helper()
+	stored := map[string]string{}
+	for info, err := range f.options.Blobs.List(f.t.Context(), ticket.InputPrefix(job)) {
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		r, err := f.options.Blobs.Get(f.t.Context(), info.Key, 0, -1)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		data, err := io.ReadAll(r)
+		if r.Close(); err != nil {
+			f.t.Fatal(err)
+		}
+		stored[info.Key] = string(data)
+	}
+	return stored
+}
+
 // uploaded submits a job with two inputs, uploads them and starts it.
 func (f *fleet) uploaded() *store.Job {
 	f.t.Helper()
 	job := f.submit(func(s *dayfly.JobSpec) { s.Inputs = []dayfly.InputSpec{{Name: "a"}, {Name: "b"}} })
 	for _, name := range []string{"a", "b"} {
-		info, err := f.options.Blobs.Put(f.t.Context(), ticket.InputKey(job.ID, name), strings.NewReader("input "+name), nil)
-		if err == nil {
-			err = f.engine.Load().InputStored(f.t.Context(), job.ID,
-				store.Input{Name: name, Size: info.Size, SHA256: info.SHA256, StoredAt: time.Now()})
-		}
-		if err != nil {
+		if err := f.upload(job.ID, name, "input "+name); err != nil {
 			f.t.Fatal(err)
 		}
 	}
@@ -121,6 +148,61 @@ func TestARetryWhoseClientHangsUpLeavesNoJobBehind(t *testing.T) {
 		}
 		if again := jobs[0]; again.State != dayfly.Canceled {
 			t.Errorf("the job of the retry is %s, want it canceled: nobody will start it", again.State)
+		}
+	})
+}
+
+func TestAnUploadThatDoesNotCountIsRemoved(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, nil)
+		job := f.submit(func(s *dayfly.JobSpec) { s.Inputs = []dayfly.InputSpec{{Name: "a"}} })
+		want := func(when, data string) {
+			t.Helper()
+			in, stored := f.job(job.ID).Inputs[0], f.uploads(job.ID)
+			if len(stored) != 1 || stored[in.Blob] != data {
+				t.Errorf("%s: stored are %q and recorded is %s, want %q alone", when, stored, in.Blob, data)
+			}
+		}
+		for _, data := range []string{"first", "second"} {
+			if err := f.upload(job.ID, "a", data); err != nil {
+				t.Fatal(err)
+			}
+			want("after the upload "+data, data)
+		}
+		if _, err := f.engine.Load().Start(t.Context(), job.ID); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.upload(job.ID, "a", "late"); fault.Of(err) != fault.Conflict {
+			t.Errorf("an upload after the start: got %v, want fault.Conflict", err)
+		}
+		want("after the refused upload", "second")
+		check(t, f.finished(job.ID, time.Minute), dayfly.Succeeded, "", 1)
+		if err := f.engine.Load().Delete(t.Context(), job.ID); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.upload(job.ID, "a", "later"); fault.Of(err) != fault.NotFound {
+			t.Errorf("an upload after the delete: got %v, want fault.NotFound", err)
+		}
+		if stored := f.uploads(job.ID); len(stored) != 0 {
+			t.Errorf("of the deleted job there is %q", stored)
+		}
+	})
+}
+
+func TestARetryRefusesAnInputThatIsNotWhatWasRecorded(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, nil)
+		job := f.uploaded()
+		check(t, f.finished(job.ID, time.Minute), dayfly.Succeeded, "", 1)
+		if _, err := f.options.Blobs.Put(t.Context(), f.job(job.ID).Inputs[0].Blob, strings.NewReader("other a"), nil); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := f.engine.Load().Retry(t.Context(), job.ID, "")
+		sentence, _ := fault.Sentence(err)
+		if fault.Of(err) != fault.Conflict || !strings.Contains(sentence, "input a of job "+job.ID) {
+			t.Errorf("got %v, want fault.Conflict and a sentence that names the input", err)
 		}
 	})
 }

@@ -59,9 +59,9 @@ type Jobs interface {
 	Events(ctx context.Context, id string, after int64, limit int) ([]*dayfly.Event, error)
 	// Move carries out one transition of a job that is not active. See [Move].
 	Move(ctx context.Context, m *Move) (*Job, error)
-	// StoreInput records that an input has been uploaded. fault.NotFound if the job declares no such input,
-	// fault.Conflict unless the job is in created.
-	StoreInput(ctx context.Context, jobID string, in Input) error
+	// StoreInput records that an input has been uploaded. It returns the Blob of the upload whose place this one takes,
+	// or "". fault.NotFound if the job declares no such input, fault.Conflict unless the job is in created.
+	StoreInput(ctx context.Context, jobID string, in Input) (replaced string, err error)
 }
 
 // ErrHeld is why a launch is refused when the job is ready no more, but held until its key has room.
@@ -221,6 +221,7 @@ type Input struct {
 	ContentType string
 	Size        int64
 	SHA256      string
+	Blob        string    // the key of its bytes, "" until it is uploaded
 	StoredAt    time.Time // zero until it is uploaded
 }
 

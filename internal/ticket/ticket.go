@@ -234,11 +234,21 @@ func (k Key) URL(base string, f File) string {
 	return strings.TrimSuffix(base, "/") + "/v1/blobs/" + strings.Join(segments, "/") + "?" + k.Query(f)
 }
 
-// InputKey returns the key under which an input of a job is kept.
-func InputKey(job, name string) string { return "inputs/" + job + "/" + name }
+// InputKey returns the key by which an input of a job is uploaded. Each upload is kept under a [NewUploadKey] of its own.
+func InputKey(job, name string) string { return InputPrefix(job) + name }
+
+// InputPrefix returns what the keys of all uploads of a job's inputs begin with.
+func InputPrefix(job string) string { return "inputs/" + job + "/" }
+
+// NewUploadKey returns a key under which nothing is kept yet, for one upload of an input of a job. So an upload that
+// turns out to come too late has changed nothing.
+func NewUploadKey(job string) string { return InputPrefix(job) + rand.Text() }
 
 // ArtifactKey returns the key under which an artifact of an attempt is kept. It names the attempt, so that one attempt
 // can never touch what another has published.
 func ArtifactKey(job, attempt, name string) string {
-	return "artifacts/" + job + "/" + attempt + "/" + name
+	return ArtifactPrefix(job) + attempt + "/" + name
 }
+
+// ArtifactPrefix returns what the keys of all artifacts of a job begin with.
+func ArtifactPrefix(job string) string { return "artifacts/" + job + "/" }

@@ -14,7 +14,7 @@ const (
 )
 
 const inputsOfJob = `
-SELECT name, content_type, size, sha256, stored_at FROM inputs WHERE job = $1 ORDER BY place`
+SELECT name, content_type, size, sha256, blob, stored_at FROM inputs WHERE job = $1 ORDER BY place`
 
 const attemptsOfJob = `
 SELECT ` + attemptColumns + `, ` + machineColumns + ` FROM attempts a WHERE a.seq BETWEEN $1 AND $2 ORDER BY a.seq`
@@ -111,7 +111,8 @@ func readInputs(s *session, r *jobRow) (inputs []store.Input, err error) {
 	}
 	err = s.each(func(values row) error {
 		var in store.Input
-		err := s.scan(values, []column{word(&in.Name), word(&in.ContentType), number(&in.Size), word(&in.SHA256), instant(&in.StoredAt)})
+		err := s.scan(values, []column{word(&in.Name), word(&in.ContentType), number(&in.Size), word(&in.SHA256),
+			word(&in.Blob), instant(&in.StoredAt)})
 		inputs = append(inputs, in)
 		return err
 	}, inputsOfJob, r.Seq)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
 	"github.com/dayfly-run/dayfly/internal/store/sqlite"
 )
 
@@ -98,6 +99,34 @@ func TestADatabaseOfANewerVersionIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantRefused(t, path, fault.Unsupported, "schema 4711", "newer version")
+}
+
+func TestInputsOfAnOlderVersionAreFoundWhereItStoredThem(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir() + "/store.db"
+	s := open(t, path, nil)
+	sub := request(1)
+	sub.Job.State = dayfly.Created
+	sub.Inputs = []store.Input{{Name: "dir/in"}, {Name: "missing"}}
+	if _, _, err := s.Submit(t.Context(), sub); err != nil {
+		t.Fatal(err)
+	}
+	closeStore(t, s)
+	db := raw(t, path)
+	execute(t, db, `UPDATE inputs SET stored_at = 1 WHERE name = 'dir/in'`, `ALTER TABLE inputs DROP COLUMN blob`,
+		`DELETE FROM goose_db_version WHERE version_id >= 3`)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	job, err := open(t, path, nil).Job(t.Context(), sub.Job.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"inputs/" + job.ID + "/dir/in", ""} {
+		if got := job.Inputs[i].Blob; got != want {
+			t.Errorf("input %s is at %q, want %q", job.Inputs[i].Name, got, want)
+		}
+	}
 }
 
 func TestATruncatedDatabaseIsRefused(t *testing.T) {

@@ -113,7 +113,8 @@ func operations() map[string]operation {
 		"cancel": {submitted, moveTo(dayfly.Canceled), jobIs(func(j *store.Job) bool { return j.State == dayfly.Canceled })},
 		"move":   {submitted, moveTo(dayfly.Scheduled), jobIs(func(j *store.Job) bool { return j.State == dayfly.Scheduled })},
 		"store_input": {submitIn(dayfly.Created), func(s *sqlite.Store) error {
-			return s.StoreInput(ctx, theJob().Job.ID, store.Input{Name: "in", Size: 7})
+			_, err := s.StoreInput(ctx, theJob().Job.ID, store.Input{Name: "in", Size: 7})
+			return err
 		}, jobIs(func(j *store.Job) bool { return j.Inputs[0].Size == 7 })},
 		"launch": {submitted, launchIt, jobIs(func(j *store.Job) bool { return len(j.AttemptLog) == 1 })},
 		"promote": {submitIn(dayfly.Scheduled), func(s *sqlite.Store) error {

@@ -25,7 +25,7 @@ const maxInlineSpec = 2 << 10
 const insertKey = `INSERT INTO request_keys (key, job, body_hash) VALUES ($1, $2, $3)`
 
 const insertInput = `
-INSERT INTO inputs (job, place, name, content_type, size, sha256, stored_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`
+INSERT INTO inputs (job, place, name, content_type, size, sha256, blob, stored_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
 
 const insertLabel = `INSERT INTO labels (key, value, job) VALUES ($1, $2, $3)`
 
@@ -197,7 +197,7 @@ func (t *tx) submit(n *submission) (int64, error) {
 		}
 	}
 	for i, in := range n.inputs {
-		_, _, err := t.exec(insertInput, seq, i, in.Name, in.ContentType, in.Size, in.SHA256, micros(in.StoredAt))
+		_, _, err := t.exec(insertInput, seq, i, in.Name, in.ContentType, in.Size, in.SHA256, in.Blob, micros(in.StoredAt))
 		if err != nil {
 			return 0, err
 		}
@@ -214,12 +214,14 @@ func (t *tx) submit(n *submission) (int64, error) {
 
 const stateByID = `SELECT seq, state FROM jobs WHERE id = $1`
 
+const blobOfInput = `SELECT blob FROM inputs WHERE job = $1 AND name = $2`
+
 const storeInput = `
-UPDATE inputs SET content_type = $3, size = $4, sha256 = $5, stored_at = $6 WHERE job = $1 AND name = $2`
+UPDATE inputs SET content_type = $3, size = $4, sha256 = $5, blob = $6, stored_at = $7 WHERE job = $1 AND name = $2`
 
 // StoreInput implements store.Jobs.
-func (s *Store) StoreInput(ctx context.Context, jobID string, in store.Input) error {
-	return s.write(ctx, opStoreInput, func(t *tx) error {
+func (s *Store) StoreInput(ctx context.Context, jobID string, in store.Input) (replaced string, err error) {
+	err = s.write(ctx, opStoreInput, func(t *tx) error {
 		var seq int64
 		var state dayfly.State
 		found, err := t.one([]column{number(&seq), word(&state)}, stateByID, jobID)
@@ -232,12 +234,20 @@ func (s *Store) StoreInput(ctx context.Context, jobID string, in store.Input) er
 		if state != dayfly.Created {
 			return fmt.Errorf("sqlite: job %s: %w: it is %s and takes no inputs any more", jobID, fault.Conflict, state)
 		}
-		changed, _, err := t.exec(storeInput, seq, in.Name, in.ContentType, in.Size, in.SHA256, micros(in.StoredAt))
-		if err == nil && changed == 0 {
+		found, err = t.one([]column{word(&replaced)}, blobOfInput, seq, in.Name)
+		if err != nil {
+			return err
+		}
+		if !found {
 			return fmt.Errorf("sqlite: job %s: %w: it declares no input %q", jobID, fault.NotFound, in.Name)
 		}
+		_, _, err = t.exec(storeInput, seq, in.Name, in.ContentType, in.Size, in.SHA256, in.Blob, micros(in.StoredAt))
 		return err
 	})
+	if err != nil {
+		return "", err
+	}
+	return replaced, nil
 }
 
 func noJob(id string) error { return fmt.Errorf("sqlite: job %s: %w", id, fault.NotFound) }

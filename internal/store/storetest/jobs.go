@@ -240,7 +240,8 @@ func notFound(k *kit) {
 	k.wantKind("Events", err, fault.NotFound)
 	_, err = k.store.Move(k.ctx, &store.Move{JobID: "none", From: dayfly.Created, To: dayfly.Queued, Time: k.now()})
 	k.wantKind("Move", err, fault.NotFound)
-	k.wantKind("StoreInput", k.store.StoreInput(k.ctx, "none", store.Input{Name: "a"}), fault.NotFound)
+	_, err = k.store.StoreInput(k.ctx, "none", store.Input{Name: "a"})
+	k.wantKind("StoreInput", err, fault.NotFound)
 	_, err = k.store.Attempt(k.ctx, "none")
 	k.wantKind("Attempt", err, fault.NotFound)
 	_, _, err = k.store.Claim(k.ctx, &store.Claim{Attempt: "none", By: "a", Time: k.now()})
@@ -435,15 +436,21 @@ func storeInput(k *kit) {
 	job := k.submit(inState(dayfly.Created), func(s *store.Submission) {
 		s.Inputs = []store.Input{{Name: "a", ContentType: "text/plain"}, {Name: "b"}}
 	})
-	in := store.Input{Name: "b", ContentType: "image/png", Size: 7, SHA256: "f00", StoredAt: k.now()}
-	k.must(k.store.StoreInput(k.ctx, job.ID, in))
+	in := store.Input{Name: "b", ContentType: "image/png", Size: 7, SHA256: "f00", Blob: "first", StoredAt: k.now()}
+	replaced, err := k.store.StoreInput(k.ctx, job.ID, in)
+	k.must(err)
+	k.wantEqual("what the first upload replaced", replaced, "")
 	want := *job
 	want.Inputs = []store.Input{{Name: "a", ContentType: "text/plain"}, in}
 	k.wantEqual("the job", k.job(job.ID), &want)
-	in.Size = 8
-	k.must(k.store.StoreInput(k.ctx, job.ID, in))
+	in.Size, in.Blob = 8, "second"
+	replaced, err = k.store.StoreInput(k.ctx, job.ID, in)
+	k.must(err)
+	k.wantEqual("what the second upload replaced", replaced, "first")
 	k.wantEqual("the size of an input that was stored again", k.job(job.ID).Inputs[1].Size, int64(8))
-	k.wantKind("an input that was not declared", k.store.StoreInput(k.ctx, job.ID, store.Input{Name: "c"}), fault.NotFound)
+	_, err = k.store.StoreInput(k.ctx, job.ID, store.Input{Name: "c"})
+	k.wantKind("an input that was not declared", err, fault.NotFound)
 	k.cancel(job)
-	k.wantKind("an input after the cancel", k.store.StoreInput(k.ctx, job.ID, in), fault.Conflict)
+	_, err = k.store.StoreInput(k.ctx, job.ID, in)
+	k.wantKind("an input after the cancel", err, fault.Conflict)
 }

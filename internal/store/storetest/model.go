@@ -218,23 +218,23 @@ func (m *model) release(queue, key string) {
 	}
 }
 
-func (m *model) StoreInput(_ context.Context, jobID string, in store.Input) error {
+func (m *model) StoreInput(_ context.Context, jobID string, in store.Input) (replaced string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	j, err := m.find(jobID)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if j.State != dayfly.Created {
-		return refuse(fault.Conflict, "job %s is %s", jobID, j.State)
+		return "", refuse(fault.Conflict, "job %s is %s", jobID, j.State)
 	}
 	for i := range j.Inputs {
 		if j.Inputs[i].Name == in.Name {
-			j.Inputs[i] = in
-			return nil
+			replaced, j.Inputs[i] = j.Inputs[i].Blob, in
+			return replaced, nil
 		}
 	}
-	return refuse(fault.NotFound, "input %s", in.Name)
+	return "", refuse(fault.NotFound, "input %s", in.Name)
 }
 
 func (m *model) Lanes(context.Context) ([]store.Lane, error) {

@@ -252,8 +252,10 @@ func (d *drive) cancel(t *rapid.T) {
 
 func (d *drive) storeInput(t *rapid.T) {
 	job := d.job(t)
-	in := store.Input{Name: pick(t, "name", "in", "none"), Size: 1, SHA256: "a", StoredAt: d.now()}
-	d.same("store input", nil, nil, d.real.StoreInput(d.kit.ctx, job.ID, in), d.model.StoreInput(d.kit.ctx, job.ID, in))
+	in := store.Input{Name: pick(t, "name", "in", "none"), Size: 1, SHA256: "a", Blob: d.name("blob"), StoredAt: d.now()}
+	got, gotErr := d.real.StoreInput(d.kit.ctx, job.ID, in)
+	want, wantErr := d.model.StoreInput(d.kit.ctx, job.ID, in)
+	d.same("store input", got, want, gotErr, wantErr)
 }
 
 func (d *drive) launch(t *rapid.T) {

@@ -97,7 +97,8 @@ func terminalStates(k *kit) {
 		refusals, err := k.store.Launch(k.ctx, []*store.Launch{k.wish(job)})
 		k.must(err)
 		refused("a launch", refusals[0])
-		refused("an input", k.store.StoreInput(k.ctx, job.ID, store.Input{Name: "a"}))
+		_, err = k.store.StoreInput(k.ctx, job.ID, store.Input{Name: "a"})
+		refused("an input", err)
 		if job.Attempt != "" {
 			a := k.attempt(job.Attempt)
 			_, _, err = k.store.Claim(k.ctx, &store.Claim{Attempt: a.ID, By: a.ClaimedBy, Time: k.now()})
