@@ -52,8 +52,8 @@ type Changer interface {
 type Reader interface {
 	// Job returns a job with everything that belongs to it.
 	Job(ctx context.Context, id string) (*store.Job, error)
-	// Jobs lists jobs, newest first.
-	Jobs(ctx context.Context, q *store.Query) ([]*store.Job, error)
+	// Jobs lists jobs, newest first. more tells that there may be others behind them.
+	Jobs(ctx context.Context, q *store.Query) (jobs []*store.Job, more bool, err error)
 	// Events returns up to limit events of a job after a Seq.
 	Events(ctx context.Context, id string, after int64, limit int) ([]*dayfly.Event, error)
 	// Machines lists machines, newest first.

@@ -44,6 +44,7 @@ type fake struct {
 	calls    []string // what agents asked, as "claim att_1"
 	err      error    // what every call fails with, if set
 	boom     bool     // every call panics
+	page     int      // how many jobs it lists at most, as if they were large; 0: as many as are asked for
 	held     *wire.BeatOrder
 	progress []wire.Progress
 }
@@ -249,24 +250,27 @@ func (f *fake) Job(_ context.Context, id string) (*store.Job, error) {
 	return f.get(id)
 }
 
-func (f *fake) Jobs(_ context.Context, q *store.Query) ([]*store.Job, error) {
-	err := f.enter()
+func (f *fake) Jobs(_ context.Context, q *store.Query) (out []*store.Job, more bool, err error) {
+	err = f.enter()
 	defer f.mu.Unlock()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var out []*store.Job
+	limit := q.Limit
+	if f.page > 0 {
+		limit = min(limit, f.page)
+	}
 	for _, id := range slices.Backward(f.order) {
 		j := f.jobs[id]
 		match := (q.Before == 0 || j.Seq < q.Before) && (q.Name == "" || q.Name == j.Spec.Name) && (len(q.States) == 0 || slices.Contains(q.States, j.State))
 		for key, value := range q.Labels {
 			match = match && j.Spec.Labels[key] == value
 		}
-		if match && len(out) < q.Limit {
+		if match && len(out) < limit {
 			out = append(out, j)
 		}
 	}
-	return out, nil
+	return out, len(out) == limit, nil
 }
 
 func (f *fake) Events(_ context.Context, id string, after int64, limit int) ([]*dayfly.Event, error) {

@@ -183,6 +183,12 @@ func TestListsArePagedAndFiltered(t *testing.T) {
 	if got := strings.Join(ids, " "); got != "job_5 job_4 job_3 job_2 job_1" {
 		t.Errorf("all pages: got %s", got)
 	}
+	g.engine.page = 3
+	large := decode[page](t, g.do("GET", "/v1/jobs?limit=1000", ""), 200)
+	if rest := decode[page](t, g.do("GET", "/v1/jobs?limit=1000&cursor="+large.Next, ""), 200); len(large.Items) != 3 || len(rest.Items) != 2 {
+		t.Errorf("of five large jobs a page has %d and the next %d, want 3 and 2", len(large.Items), len(rest.Items))
+	}
+	g.engine.page = 0
 	if p := decode[page](t, g.do("GET", "/v1/jobs?label=team%3Dy&state=queued&state=running", ""), 200); len(p.Items) != 3 {
 		t.Errorf("filtered by label: got %d jobs, want 3", len(p.Items))
 	}

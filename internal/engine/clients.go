@@ -418,8 +418,8 @@ func (e *Engine) remove(ctx context.Context, job *store.Job) error {
 // Job returns a job with everything that belongs to it, or fault.NotFound.
 func (e *Engine) Job(ctx context.Context, id string) (*store.Job, error) { return e.store.Job(ctx, id) }
 
-// Jobs lists jobs, newest first.
-func (e *Engine) Jobs(ctx context.Context, q *store.Query) ([]*store.Job, error) {
+// Jobs lists jobs, newest first. more tells that there may be others behind them.
+func (e *Engine) Jobs(ctx context.Context, q *store.Query) (jobs []*store.Job, more bool, err error) {
 	return e.store.List(ctx, q)
 }
 

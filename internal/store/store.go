@@ -53,8 +53,10 @@ type Jobs interface {
 	// Job returns a job with its inputs, attempts (oldest first, each with its machine) and published artifacts, or
 	// fault.NotFound.
 	Job(ctx context.Context, id string) (*Job, error)
-	// List returns the jobs that match q, newest first, without inputs, attempts and artifacts.
-	List(ctx context.Context, q *Query) ([]*Job, error)
+	// List returns the jobs that match q, newest first, without inputs, attempts and artifacts. They are at most q.Limit,
+	// and fewer when they are large: the first with which they come to [PageBytes] is the last. more tells that others
+	// may follow.
+	List(ctx context.Context, q *Query) (jobs []*Job, more bool, err error)
 	// Events returns up to limit events of a job with Seq > after, in order; fault.NotFound if there is no such job.
 	Events(ctx context.Context, id string, after int64, limit int) ([]*dayfly.Event, error)
 	// Move carries out one transition of a job that is not active. See [Move].
@@ -63,6 +65,9 @@ type Jobs interface {
 	// or "". fault.NotFound if the job declares no such input, fault.Conflict unless the job is in created.
 	StoreInput(ctx context.Context, jobID string, in Input) (replaced string, err error)
 }
+
+// PageBytes is how many bytes of specs and results List reads for one page. A thousand jobs may have a gigabyte of them.
+const PageBytes = 4 << 20
 
 // ErrHeld is why a launch is refused when the job is ready no more, but held until its key has room.
 var ErrHeld = errors.New("held until its key has room")

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,41 +14,59 @@ import (
 )
 
 // List implements store.Jobs.
-func (s *Store) List(ctx context.Context, q *store.Query) ([]*store.Job, error) {
+func (s *Store) List(ctx context.Context, q *store.Query) (jobs []*store.Job, more bool, err error) {
 	if q.Limit < 1 || q.Limit > 1000 {
-		return nil, fmt.Errorf("sqlite: list: %w: limit %d is not between 1 and 1000", fault.Invalid, q.Limit)
+		return nil, false, fmt.Errorf("sqlite: list: %w: limit %d is not between 1 and 1000", fault.Invalid, q.Limit)
 	}
 	for _, state := range q.States {
 		if !knownState(state) {
-			return nil, fmt.Errorf("sqlite: list: %w: state %q is unknown", fault.Invalid, state)
+			return nil, false, fmt.Errorf("sqlite: list: %w: state %q is unknown", fault.Invalid, state)
 		}
 	}
-	var jobs []*store.Job
+	left := store.PageBytes
 	for page := *q; ; {
 		page.Limit = q.Limit - len(jobs)
-		rows, err := s.list(ctx, &page)
+		rows, err := s.list(ctx, &page, &left)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		jobs = append(jobs, s.readable(rows)...)
-		if len(rows) < page.Limit || len(jobs) == q.Limit {
-			return jobs, nil
+		switch {
+		case len(jobs) == q.Limit || left <= 0 && len(jobs) > 0:
+			return jobs, true, nil
+		case left <= 0: // none of those could be read, and a page without a job has no place to go on from
+			left = store.PageBytes
+		case len(rows) < page.Limit:
+			return jobs, false, nil
 		}
 		page.Before = rows[len(rows)-1].Seq
 	}
 }
 
-// list reads one page of rows, of which some may turn out to be unreadable.
-func (s *Store) list(ctx context.Context, q *store.Query) ([]*jobRow, error) {
+// errPageFull ends the reading of rows because they are large.
+var errPageFull = errors.New("the page is full")
+
+// list reads one page of rows, of which some may turn out to be unreadable. It takes their bytes from left, and ends when
+// there are none.
+func (s *Store) list(ctx context.Context, q *store.Query, left *int) ([]*jobRow, error) {
 	text, args := listQuery(q, s.writer.tally.inState)
 	var rows []*jobRow
 	err := s.read(ctx, func(c *session) error {
 		return c.eachOnce(func(values row) error {
 			r := new(jobRow)
 			rows = append(rows, r)
-			return c.scan(values, r.columns())
+			if err := c.scan(values, r.columns()); err != nil {
+				return err
+			}
+			if *left -= len(r.spec) + len(r.Result); *left <= 0 {
+				return errPageFull
+			}
+			return nil
 		}, text, args...)
 	})
+	if errors.Is(err, errPageFull) {
+		err = nil
+	}
 	return rows, err
 }
 

@@ -303,7 +303,7 @@ func TestRowsThatCannotBeReadHideNoOthers(t *testing.T) {
 	if got := strings.Count(log.String(), "level=ERROR"); got != n-1 {
 		t.Errorf("the log was told of %d jobs, want each of %d once", got, n-1)
 	}
-	listed, err := s.List(t.Context(), &store.Query{Limit: 10})
+	listed, _, err := s.List(t.Context(), &store.Query{Limit: 10})
 	if err != nil || len(listed) < 2 {
 		t.Errorf("List returned %d jobs and error %v, want those that can be read", len(listed), err)
 	}
@@ -367,7 +367,7 @@ func TestALongBacklogIsListedFromTheNewest(t *testing.T) {
 	launch(t, s, ready(t, s))
 	var got []*store.Job
 	for before := int64(0); ; before = got[len(got)-1].Seq {
-		page, err := s.List(t.Context(), &store.Query{States: []dayfly.State{dayfly.Queued, dayfly.Failed}, Before: before, Limit: 1000})
+		page, _, err := s.List(t.Context(), &store.Query{States: []dayfly.State{dayfly.Queued, dayfly.Failed}, Before: before, Limit: 1000})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -416,7 +416,7 @@ func TestTheWriteAheadLogStaysBounded(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					if _, err := s.List(t.Context(), &store.Query{Limit: 5}); err != nil {
+					if _, _, err := s.List(t.Context(), &store.Query{Limit: 5}); err != nil {
 						t.Error(err)
 					}
 				}

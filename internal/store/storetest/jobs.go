@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
@@ -27,6 +28,7 @@ func jobsCases() []testCase {
 		{"AKeyIsForgottenWithItsJob", keyForgotten},
 		{"WhatDoesNotExistIsNotFound", notFound},
 		{"ListIsPagedFromTheNewest", listPages},
+		{"APageOfLargeJobsEndsEarly", listLarge},
 		{"ListSelectsByStateQueueNameAndLabels", listSelects},
 		{"ListRefusesALimitOutOfBounds", listLimit},
 		{"EventsArePagedInOrder", eventPages},
@@ -125,7 +127,7 @@ func anyText(k *kit) {
 	})
 	k.wantEqual("the job", k.job(job.ID), job)
 	k.wantEqual("the ready jobs", k.ready("local", text), []string{job.ID})
-	found, err := k.store.List(k.ctx, &store.Query{Queue: text, Name: text, Labels: map[string]string{text: text}, Limit: 1})
+	found, _, err := k.store.List(k.ctx, &store.Query{Queue: text, Name: text, Labels: map[string]string{text: text}, Limit: 1})
 	k.must(err)
 	k.wantEqual("the list", ids(found), []string{job.ID})
 }
@@ -218,7 +220,7 @@ func keyRace(k *kit) {
 		}
 		k.wantEqual("submissions that added a job", added, 1)
 	}
-	all, err := k.store.List(k.ctx, &store.Query{Limit: 2 * rounds})
+	all, _, err := k.store.List(k.ctx, &store.Query{Limit: 2 * rounds})
 	k.must(err)
 	k.wantEqual("jobs in the store", len(all), rounds)
 }
@@ -261,7 +263,7 @@ func listPages(k *kit) {
 	}
 	var got []string
 	for before := int64(0); ; {
-		page, err := k.store.List(k.ctx, &store.Query{Before: before, Limit: 3})
+		page, _, err := k.store.List(k.ctx, &store.Query{Before: before, Limit: 3})
 		k.must(err)
 		for _, job := range page {
 			k.wantEqual("a listed job", job, bare(k.job(job.ID)))
@@ -273,6 +275,30 @@ func listPages(k *kit) {
 		before = page[2].Seq
 	}
 	k.wantEqual("the pages", got, want)
+}
+
+// listLarge submits jobs that come to more than a page, however many are asked for.
+func listLarge(k *kit) {
+	const each, jobs = 1 << 20, 9
+	var want []string
+	for range jobs {
+		job := k.submit(func(s *store.Submission) { s.Job.Spec.Payload = json.RawMessage(`"` + strings.Repeat("x", each) + `"`) })
+		want = append([]string{job.ID}, want...)
+	}
+	var got []string
+	for q := (&store.Query{Limit: 1000}); ; {
+		page, more, err := k.store.List(k.ctx, q)
+		k.must(err)
+		got = append(got, ids(page)...)
+		if most := store.PageBytes/each + 1; len(page) > most {
+			k.Errorf("a page has %d jobs of %d bytes each, want at most %d", len(page), each, most)
+		}
+		if !more {
+			break
+		}
+		q.Before = page[len(page)-1].Seq
+	}
+	k.wantEqual("the pages of large jobs", got, want)
 }
 
 func listSelects(k *kit) {
@@ -315,7 +341,7 @@ func listSelects(k *kit) {
 		{store.Query{Queue: "none"}, nil},
 	} {
 		c.query.Limit = 100
-		got, err := k.store.List(k.ctx, &c.query)
+		got, _, err := k.store.List(k.ctx, &c.query)
 		k.must(err)
 		k.wantEqual(fmt.Sprintf("%+v", c.query), ids(got), ids(c.want))
 	}
@@ -323,7 +349,7 @@ func listSelects(k *kit) {
 
 func listLimit(k *kit) {
 	for _, limit := range []int{-1, 0, 1001} {
-		_, err := k.store.List(k.ctx, &store.Query{Limit: limit})
+		_, _, err := k.store.List(k.ctx, &store.Query{Limit: limit})
 		k.wantKind(fmt.Sprintf("limit %d", limit), err, fault.Invalid)
 	}
 }

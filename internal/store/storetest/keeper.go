@@ -86,7 +86,7 @@ func deleteWhole(k *kit) {
 	machines, err := k.store.Machines(k.ctx, &store.MachineQuery{Names: []string{name}, Limit: 1})
 	k.must(err)
 	k.wantEqual("its machines", len(machines), 0)
-	listed, err := k.store.List(k.ctx, &store.Query{Labels: map[string]string{"a": "b"}, Limit: 10})
+	listed, _, err := k.store.List(k.ctx, &store.Query{Labels: map[string]string{"a": "b"}, Limit: 10})
 	k.must(err)
 	k.wantEqual("jobs with its label", ids(listed), []string{kept.ID})
 	k.wantKind("deleting it again", k.store.Delete(k.ctx, job.ID), fault.NotFound)
@@ -152,7 +152,7 @@ func survives(k *kit) {
 	k.cancel(k.submit())
 	k.finished()
 	read := func() (all []any) {
-		jobs, err := k.store.List(k.ctx, &store.Query{Limit: 100})
+		jobs, _, err := k.store.List(k.ctx, &store.Query{Limit: 100})
 		k.must(err)
 		k.wantEqual("number of jobs", len(jobs), 9)
 		for _, j := range jobs {
@@ -196,7 +196,7 @@ func canceled(k *kit) {
 	k.wantEqual("the job", k.job(job.ID), job)
 	_, err = k.store.Job(ctx, job.ID)
 	k.wantKind("Job", err, fault.Canceled)
-	_, err = k.store.List(ctx, &store.Query{Limit: 1})
+	_, _, err = k.store.List(ctx, &store.Query{Limit: 1})
 	k.wantKind("List", err, fault.Canceled)
 }
 

@@ -145,7 +145,7 @@ func held(k *kit) {
 	found, err := k.store.Lanes(k.ctx)
 	k.must(err)
 	k.wantEqual("number of lanes", len(found), 0)
-	listed, err := k.store.List(k.ctx, &store.Query{States: []dayfly.State{dayfly.Queued}, Limit: 10})
+	listed, _, err := k.store.List(k.ctx, &store.Query{States: []dayfly.State{dayfly.Queued}, Limit: 10})
 	k.must(err)
 	k.wantEqual("queued jobs", ids(listed), []string{want.ID})
 }

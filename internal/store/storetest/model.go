@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -131,21 +132,29 @@ func (m *model) Job(_ context.Context, id string) (*store.Job, error) {
 	return m.whole(j), nil
 }
 
-func (m *model) List(_ context.Context, q *store.Query) ([]*store.Job, error) {
+func (m *model) List(_ context.Context, q *store.Query) (list []*store.Job, more bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var list []*store.Job
+	left := store.PageBytes
 	for _, j := range slices.Backward(m.jobs) {
 		matches := (q.Before == 0 || j.Seq < q.Before) && (len(q.States) == 0 || slices.Contains(q.States, j.State)) &&
 			(q.Queue == "" || j.Queue == q.Queue) && (q.Name == "" || j.Spec.Name == q.Name)
 		for key, value := range q.Labels {
 			matches = matches && j.Spec.Labels[key] == value
 		}
-		if matches && len(list) < q.Limit {
-			list = append(list, j.row())
+		if !matches {
+			continue
+		}
+		spec, err := json.Marshal(&j.Spec)
+		if err != nil {
+			return nil, false, err
+		}
+		left -= len(spec) + len(j.Result)
+		if list = append(list, j.row()); len(list) == q.Limit || left <= 0 {
+			return list, true, nil
 		}
 	}
-	return list, nil
+	return list, false, nil
 }
 
 func (m *model) Events(_ context.Context, id string, after int64, limit int) ([]*dayfly.Event, error) {

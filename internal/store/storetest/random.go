@@ -375,8 +375,8 @@ func (d *drive) boot(*rapid.T) {
 // compare compares what a glance at the stores shows.
 func (d *drive) compare(*rapid.T) {
 	all := &store.Query{Limit: 1000}
-	got, err := d.real.List(d.kit.ctx, all)
-	want, _ := d.model.List(d.kit.ctx, all)
+	got, _, err := d.real.List(d.kit.ctx, all)
+	want, _, _ := d.model.List(d.kit.ctx, all)
 	d.same("all jobs", got, want, err, nil)
 
 	gotLanes, err := d.real.Lanes(d.kit.ctx)

@@ -165,7 +165,7 @@ func manyCallers(k *kit) {
 	for i := range jobs {
 		k.submit(withKey([]string{"", "a", "b"}[i%3]))
 	}
-	all, err := k.store.List(k.ctx, &store.Query{Limit: 1000})
+	all, _, err := k.store.List(k.ctx, &store.Query{Limit: 1000})
 	k.must(err)
 	attempts := 0
 	var mu sync.Mutex // guards attempts
