@@ -102,7 +102,9 @@ func (a *API) permit(r *http.Request, rule access) error {
 	}
 	scopes, err := a.guard.scopes(r.Context(), token, r.RemoteAddr)
 	if err != nil {
-		a.measures.refusedToken()
+		if kind := fault.Of(err); kind == fault.Unauthenticated || kind == fault.Exhausted { // and not a store that fails
+			a.measures.refusedToken()
+		}
 		return err
 	}
 	for _, s := range scopes {

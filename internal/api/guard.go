@@ -28,7 +28,7 @@ const (
 
 // guard knows the tokens of the API. It asks the store for each at most about once a second, so that checking a token
 // costs next to nothing and a revoked one is refused within the second. Who keeps presenting tokens that do not exist
-// is made to wait.
+// is told to wait.
 type guard struct {
 	tokens store.Tokens
 	now    func() time.Time
@@ -53,28 +53,33 @@ func newGuard(tokens store.Tokens, now func() time.Time) *guard {
 func (g *guard) scopes(ctx context.Context, token, address string) ([]string, error) {
 	hash := sha256.Sum256([]byte(token))
 	now := g.now()
-	known, fresh := g.recall(hash, now)
-	if fresh {
+	if known := g.recall(hash, now); known != nil {
 		return live(known, now)
 	}
 	if mistyped(token) {
 		return nil, fault.Say(fault.Unauthenticated, "this token is mistyped: a part of it is missing or wrong")
 	}
-	from := addressOf(address)
-	if known == nil && !g.allowed(from, now) {
-		return nil, fault.Say(fault.Exhausted, "too many unknown tokens have come from this address; try again in a moment")
-	}
 	found, err := g.tokens.TokenByHash(ctx, hash[:])
 	if fault.Of(err) == fault.NotFound || err == nil && subtle.ConstantTimeCompare(found.Hash, hash[:]) != 1 {
 		g.forget(hash)
-		g.failed(from, now)
-		return nil, errToken()
+		return nil, g.unknown(address)
 	}
 	if err != nil {
 		return nil, err
 	}
 	g.remember(hash, found, now)
 	return live(found, now)
+}
+
+// unknown refuses a token that does not exist, and says so to an address that presents many. That a token exists is
+// found out first, because good ones come from the same address as bad ones: that of a proxy, or of an office.
+func (g *guard) unknown(address string) error {
+	from, now := addressOf(address), g.now()
+	if !g.allowed(from, now) {
+		return fault.Say(fault.Exhausted, "too many unknown tokens have come from this address; try again in a moment")
+	}
+	g.failed(from, now)
+	return errToken()
 }
 
 func errToken() error {
@@ -89,16 +94,14 @@ func live(t *store.Token, now time.Time) ([]string, error) {
 	return t.Scopes, nil
 }
 
-// recall returns what is remembered of a token, and whether that is recent enough to go by. A token that was good
-// before is never held back because of what else comes from its address.
-func (g *guard) recall(hash [sha256.Size]byte, now time.Time) (t *store.Token, fresh bool) {
+// recall returns what is remembered of a token, if that is recent enough to go by, or nil.
+func (g *guard) recall(hash [sha256.Size]byte, now time.Time) *store.Token {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := g.seen[hash]
-	if s == nil {
-		return nil, false
+	if s := g.seen[hash]; s != nil && now.Sub(s.checked) < tokenLife {
+		return s.token
 	}
-	return s.token, now.Sub(s.checked) < tokenLife
+	return nil
 }
 
 func (g *guard) remember(hash [sha256.Size]byte, t *store.Token, now time.Time) {
