@@ -244,6 +244,8 @@ func (a *API) wait(ctx context.Context, in *waitInput) (*waitOutput, error) {
 	defer release()
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
+	rule, _ := accessOf(in.r.Pattern)
+	permitted := func() error { return a.permit(in.r, rule) }
 	ended, stop := a.engine.WatchEnd(in.ID)
 	defer stop()
 	for over := timeout == 0; ; {
@@ -252,15 +254,36 @@ func (a *API) wait(ctx context.Context, in *waitInput) (*waitOutput, error) {
 		if err != nil {
 			return nil, ofJob(in.ID, err)
 		}
+		if err := permitted(); err != nil { // who could begin to wait may have lost the right to the answer
+			return nil, err
+		}
 		if over || job.State.Terminal() {
 			return &waitOutput{job.State.Terminal(), a.view(in.r).job(job)}, nil
 		}
+		if over, err = awaitEnd(ctx, happened, timer.C, permitted); ctx.Err() != nil {
+			return nil, fault.Say(fault.Unavailable, "the server is stopping, and job %s has not finished; wait again", in.ID)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// awaitEnd waits until something happens or the time is over. It returns an error when the caller may not wait any more.
+func awaitEnd(ctx context.Context, happened <-chan struct{}, timeOver <-chan time.Time, permitted func() error) (over bool, err error) {
+	ticker := time.NewTicker(permitEvery)
+	defer ticker.Stop()
+	for {
 		select {
 		case <-happened:
-		case <-timer.C:
-			over = true
+			return false, nil
+		case <-timeOver:
+			return true, nil
 		case <-ctx.Done():
-			return nil, fault.Say(fault.Unavailable, "the server is stopping, and job %s has not finished; wait again", in.ID)
+			return false, ctx.Err()
+		case <-ticker.C:
+			if err := permitted(); err != nil && fault.Of(err) != fault.Unavailable {
+				return false, err
+			}
 		}
 	}
 }

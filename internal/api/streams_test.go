@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
@@ -361,6 +362,37 @@ func TestAStreamEndsWhenItsTokenIsRevoked(t *testing.T) {
 	case <-ended:
 	case <-time.After(20 * time.Second):
 		t.Error("20 seconds after its token was revoked the stream goes on")
+	}
+}
+
+func TestWhoWaitsIsToldNothingOnceItsTokenIsRevoked(t *testing.T) {
+	t.Parallel()
+	for name, then := range map[string]func(*rig){
+		"and the job goes on":  func(*rig) {},
+		"and the job finishes": func(g *rig) { g.engine.change("job_a", func(j *jobRow) { j.State = dayfly.Succeeded }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				g := newRig(t, requireToken)
+				g.engine.addJob("job_a", dayfly.Running)
+				header := g.token("reader", "read")
+				answered := make(chan answer, 1)
+				go func() { answered <- g.do("GET", "/v1/jobs/job_a/wait?timeout=5m", "", header) }()
+				<-time.After(time.Minute)
+				if err := g.tokens.RevokeToken(t.Context(), "reader", time.Now()); err != nil {
+					t.Fatal(err)
+				}
+				<-time.After(time.Second)
+				then(g)
+				select {
+				case got := <-answered:
+					got.want(t, "after the token was revoked", 401, fault.Unauthenticated)
+				case <-time.After(10 * time.Second):
+					t.Error("ten seconds after the token was revoked the request still waits")
+				}
+			})
+		})
 	}
 }
 
