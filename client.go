@@ -40,7 +40,7 @@ type ClientOptions struct {
 	// HTTPClient makes the requests. It must not have a Timeout, which would end the streams of logs and events.
 	// Default: one of its own, with the proxies of the environment.
 	HTTPClient *http.Client
-	// Patience is how long a call goes on trying to reach the server, counted anew whenever the server answers.
+	// Patience is how long a call goes on trying to reach the server, counted anew whenever it has brought something.
 	// Default: one minute. Negative: one try.
 	Patience time.Duration
 }
@@ -201,11 +201,11 @@ func (c *Client) newBackoff() *backoff {
 // reset begins anew, because something was achieved.
 func (b *backoff) reset() {
 	b.tries = 0
-	b.restart()
+	b.until = time.Now().Add(b.patience)
 }
 
-// restart counts the patience anew, because the server has answered.
-func (b *backoff) restart() { b.until = time.Now().Add(b.patience) }
+// extend leaves out of the patience what was spent with the server and not waiting for it.
+func (b *backoff) extend(d time.Duration) { b.until = b.until.Add(d) }
 
 // wait reports whether it makes sense to try again after err, having waited for the right moment.
 func (b *backoff) wait(ctx context.Context, err error) bool {

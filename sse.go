@@ -36,6 +36,7 @@ func (c *Client) stream(ctx context.Context, r request, from string, handle func
 	again := c.newBackoff()
 	last := from
 	for {
+		began := time.Now()
 		answered, err := c.streamOnce(ctx, r, &last, func(f frame) error {
 			again.reset()
 			return handle(f)
@@ -43,8 +44,8 @@ func (c *Client) stream(ctx context.Context, r request, from string, handle func
 		if err == nil || errors.Is(err, errStop) {
 			return nil
 		}
-		if answered {
-			again.restart()
+		if answered { // which may have taken hours, and still counts for little if nothing came
+			again.extend(time.Since(began))
 		}
 		if !again.wait(ctx, err) {
 			return err

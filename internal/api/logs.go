@@ -62,10 +62,8 @@ func (a *API) readLogs(ctx context.Context, in *logsInput) (*huma.StreamResponse
 	if at.attempt == 0 {
 		at.attempt = max(1, len(job.AttemptLog))
 	}
-	if last := attemptNumbered(job, at.attempt); last != nil && at.position > 0 {
-		if _, err := a.logs.Read(last.ID, at.position); fault.Of(err) == fault.Invalid {
-			return nil, fault.Field("Last-Event-ID", "%.64q is not the id of an event of this stream", in.LastID)
-		}
+	if in.LastID != "" && in.LastID != ended && !a.isPlace(job, at) {
+		return nil, errPlace(in.LastID)
 	}
 	events := wantsEvents(in.r)
 	if events && in.LastID == ended {
@@ -115,9 +113,30 @@ func parsePlace(id string) (p place, err error) {
 	n, err1 := strconv.ParseInt(attempt, 10, 32)
 	at, err2 := strconv.ParseInt(position, 10, 64)
 	if p = (place{int(n), joblog.Position(at)}); err1 != nil || err2 != nil || n < 1 || at < 0 || p.String() != id {
-		return place{}, fault.Field("Last-Event-ID", "%.64q is not the id of an event of this stream", id)
+		return place{}, errPlace(id)
 	}
 	return p, nil
+}
+
+func errPlace(id string) error {
+	return fault.Field("Last-Event-ID", "%.64q is not the id of an event of this stream", id)
+}
+
+// isPlace reports whether a job's output may be read on from a place: there is the attempt, and a record ends there, as
+// far as it can still be looked at.
+func (a *API) isPlace(job *store.Job, at place) bool {
+	attempt := attemptNumbered(job, at.attempt)
+	if attempt == nil {
+		return false
+	}
+	records, err := a.logs.Read(attempt.ID, at.position)
+	if err != nil {
+		return fault.Of(err) != fault.Invalid
+	}
+	for _, err := range records {
+		return fault.Of(err) != fault.Invalid
+	}
+	return true
 }
 
 func attemptNumbered(job *store.Job, n int) *store.Attempt {

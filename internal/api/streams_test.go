@@ -284,13 +284,13 @@ func TestALastEventIDFromElsewhereIsInvalid(t *testing.T) {
 	g := newRig(t)
 	g.engine.addJob("job_a", dayfly.Running, "att_1")
 	g.print("att_1", wire.Stdout, "x")
-	for _, id := range []string{"x", "1", "1:", ":1", "0:0", "-1:0", "1:-1", "1:99999", "01:0", "1:0x1", "99999999999:0", "1:0:0", " 1:0", strings.Repeat("1", 65)} {
+	for _, id := range []string{"x", "1", "1:", ":1", "0:0", "-1:0", "1:-1", "1:99999", "1:1", "2:0", "2:7", "01:0", "1:0x1", "99999999999:0", "1:0:0", " 1:0", strings.Repeat("1", 65)} {
 		g.do("GET", "/v1/jobs/job_a/logs?follow=true", "", "Accept: text/event-stream", "Last-Event-ID: "+id).want(t, "output from "+id, 422, fault.Invalid)
 	}
-	for _, id := range []string{"x", "-1", "1.0", "99999999999999999999", "+1", "01"} {
+	for _, id := range []string{"2", "x", "-1", "1.0", "99999999999999999999", "+1", "01"} {
 		g.do("GET", "/v1/jobs/job_a/events", "", "Last-Event-ID: "+id).want(t, "events from "+id, 422, fault.Invalid)
 	}
-	for _, target := range []string{"?after=-1", "?after=x", "?since=1"} {
+	for _, target := range []string{"?after=2", "?after=-1", "?after=x", "?since=1"} {
 		g.do("GET", "/v1/jobs/job_a/events"+target, "").want(t, target, 422, fault.Invalid)
 	}
 }
