@@ -58,6 +58,9 @@ func (a *API) putBlob(w http.ResponseWriter, r *http.Request) error {
 	if file.Limit > 0 && r.ContentLength > file.Limit {
 		return tooLarge(file.Limit)
 	}
+	if err := wantWhole(r); err != nil {
+		return err
+	}
 	contentType := r.Header.Get("Content-Type")
 	if file.ContentType != "" && contentType != file.ContentType {
 		return &withStatus{fault.Field("Content-Type", "must be exactly %s, not %.100q", file.ContentType, contentType), http.StatusUnsupportedMediaType}
@@ -130,6 +133,15 @@ func (a *API) targetOf(ctx context.Context, key string) (*target, error) {
 		}
 	}
 	return nil, fault.Say(fault.StaleAttempt, "attempt %.128s is over; its artifacts cannot be changed", attempt)
+}
+
+// wantWhole refuses an upload of a part, which would be taken for the whole, as RFC 9110 says it must be refused; and one
+// that is encoded.
+func wantWhole(r *http.Request) error {
+	if r.Header.Get("Content-Range") != "" {
+		return &withStatus{fault.Field("Content-Range", "is not possible here: send the whole file in one request"), http.StatusBadRequest}
+	}
+	return wantPlain(r)
 }
 
 // keep stores a file. Whether it still may be stored is asked again when all of it has come, which may be hours later:

@@ -429,3 +429,27 @@ func TestAnUploadThatEndsTooLateChangesNothing(t *testing.T) {
 		}
 	}
 }
+
+func TestABodyIsTakenAsItIsOrNotAtAll(t *testing.T) {
+	t.Parallel()
+	g := newRig(t)
+	job := decode[dayfly.Job](t, g.do("POST", "/v1/jobs", `{"command":["a"],"inputs":[{"name":"x"}]}`), 201)
+	upload := strings.TrimPrefix(job.Inputs[0].Upload.URL, "http://127.0.0.1:7700")
+	const encoded = "Content-Encoding: gzip"
+	for what, p := range map[string]api.Problem{
+		"Content-Range":                g.do("PUT", upload, "part", "Content-Range: bytes 0-3/10").want(t, "a part", 400, fault.Invalid),
+		"Content-Encoding":             g.do("PUT", upload, "zip", encoded).want(t, "an encoded file", 415, fault.Invalid),
+		"Content-Encoding of JSON":     g.do("POST", "/v1/jobs", `{"command":["a"]}`, encoded).want(t, "an encoded job", 415, fault.Invalid),
+		"Content-Encoding of no other": g.do("PUT", upload, "zip", "Content-Encoding: identity", encoded).want(t, "encoded twice", 415, fault.Invalid),
+	} {
+		if field, _, _ := strings.Cut(what, " "); p.Field != field {
+			t.Errorf("%s: got field %q, want %q", what, p.Field, field)
+		}
+	}
+	if in := decode[dayfly.Job](t, g.do("GET", "/v1/jobs/"+job.ID, ""), 200).Inputs[0]; in.Uploaded {
+		t.Errorf("after all this the input counts as uploaded: %+v", in)
+	}
+	if got := g.do("PUT", upload, "whole", "Content-Encoding: Identity"); got.status != http.StatusCreated {
+		t.Errorf("the whole as it is: got %d: %s", got.status, got.body)
+	}
+}

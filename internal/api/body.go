@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,6 +32,9 @@ const keepBuffer = 64 << 10
 func readBody(w http.ResponseWriter, r *http.Request, limit int64, use func(data []byte) error) error {
 	if r.ContentLength > limit {
 		return tooLarge(limit)
+	}
+	if err := wantPlain(r); err != nil {
+		return err
 	}
 	buffer := bodies.Get().(*bytes.Buffer)
 	defer func() {
@@ -78,6 +82,17 @@ func wantJSON(r *http.Request) error {
 		return nil
 	}
 	return &withStatus{fault.Field("Content-Type", "must be application/json, not %.100q", header), http.StatusUnsupportedMediaType}
+}
+
+// wantPlain refuses a body that is compressed or otherwise encoded: nobody here would decode it.
+func wantPlain(r *http.Request) error {
+	for _, coding := range r.Header.Values("Content-Encoding") {
+		if !strings.EqualFold(strings.TrimSpace(coding), "identity") {
+			wrong := fault.Field("Content-Encoding", "%.100q is not decoded here; send the body as it is, without this header", coding)
+			return &withStatus{wrong, http.StatusUnsupportedMediaType}
+		}
+	}
+	return nil
 }
 
 // noBody refuses a body where none is expected, so that nobody thinks it had an effect.
