@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"os"
 	"path"
@@ -17,6 +16,7 @@ import (
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/blob"
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/engine"
 	"github.com/dayfly-run/dayfly/internal/store"
 	"github.com/dayfly-run/dayfly/internal/ticket"
 )
@@ -65,7 +65,7 @@ func (a *API) putBlob(w http.ResponseWriter, r *http.Request) error {
 	if file.ContentType != "" && contentType != file.ContentType {
 		return &withStatus{fault.Field("Content-Type", "must be exactly %s, not %.100q", file.ContentType, contentType), http.StatusUnsupportedMediaType}
 	}
-	if contentType != "" && !contentTypeValid(contentType) {
+	if contentType != "" && !engine.IsContentType(contentType) {
 		return fault.Field("Content-Type", "%.100q is not a content type", contentType)
 	}
 	target, err := a.targetOf(r.Context(), key)
@@ -367,10 +367,4 @@ func encodeExt(s string) string {
 		fmt.Fprintf(&b, "%%%02X", c)
 	}
 	return b.String()
-}
-
-// contentTypeValid reports whether a content type is one that may be kept and sent again.
-func contentTypeValid(contentType string) bool {
-	_, _, err := mime.ParseMediaType(contentType)
-	return err == nil && len(contentType) <= 255
 }

@@ -3,11 +3,13 @@ package engine
 import (
 	"fmt"
 	"maps"
+	"mime"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/dayfly-run/dayfly"
@@ -163,8 +165,8 @@ func checkFiles(spec *dayfly.JobSpec) error {
 			return fault.Field(field, "%q is declared twice", in.Name)
 		}
 		seen[in.Name] = true
-		if err := checkText(fmt.Sprintf("inputs[%d].content_type", i), in.ContentType, 255); err != nil {
-			return err
+		if in.ContentType != "" && !IsContentType(in.ContentType) {
+			return fault.Field(fmt.Sprintf("inputs[%d].content_type", i), "%.100q is not a content type, such as audio/wav", in.ContentType)
 		}
 	}
 	for name := range seen {
@@ -184,6 +186,13 @@ func checkFiles(spec *dayfly.JobSpec) error {
 		}
 	}
 	return nil
+}
+
+// IsContentType reports whether a text can be the content type of an upload. What is declared has to come in a header,
+// exactly as it is.
+func IsContentType(text string) bool {
+	_, _, err := mime.ParseMediaType(text)
+	return err == nil && len(text) <= 255 && strings.TrimSpace(text) == text && !strings.ContainsFunc(text, unicode.IsControl)
 }
 
 func checkFileName(field, name string) error {

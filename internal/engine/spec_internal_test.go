@@ -24,6 +24,9 @@ func TestASpecThatCannotWorkIsRefusedWithItsField(t *testing.T) {
 			}
 		}
 	}
+	typed := func(contentType string) func(*dayfly.JobSpec) {
+		return func(s *dayfly.JobSpec) { s.Inputs = []dayfly.InputSpec{{Name: "a", ContentType: contentType}} }
+	}
 	for name, try := range map[string]struct {
 		spoil func(*dayfly.JobSpec)
 		field string
@@ -50,6 +53,9 @@ func TestASpecThatCannotWorkIsRefusedWithItsField(t *testing.T) {
 		"an input twice":                {input("a", "a"), "inputs[1].name", fault.Invalid},
 		"a file that is a directory":    {input("a", "a/b"), "inputs", fault.Invalid},
 		"a very long name":              {input(strings.Repeat("x", 300)), "inputs[0].name", fault.Invalid},
+		"a content type with a space":   {typed("audio wav"), "inputs[0].content_type", fault.Invalid},
+		"a content type with a line":    {typed("audio/wav\n"), "inputs[0].content_type", fault.Invalid},
+		"a very long content type":      {typed("audio/" + strings.Repeat("x", 255)), "inputs[0].content_type", fault.Invalid},
 		"an output above the directory": {func(s *dayfly.JobSpec) { s.Outputs = []string{"../*"} }, "outputs[0]", fault.Invalid},
 		"an open bracket":               {func(s *dayfly.JobSpec) { s.Outputs = []string{"[a"} }, "outputs[0]", fault.Invalid},
 		"a large payload":               {func(s *dayfly.JobSpec) { s.Payload = json.RawMessage(`"` + strings.Repeat("x", 256<<10) + `"`) }, "payload", fault.TooLarge},
