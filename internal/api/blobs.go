@@ -121,7 +121,10 @@ func (a *API) targetOf(ctx context.Context, key string) (*target, error) {
 		return nil, ofJob(id, err)
 	}
 	if kind == "inputs" {
-		if job.State != dayfly.Created {
+		switch {
+		case job.State.Terminal():
+			return nil, fault.Say(fault.Conflict, "job %s is %s; its inputs cannot be changed", id, job.State)
+		case job.State != dayfly.Created:
 			return nil, fault.Say(fault.Conflict, "job %s has been started; its inputs cannot be changed", id)
 		}
 		return &target{key: ticket.NewUploadKey(id), job: id, input: name}, nil

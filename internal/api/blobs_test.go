@@ -75,6 +75,11 @@ func TestAnInputIsUploadedWhereItsJobSays(t *testing.T) {
 	if info, err := g.blobs.Stat(t.Context(), g.engine.inputBlob(job.ID)); err != nil || info.SHA256 != sum("other") {
 		t.Errorf("after a refused upload the input is %+v, %v", info, err)
 	}
+	decode[dayfly.Job](t, g.do("POST", "/v1/jobs/"+job.ID+"/cancel", ""), 200)
+	p := g.do("PUT", target, "third", "Content-Type: audio/wav").want(t, "after the job was canceled", 409, fault.Conflict)
+	if !strings.Contains(p.Detail, "canceled") {
+		t.Errorf("an upload for a canceled job is refused with %q, which does not say so", p.Detail)
+	}
 	if in := decode[dayfly.Job](t, g.do("GET", "/v1/jobs/"+job.ID, ""), 200).Inputs[0]; in.Upload != nil {
 		t.Errorf("a started job says how to upload: %+v", in.Upload)
 	}

@@ -131,10 +131,12 @@ func (a *API) submit(ctx context.Context, in *submitInput) (*newJobOutput, error
 
 // checkKey refuses an Idempotency-Key that could be mistaken for another.
 func checkKey(r *http.Request, key string) error {
-	if len(r.Header["Idempotency-Key"]) > 1 {
+	given := r.Header["Idempotency-Key"]
+	if len(given) > 1 {
 		return fault.Field("Idempotency-Key", "must be given once")
 	}
-	if len(key) > 200 || strings.ContainsFunc(key, func(c rune) bool { return c <= ' ' || c > '~' }) {
+	// An empty one is a client's mistake, whose repetitions would each make a job.
+	if len(given) == 1 && key == "" || len(key) > 200 || strings.ContainsFunc(key, func(c rune) bool { return c <= ' ' || c > '~' }) {
 		return fault.Field("Idempotency-Key", "must be 1 to 200 visible ASCII characters")
 	}
 	return nil

@@ -88,6 +88,8 @@ func TestBadSubmissionsAreRefusedAndMakeNothing(t *testing.T) {
 		"an empty array":        {`[]`, nil, 422, fault.Invalid, "", "must be an object"},
 		"a long key":            {`{"command":["a"]}`, []string{"Idempotency-Key: " + long}, 422, fault.Invalid, "Idempotency-Key", "200"},
 		"a key with a space":    {`{"command":["a"]}`, []string{"Idempotency-Key: a b"}, 422, fault.Invalid, "Idempotency-Key", "visible"},
+		"an empty key":          {`{"command":["a"]}`, []string{"Idempotency-Key: "}, 422, fault.Invalid, "Idempotency-Key", "visible"},
+		"a blank key":           {`{"command":["a"]}`, []string{"Idempotency-Key:  "}, 422, fault.Invalid, "Idempotency-Key", "visible"},
 		"two keys":              {`{"command":["a"]}`, []string{"Idempotency-Key: a", "Idempotency-Key: b"}, 422, fault.Invalid, "Idempotency-Key", "once"},
 		"one byte too many":     {pad(1<<20 + 1), nil, 413, fault.TooLarge, "", "1048576"},
 	} {

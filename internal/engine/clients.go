@@ -58,6 +58,10 @@ func (e *Engine) Submit(ctx context.Context, s *Submission) (job *store.Job, rep
 	boarding := e.board(sub, now)
 	stored, replayed, err := e.store.Submit(ctx, sub)
 	e.depart(boarding, stored, err)
+	if fault.Of(err) == fault.IdempotencyMismatch {
+		return nil, false, &fault.FieldError{Field: "Idempotency-Key", Kind: fault.IdempotencyMismatch,
+			Message: "was used before with another request; use a new key for this one"}
+	}
 	if err != nil {
 		return nil, false, err
 	}
@@ -466,7 +470,11 @@ func (e *Engine) InputStored(ctx context.Context, jobID string, in store.Input) 
 		return err
 	}
 	in.StoredAt = e.clock.now()
-	if err := e.storeInput(ctx, jobID, in); err != nil {
+	err := e.storeInput(ctx, jobID, in)
+	if fault.Of(err) == fault.Conflict {
+		return fault.Say(fault.Conflict, "job %s was started or canceled before all of input %s had come; the upload was discarded", jobID, in.Name)
+	}
+	if err != nil {
 		return err
 	}
 	job, err := e.store.Job(ctx, jobID)

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -152,6 +153,28 @@ func TestARetryWhoseClientHangsUpLeavesNoJobBehind(t *testing.T) {
 	})
 }
 
+func TestAKeyThatWasUsedForSomethingElseIsNamed(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, nil)
+		e := f.engine.Load()
+		spec := dayfly.JobSpec{Command: []string{"true"}}
+		first, _, err := e.Submit(t.Context(), &engine.Submission{Spec: spec, Key: "k", BodyHash: []byte("one")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		check(t, f.finished(first.ID, time.Minute), dayfly.Succeeded, "", 1)
+		_, _, submitted := e.Submit(t.Context(), &engine.Submission{Spec: spec, Key: "k", BodyHash: []byte("two")})
+		_, _, retried := e.Retry(t.Context(), first.ID, "k")
+		for what, err := range map[string]error{"another submission": submitted, "a retry": retried} {
+			field, ok := errors.AsType[*fault.FieldError](err)
+			if !ok || fault.Of(err) != fault.IdempotencyMismatch || field.Field != "Idempotency-Key" || !strings.Contains(field.Message, "new key") {
+				t.Errorf("%s: got %v, want fault.IdempotencyMismatch that names the key and says what to do", what, err)
+			}
+		}
+	})
+}
+
 func TestAnUploadThatDoesNotCountIsRemoved(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {
@@ -175,6 +198,8 @@ func TestAnUploadThatDoesNotCountIsRemoved(t *testing.T) {
 		}
 		if err := f.upload(job.ID, "a", "late"); fault.Of(err) != fault.Conflict {
 			t.Errorf("an upload after the start: got %v, want fault.Conflict", err)
+		} else if sentence, _ := fault.Sentence(err); !strings.Contains(sentence, "discarded") {
+			t.Errorf("an upload after the start is refused with %q, which does not say what became of it", sentence)
 		}
 		want("after the refused upload", "second")
 		check(t, f.finished(job.ID, time.Minute), dayfly.Succeeded, "", 1)
