@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/api"
 )
 
 // front is the server's side towards the network: listeners, URLs and the HTTP server.
@@ -162,7 +163,7 @@ func patient(r *http.Request) bool {
 			return true
 		}
 	}
-	return strings.Contains(r.Header.Get("Accept"), "text/event-stream")
+	return api.WantsEvents(r)
 }
 
 // endPatient ends the context of requests that wait when stopping ends.

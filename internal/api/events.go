@@ -41,7 +41,7 @@ func (a *API) readEvents(ctx context.Context, in *eventsInput) (*huma.StreamResp
 		}
 		return nil, fault.Field(field, "%d is no event of job %.128s: its last is %d", after, in.ID, job.Events)
 	}
-	if !wantsEvents(in.r) || in.r.Method == http.MethodHead {
+	if !WantsEvents(in.r) || in.r.Method == http.MethodHead {
 		events, err := a.engine.Events(ctx, in.ID, after, eventPage)
 		if err != nil {
 			return nil, ofJob(in.ID, err)

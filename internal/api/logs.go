@@ -65,7 +65,7 @@ func (a *API) readLogs(ctx context.Context, in *logsInput) (*huma.StreamResponse
 	if in.LastID != "" && in.LastID != ended && !a.isPlace(job, at) {
 		return nil, errPlace(in.LastID)
 	}
-	events := wantsEvents(in.r)
+	events := WantsEvents(in.r)
 	if events && in.LastID == ended {
 		return &huma.StreamResponse{Body: func(huma.Context) { in.w.WriteHeader(http.StatusNoContent) }}, nil
 	}

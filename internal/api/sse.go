@@ -35,8 +35,8 @@ type stream struct {
 	pinged time.Time
 }
 
-// wantsEvents reports whether the caller asks for server-sent events.
-func wantsEvents(r *http.Request) bool {
+// WantsEvents reports whether a request asks for server-sent events.
+func WantsEvents(r *http.Request) bool {
 	for _, value := range r.Header.Values("Accept") {
 		for kind := range strings.SplitSeq(value, ",") {
 			kind, _, _ = strings.Cut(kind, ";")
