@@ -20,8 +20,8 @@ func (d Duration) String() string { return time.Duration(d).String() }
 // is checked and copied, which takes longer than to write it, and a job has ten durations.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
-// UnmarshalJSON reads a string such as "90s", or a number of seconds. A negative duration, or one above MaxDuration,
-// is fault.Invalid.
+// UnmarshalJSON reads a string such as "90s", or a number of seconds. Less than a nanosecond, but not nothing, is one
+// nanosecond. A negative duration, or one above MaxDuration, is fault.Invalid.
 func (d *Duration) UnmarshalJSON(data []byte) error {
 	var text string
 	if bytes.HasPrefix(bytes.TrimSpace(data), []byte{'"'}) {
@@ -38,6 +38,9 @@ func (d *Duration) UnmarshalJSON(data []byte) error {
 		return fmt.Errorf("%w: a duration must be between 0 and %v", fault.Invalid, MaxDuration)
 	}
 	*d = Duration(seconds * float64(time.Second))
+	if seconds > 0 {
+		*d = max(*d, 1) // nothing often stands for a default, or for no limit
+	}
 	return nil
 }
 
@@ -51,5 +54,8 @@ func (d *Duration) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%w: a duration must be between 0 and %v", fault.Invalid, MaxDuration)
 	}
 	*d = Duration(parsed)
+	if bytes.ContainsAny(text, "123456789") {
+		*d = max(*d, 1) // as for a number of seconds
+	}
 	return nil
 }

@@ -175,6 +175,8 @@ func TestATokenIsCreatedShownOnceAndRevoked(t *testing.T) {
 		`{"name":"a b"}`:                    "name",
 		`{"name":"x","scopes":["root"]}`:    "scopes",
 		`{"name":"x","expires_in":"never"}`: "expires_in",
+		`{"name":"x","expires_in":"0s"}`:    "expires_in",
+		`{"name":"x","expires_in":0}`:       "expires_in",
 		`{"name":"x","scope":"read"}`:       "scope",
 	} {
 		if p := g.do("POST", "/v1/tokens", body, admin).want(t, body, 422, fault.Invalid); p.Field != field {

@@ -32,7 +32,7 @@ func (a *API) addTokens() {
 type tokenRequest struct {
 	Name      string          `json:"name" minLength:"1" maxLength:"64" doc:"What it is for. No two live tokens have the same name."`
 	Scopes    []string        `json:"scopes,omitempty" maxItems:"4" doc:"What it may do: submit, read, cancel, admin. Default: submit, read and cancel."`
-	ExpiresIn dayfly.Duration `json:"expires_in,omitempty" doc:"When it ends by itself. Default: never."`
+	ExpiresIn *dayfly.Duration `json:"expires_in,omitempty" doc:"When it ends by itself. Default: never."`
 }
 
 // token is a token as it is shown.
@@ -76,11 +76,14 @@ func (a *API) createToken(ctx context.Context, in *createTokenInput) (*createTok
 			return nil, fault.Field("scopes", "%.40q is not a scope; submit, read, cancel and admin are", s)
 		}
 	}
+	if wanted.ExpiresIn != nil && *wanted.ExpiresIn == 0 {
+		return nil, fault.Field("expires_in", "must be longer than nothing; leave it out for a token that does not end by itself")
+	}
 	secret, now := newToken(), a.now()
 	hash := sha256.Sum256([]byte(secret))
 	t := &store.Token{ID: "tok_" + uuid.NewString(), Name: wanted.Name, Hash: hash[:], Scopes: slices.Compact(slices.Sorted(slices.Values(wanted.Scopes))), CreatedAt: now}
-	if wanted.ExpiresIn > 0 {
-		t.ExpiresAt = now.Add(time.Duration(wanted.ExpiresIn))
+	if wanted.ExpiresIn != nil {
+		t.ExpiresAt = now.Add(time.Duration(*wanted.ExpiresIn))
 	}
 	if err := a.tokens.AddToken(ctx, t); err != nil {
 		if fault.Of(err) == fault.Conflict {

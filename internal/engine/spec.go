@@ -32,6 +32,7 @@ const (
 	maxEnvBytes     = 256 << 10
 	maxEnvCount     = 1000
 	maxPayload      = 256 << 10
+	maxLine         = 200 // characters
 	maxLabels       = 64
 	maxRunTimeout   = 7 * 24 * time.Hour
 	maxWait         = 366 * 24 * time.Hour
@@ -81,10 +82,10 @@ func (e *Engine) normalize(spec *dayfly.JobSpec, now time.Time) error {
 	if spec.Name == "" {
 		spec.Name = filepath.Base(spec.Command[0])
 	}
-	if err := checkText("name", spec.Name, 200); err != nil {
+	if err := checkLine("name", spec.Name); err != nil {
 		return err
 	}
-	if err := checkText("concurrency_key", spec.ConcurrencyKey, 200); err != nil {
+	if err := checkLine("concurrency_key", spec.ConcurrencyKey); err != nil {
 		return err
 	}
 	fillDefaults(spec)
@@ -269,6 +270,14 @@ func checkText(field, text string, most int) error {
 		return fault.Field(field, "holds a NUL character")
 	}
 	return nil
+}
+
+// checkLine checks a short text that the API's description limits by its characters.
+func checkLine(field, text string) error {
+	if n := utf8.RuneCountInString(text); n > maxLine {
+		return fault.Field(field, "has %d characters; at most %d are allowed", n, maxLine)
+	}
+	return checkText(field, text, maxLine*utf8.UTFMax)
 }
 
 // sizeOf returns the machine size a spec asks for: the preset, with explicit numbers in place of its own.

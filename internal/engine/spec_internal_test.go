@@ -67,6 +67,8 @@ func TestASpecThatCannotWorkIsRefusedWithItsField(t *testing.T) {
 		"backoff upside down":           {func(s *dayfly.JobSpec) { s.Retry.BackoffMin, s.Retry.BackoffMax = dayfly.Duration(time.Hour), 1 }, "retry.backoff_max", fault.Invalid},
 		"exit code 0 not to be retried": {func(s *dayfly.JobSpec) { s.Retry.NonRetryableExits = []int{0} }, "retry.non_retryable_exit_codes[0]", fault.Invalid},
 		"a time far away":               {func(s *dayfly.JobSpec) { s.RunAt = &far }, "run_at", fault.Invalid},
+		"a long name":                   {func(s *dayfly.JobSpec) { s.Name = strings.Repeat("ä", 201) }, "name", fault.Invalid},
+		"a long concurrency key":        {func(s *dayfly.JobSpec) { s.ConcurrencyKey = strings.Repeat("k", 201) }, "concurrency_key", fault.Invalid},
 		"a NUL in the name":             {func(s *dayfly.JobSpec) { s.Name = "a\x00" }, "name", fault.Invalid},
 		"a NUL in the concurrency key":  {func(s *dayfly.JobSpec) { s.ConcurrencyKey = "\x00" }, "concurrency_key", fault.Invalid},
 	} {
@@ -83,6 +85,15 @@ func TestASpecThatCannotWorkIsRefusedWithItsField(t *testing.T) {
 				t.Errorf("got field %s, kind %s, message %q; want field %s, kind %s and a sentence", got.Field, got.Kind, got.Message, try.field, try.kind)
 			}
 		})
+	}
+}
+
+func TestNamesAreAsLongAsTheirCharacters(t *testing.T) {
+	t.Parallel()
+	e := &Engine{defaultProvider: "local", providers: map[string]machine.Provider{"local": memmachine.New(nil)}}
+	spec := dayfly.JobSpec{Command: []string{"true"}, Name: strings.Repeat("ä", 200), ConcurrencyKey: strings.Repeat("🙂", 200)}
+	if err := e.normalize(&spec, time.Now()); err != nil {
+		t.Errorf("names of 200 characters, which are more bytes: got %v, want them taken", err)
 	}
 }
 
