@@ -97,8 +97,11 @@ func (a *API) permit(r *http.Request, rule access) error {
 		return fault.Say(fault.Unauthenticated, "a token is needed; send it as: Authorization: Bearer TOKEN")
 	case token == "":
 		return nil
-	case ticket.IsAttemptToken(token):
+	case ticket.IsAttemptToken(token) && a.key.Genuine(token):
 		return a.permitOwn(r, rule, token)
+	case ticket.IsAttemptToken(token):
+		a.measures.refusedToken()
+		return a.guard.unknown(r.RemoteAddr)
 	}
 	scopes, err := a.guard.scopes(r.Context(), token, r.RemoteAddr)
 	if err != nil {

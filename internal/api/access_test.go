@@ -14,6 +14,7 @@ import (
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/api"
 	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/ticket"
 )
 
 func requireToken(o *api.Options) { o.RequireToken = true }
@@ -293,6 +294,9 @@ func TestTheTokenOfARunningCommandOpensItsOwnJobOnly(t *testing.T) {
 			"made up entirely": "dfj_att_a.1_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
 		} {
 			g.do("GET", "/v1/jobs/job_a", "", "Authorization: Bearer "+token).want(t, name, 401, fault.Unauthenticated)
+			if !g.key.Genuine(token) { // for a route that no such token opens
+				g.do("GET", "/v1/jobs", "", "Authorization: Bearer "+token).want(t, name+" for all jobs", 401, fault.Unauthenticated)
+			}
 		}
 	}
 }
@@ -343,6 +347,25 @@ func TestPagesOfOtherSitesAreRefused(t *testing.T) {
 			t.Errorf("%s: other origins are allowed to read the answer", name)
 		}
 	}
+}
+
+func TestForgedTokensOfAttemptsAreCountedAndSlowed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, requireToken)
+		last := 0
+		for i := range 100 {
+			forged := ticket.NewKey().Job(fmt.Sprintf("att_%d", i), 1)
+			last = g.do("GET", "/v1/jobs/job_a", "", "Authorization: Bearer "+forged).status
+		}
+		if last != http.StatusTooManyRequests {
+			t.Errorf("the last of 100 forged tokens at once: got %d, want 429", last)
+		}
+		counted := string(g.do("GET", "/metrics", "", g.token("reader", "read")).body)
+		if !strings.Contains(counted, "dayfly_tokens_refused_total 100\n") {
+			t.Errorf("100 forged tokens are not counted as that: %s", counted)
+		}
+	})
 }
 
 func TestATokenThatCannotBeLookedUpIsNotCountedAsRefused(t *testing.T) {

@@ -167,6 +167,9 @@ func (e *Engine) Beats(ctx context.Context, b *wire.Beats) (*wire.BeatsAnswer, e
 		flights = append(flights, f)
 		e.beat(f, beat, wake)
 	}
+	if len(flights) == 0 { // nobody waits who may
+		return answer, nil
+	}
 	timer := time.NewTimer(min(time.Duration(max(0, b.WaitMS))*time.Millisecond, maxHold))
 	defer timer.Stop()
 	for {

@@ -108,6 +108,11 @@ const (
 	jobPrefix       = "dfj_" // what a running command may do for itself
 )
 
+const (
+	macLength = len("_") + (sha256.Size*8+5)/6 // of the end of a token: its MAC in base64
+	maxToken  = 256
+)
+
 // Bootstrap returns the token that claims the attempt. It is the same each time.
 func (k Key) Bootstrap(attempt string) string {
 	return bootstrapPrefix + attempt + "_" + encode(k.sign("bootstrap", attempt))
@@ -131,6 +136,17 @@ func IsAttemptToken(token string) bool {
 	return strings.HasPrefix(token, bootstrapPrefix) || strings.HasPrefix(token, sessionPrefix) || strings.HasPrefix(token, jobPrefix)
 }
 
+// Genuine reports whether one of this package's tokens has this key's signature, whatever it is for.
+func (k Key) Genuine(token string) bool {
+	if body, ok := strings.CutPrefix(token, bootstrapPrefix); ok {
+		end := len(body) - macLength
+		return end >= 0 && len(token) <= maxToken && k.CheckBootstrap(token, body[:end])
+	}
+	_, _, session := k.CheckSession(token)
+	_, _, job := k.CheckJob(token)
+	return session == nil || job == nil
+}
+
 // CheckBootstrap reports whether the token is the bootstrap token of the attempt.
 func (k Key) CheckBootstrap(token, attempt string) bool {
 	return hmac.Equal([]byte(token), []byte(k.Bootstrap(attempt)))
@@ -150,8 +166,8 @@ func (k Key) check(prefix, token string) (string, int64, error) {
 	refused := fault.Say(fault.Unauthenticated, "this token is not one of this server's")
 	body, ok := strings.CutPrefix(token, prefix)
 	// The MAC has a fixed length, so what it signs is found from the end, whatever characters an id may hold.
-	end := len(body) - base64.RawURLEncoding.EncodedLen(sha256.Size) - len("_")
-	if !ok || end < 0 || len(token) > 256 {
+	end := len(body) - macLength
+	if !ok || end < 0 || len(token) > maxToken {
 		return "", 0, refused
 	}
 	attempt, number, _ := strings.Cut(body[:end], ".")

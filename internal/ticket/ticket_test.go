@@ -134,3 +134,20 @@ func TestTheKeyIsMadeOnceAndNeverPrinted(t *testing.T) {
 		t.Errorf("LoadKey of a spoilt file: got %v, want fault.Invalid", err)
 	}
 }
+
+func TestATokenIsGenuineUnderItsOwnKeyOnly(t *testing.T) {
+	t.Parallel()
+	key, other := ticket.NewKey(), ticket.NewKey()
+	for name, token := range map[string]string{
+		"bootstrap": key.Bootstrap("att_1"), "session": key.Session("att_1", 2), "job": key.Job("att_1", 2),
+	} {
+		if !key.Genuine(token) || other.Genuine(token) {
+			t.Errorf("%s token: got genuine = %v, and %v under another key; want true and false", name, key.Genuine(token), other.Genuine(token))
+		}
+		for _, wrong := range []string{token[:len(token)-1], token[:5], token + "x", "", "dfy_" + token, strings.Replace(token, "att_1", "att_2", 1)} {
+			if key.Genuine(wrong) {
+				t.Errorf("%s token changed to %q counts as genuine", name, wrong)
+			}
+		}
+	}
+}

@@ -70,3 +70,16 @@ func TestAnArtifactIsKeptBeforeTheResultIsVerifiedOrNotAtAll(t *testing.T) {
 		}
 	})
 }
+
+func TestNobodyWaitsForOrdersToNoAttempt(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, nil)
+		wait(t.Context(), time.Second)
+		began := time.Now()
+		said, err := f.engine.Load().Beats(t.Context(), &wire.Beats{WaitMS: 20_000})
+		if took := time.Since(began); err != nil || len(said.Orders) != 0 || took > time.Second {
+			t.Errorf("heartbeats of no attempt: got %+v, %v after %v; want no orders at once", said, err, took)
+		}
+	})
+}
