@@ -23,7 +23,7 @@ import (
 // sentence is the server's. A server that cannot be reached is fault.Unavailable.
 //
 // Calls that are safe to repeat are repeated, with growing random waits, when the connection fails or the server
-// answers 429, 502, 503 or 504, until [ClientOptions.Patience] is used up. Calls that would do something twice are
+// answers 408, 429, 502, 503 or 504, until [ClientOptions.Patience] is used up. Calls that would do something twice are
 // made so that they do not: [Client.Submit] and [Client.Retry] always carry an Idempotency-Key.
 type Client struct {
 	base     *url.URL
@@ -84,6 +84,7 @@ type request struct {
 	header http.Header
 	body   any  // sent as JSON when it is not nil
 	once   bool // repeating it could do something twice
+	away   bool // it makes something go away: that it is not there, when a try before had no answer, is success
 }
 
 // call makes the request, repeating it while that is safe and promises something, and decodes the answer into out
@@ -97,11 +98,16 @@ func (c *Client) call(ctx context.Context, r request, out any) error {
 		}
 	}
 	again := c.newBackoff()
+	lost := false // a try may have been carried out although it had no answer
 	for {
 		err := c.try(ctx, r, body, out)
+		if r.away && lost && errors.Is(err, fault.NotFound) {
+			return nil
+		}
 		if err == nil || r.once || !again.wait(ctx, err) {
 			return err
 		}
+		lost = lost || mayBeDone(err)
 	}
 }
 
@@ -213,12 +219,22 @@ func (b *backoff) wait(ctx context.Context, err error) bool {
 	if !ok || ctx.Err() != nil {
 		return false
 	}
-	bound := min(backoffFirst<<min(b.tries, 16), backoffMost)
-	b.tries++
-	pause = max(pause, mathrand.N(bound))
+	pause = max(pause, b.next())
 	if time.Now().Add(pause).After(b.until) {
 		return false
 	}
+	return sleep(ctx, pause)
+}
+
+// next returns the next random wait.
+func (b *backoff) next() time.Duration {
+	bound := min(backoffFirst<<min(b.tries, 16), backoffMost)
+	b.tries++
+	return mathrand.N(bound)
+}
+
+// sleep reports whether it has slept for all of the time, before the context ended.
+func sleep(ctx context.Context, pause time.Duration) bool {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {

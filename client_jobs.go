@@ -127,7 +127,7 @@ func (c *Client) Delete(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return c.call(ctx, request{method: http.MethodDelete, path: path}, nil)
+	return c.call(ctx, request{method: http.MethodDelete, path: path, away: true}, nil)
 }
 
 // Why explains why a job is where it is; fault.NotFound.
@@ -223,14 +223,23 @@ func (c *Client) Wait(ctx context.Context, id string) (*Job, error) {
 	}
 	r := request{method: http.MethodGet, path: path, query: url.Values{"timeout": {waitTimeout.String()}}}
 	var again *backoff // counts from the first request that failed, however long those before it have waited
+	early := c.newBackoff()
 	for {
+		began := time.Now()
 		var job Job
 		err := c.try(ctx, r, nil, &job)
 		switch {
 		case err == nil && job.State.Terminal():
 			return &job, nil
-		case err == nil:
+		case err == nil && time.Since(began) >= waitTimeout-time.Second:
 			again = nil
+			early.reset()
+			continue
+		case err == nil: // by somebody who does not wait, such as a proxy, and must not be asked without a pause
+			again = nil
+			if !sleep(ctx, early.next()) {
+				return nil, fmt.Errorf("dayfly: GET %s: %w", path, context.Cause(ctx))
+			}
 			continue
 		case again == nil:
 			again = c.newBackoff()
@@ -339,7 +348,7 @@ func (c *Client) RevokeToken(ctx context.Context, idOrName string) error {
 	if idOrName == "" || idOrName == "." || idOrName == ".." {
 		return fault.Say(fault.NotFound, "%q is not a token", idOrName)
 	}
-	err := c.call(ctx, request{method: http.MethodDelete, path: "/v1/tokens/" + url.PathEscape(idOrName)}, nil)
+	err := c.call(ctx, request{method: http.MethodDelete, path: "/v1/tokens/" + url.PathEscape(idOrName), away: true}, nil)
 	if errors.Is(err, fault.NotFound) {
 		return fault.Say(fault.NotFound, "there is no live token %q", idOrName)
 	}

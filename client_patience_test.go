@@ -3,6 +3,7 @@ package dayfly_test
 import (
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -19,7 +20,7 @@ type answers func(n int, r *http.Request) (contentType string, body io.Reader)
 func (a answers) client(t *testing.T) (c *dayfly.Client, requests *int) {
 	t.Helper()
 	requests = new(int)
-	transport := roundTrip(func(r *http.Request) (*http.Response, error) {
+	transport := roundTripper(func(r *http.Request) (*http.Response, error) {
 		*requests++
 		contentType, body := a(*requests, r)
 		return &http.Response{
@@ -32,10 +33,6 @@ func (a answers) client(t *testing.T) (c *dayfly.Client, requests *int) {
 	}
 	return c, requests
 }
-
-type roundTrip func(*http.Request) (*http.Response, error)
-
-func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestAStreamThatNeverBringsAnythingIsGivenUp(t *testing.T) {
 	t.Parallel()
@@ -82,4 +79,57 @@ func TestAStreamThatStoodForLongIsTakenUpAgain(t *testing.T) {
 			t.Errorf("got %d events, want the one that came after ten minutes", events)
 		}
 	})
+}
+
+func TestWaitingAsksSeldomWhenTheAnswerComesTooSoon(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		c, requests := answers(func(int, *http.Request) (string, io.Reader) {
+			state := "running"
+			if time.Since(began) > 10*time.Minute {
+				state = "succeeded"
+			}
+			return "application/json", strings.NewReader(`{"id":"job_a","state":"` + state + `"}`)
+		}).client(t)
+		job, err := c.Wait(t.Context(), "job_a")
+		if err != nil || job.State != dayfly.Succeeded || *requests > 1000 {
+			t.Errorf("got %+v, %v after %d requests in ten minutes, want the job after a few hundred", job, err, *requests)
+		}
+	})
+}
+
+func TestWhatWentAwayWithoutAnAnswerHasGoneAway(t *testing.T) {
+	t.Parallel()
+	for what, call := range map[string]func(*dayfly.Client) error{
+		"a job":   func(c *dayfly.Client) error { return c.Delete(t.Context(), "job_a") },
+		"a token": func(c *dayfly.Client) error { return c.RevokeToken(t.Context(), "ci") },
+	} {
+		for first, want := range map[string]fault.Kind{"": "", "502": "", "408": fault.NotFound, "503": fault.NotFound} {
+			t.Run(what+" "+first, func(t *testing.T) {
+				t.Parallel()
+				tries := 0
+				c, err := dayfly.NewClient("http://dayfly.example.com", &dayfly.ClientOptions{HTTPClient: &http.Client{
+					Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+						tries++
+						status := http.StatusNotFound
+						switch {
+						case tries == 1 && first == "":
+							return nil, io.ErrUnexpectedEOF
+						case tries == 1:
+							status, _ = strconv.Atoi(first)
+						}
+						return &http.Response{StatusCode: status, Request: r, Header: http.Header{}, Body: http.NoBody}, nil
+					}),
+				}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				err = call(c)
+				if want == "" && err != nil || want != "" && fault.Of(err) != want || tries != 2 {
+					t.Errorf("got %v after %d tries, want %q after 2", err, tries, want)
+				}
+			})
+		}
+	}
 }

@@ -92,10 +92,19 @@ func kindOfStatus(status int) fault.Kind {
 func mayRepeat(err error) (time.Duration, bool) {
 	if a, ok := errors.AsType[*answered](err); ok {
 		switch a.status {
-		case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 			return a.retryAfter, true
 		}
 		return 0, false
 	}
 	return 0, errors.Is(err, fault.Unavailable)
+}
+
+// mayBeDone reports whether a request that failed so may have been carried out nevertheless: the connection broke before
+// there was an answer, or a proxy had none to pass on.
+func mayBeDone(err error) bool {
+	if a, ok := errors.AsType[*answered](err); ok {
+		return a.status == http.StatusBadGateway || a.status == http.StatusGatewayTimeout
+	}
+	return true
 }

@@ -30,8 +30,8 @@ func (a *API) addTokens() {
 
 // tokenRequest asks for a token.
 type tokenRequest struct {
-	Name      string          `json:"name" minLength:"1" maxLength:"64" doc:"What it is for. No two live tokens have the same name."`
-	Scopes    []string        `json:"scopes,omitempty" maxItems:"4" doc:"What it may do: submit, read, cancel, admin. Default: submit, read and cancel."`
+	Name      string           `json:"name" minLength:"1" maxLength:"64" doc:"What it is for. No two live tokens have the same name."`
+	Scopes    []string         `json:"scopes,omitempty" maxItems:"4" doc:"What it may do: submit, read, cancel, admin. Default: submit, read and cancel."`
 	ExpiresIn *dayfly.Duration `json:"expires_in,omitempty" doc:"When it ends by itself. Default: never."`
 }
 
