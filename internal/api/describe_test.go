@@ -2,6 +2,9 @@ package api_test
 
 import (
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"maps"
 	"net/http"
 	"slices"
@@ -197,6 +200,82 @@ func TestTheDescriptionNamesNoHeaderTwice(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// constants returns the values of a file's constants of a type.
+func constants(t *testing.T, file, kind string) (words []string) {
+	t.Helper()
+	parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ast.Inspect(parsed, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok || len(spec.Values) != 1 {
+			return true
+		}
+		name, ok := spec.Type.(*ast.Ident)
+		value, literal := spec.Values[0].(*ast.BasicLit)
+		if !ok || !literal || name.Name != kind {
+			return true
+		}
+		word, err := strconv.Unquote(value.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		words = append(words, word)
+		return true
+	})
+	slices.Sort(words)
+	return words
+}
+
+func TestTheWordsOfTheAPIAreDescribedCompletely(t *testing.T) {
+	t.Parallel()
+	g := newRig(t)
+	type property struct {
+		Type any
+		Enum []string
+	}
+	schemas := decode[struct {
+		Components struct {
+			Schemas map[string]struct{ Properties map[string]property }
+		}
+	}](t, g.do("GET", "/openapi.json", ""), 200).Components.Schemas
+	jobStates, reasons := constants(t, "../../job.go", "State"), constants(t, "../../job.go", "Reason")
+	for where, want := range map[string][]string{
+		"Job state": jobStates, "Event state": jobStates, "Why state": jobStates, "Attempt state": constants(t, "../../job.go", "AttemptState"),
+		"Job reason": reasons, "Event reason": reasons, "Attempt reason": reasons, "Problem code": constants(t, "../../fault/fault.go", "Kind"),
+	} {
+		schema, name, _ := strings.Cut(where, " ")
+		got := slices.Sorted(slices.Values(schemas[schema].Properties[name].Enum))
+		if len(want) == 0 || !slices.Equal(got, want) {
+			t.Errorf("%s: got the words %v, want %v", where, got, want)
+		}
+	}
+	if command := schemas["JobSpec"].Properties["command"].Type; command != "array" {
+		t.Errorf("a command is described as %v, want an array and never null", command)
+	}
+}
+
+func TestEveryAnswerOfTheRoutesAboutJobsIsDescribed(t *testing.T) {
+	t.Parallel()
+	paths := newRig(t).description()
+	for route, want := range map[string]string{
+		"post /v1/jobs 200":            "application/json",
+		"post /v1/jobs 201":            "application/json",
+		"post /v1/jobs/{id}/retry 200": "application/json",
+		"get /v1/jobs/{id}/logs 200":   "text/event-stream text/plain",
+		"get /v1/jobs/{id}/logs 204":   "",
+		"get /v1/jobs/{id}/events 200": "application/json text/event-stream",
+		"get /v1/jobs/{id}/events 204": "",
+	} {
+		part := strings.Fields(route)
+		answer, ok := paths[part[1]][part[0]].Responses[part[2]]
+		if got := strings.Join(slices.Sorted(maps.Keys(answer.Content)), " "); !ok || got != want {
+			t.Errorf("%s: described is %v with the content %q, want %q", route, ok, got, want)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -331,7 +332,7 @@ func (a *API) list(ctx context.Context, in *listInput) (*listOutput, error) {
 	q := &store.Query{Queue: in.Queue, Name: in.Name, Limit: in.Limit}
 	for i, s := range in.State {
 		state := dayfly.State(s)
-		if !isState(state) {
+		if !slices.Contains(states(), state) {
 			return nil, fault.Field(fmt.Sprintf("state[%d]", i), "%.40q is not a state of jobs", s)
 		}
 		q.States = append(q.States, state)
@@ -372,13 +373,4 @@ func (a *API) list(ctx context.Context, in *listInput) (*listOutput, error) {
 		out.Body.NextCursor = c.seal(strconv.FormatInt(jobs[len(jobs)-1].Seq, 10))
 	}
 	return out, nil
-}
-
-func isState(s dayfly.State) bool {
-	switch s {
-	case dayfly.Created, dayfly.Scheduled, dayfly.Queued, dayfly.Starting, dayfly.Running,
-		dayfly.Succeeded, dayfly.Failed, dayfly.Canceled, dayfly.Expired:
-		return true
-	}
-	return false
 }

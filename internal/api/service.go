@@ -70,6 +70,7 @@ func (a *API) describe(metrics bool) {
 	rendered := sync.OnceValues(func() (*description, error) {
 		spec := a.huma.OpenAPI()
 		describePlain(spec, metrics)
+		describeJobs(spec)
 		return render(spec)
 	})
 	serve := func(pattern, contentType string, part func(*description) []byte) {
