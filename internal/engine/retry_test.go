@@ -143,7 +143,7 @@ func TestARetryWhoseClientHangsUpLeavesNoJobBehind(t *testing.T) {
 		if _, _, err := f.engine.Load().Retry(ctx, first.ID, ""); err == nil {
 			t.Fatal("a retry whose client hung up: got nil, want an error")
 		}
-		jobs, err := f.engine.Load().Jobs(t.Context(), &store.Query{Limit: 10})
+		jobs, _, err := f.engine.Load().Jobs(t.Context(), &store.Query{Limit: 10})
 		if err != nil || len(jobs) != 2 {
 			t.Fatalf("got %d jobs and %v, want 2 and nil", len(jobs), err)
 		}
