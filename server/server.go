@@ -257,13 +257,24 @@ func (s *Server) LocalURL() string { return s.front.localURL }
 // Token returns the owner's token, which may do everything. It is kept in the data directory.
 func (s *Server) Token() string { return s.token }
 
+// Launch waits until every job that there is room for has begun on its machine, or ctx ends. From then on it needs no
+// server. A program that submits a job and serves no longer than that calls it before it stops. Call it while Run runs.
+func (s *Server) Launch(ctx context.Context) error { return poll(ctx, s.engine.Starting) }
+
 // Settle waits until no machine waits to be destroyed, or ctx ends. A program that serves for the length of one job
 // calls it before it stops, so that it leaves nothing behind for the next one to clear away.
 func (s *Server) Settle(ctx context.Context) error {
 	query := &store.MachineQuery{States: []store.MachineState{store.MachineDeleting}, Limit: 1}
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+	return poll(ctx, func(ctx context.Context) (bool, error) {
 		left, err := s.store.Machines(ctx, query)
-		if err != nil || len(left) == 0 {
+		return len(left) > 0, err
+	})
+}
+
+// poll waits until there is nothing left to wait for.
+func poll(ctx context.Context, left func(context.Context) (bool, error)) error {
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		if more, err := left(ctx); err != nil || !more {
 			return err
 		}
 		select {

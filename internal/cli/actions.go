@@ -172,6 +172,9 @@ What has ended stays as it is.`,
 			return p.with(cmd, func(ctx context.Context, c *connection) error {
 				return p.each(args, func(id string) (any, string, error) {
 					job, err := c.Retry(ctx, id)
+					if err == nil {
+						err = p.launched(ctx, c, job.ID)
+					}
 					if err != nil {
 						return nil, "", err
 					}

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
@@ -189,9 +191,56 @@ func (l *local) served() bool {
 	return err == nil && owner.URL != ""
 }
 
-// settle is how long a command that has served itself stays for the machines of ended jobs to be destroyed. What is
-// left then is destroyed by whoever opens the state directory next.
-const settle = 3 * time.Second
+// How long a command that serves itself does so for others. What is left then is done by whoever opens the state
+// directory next.
+const (
+	launchFor = 15 * time.Second // for jobs to begin on their machines
+	settleFor = 3 * time.Second  // for the machines of ended jobs to be destroyed
+)
+
+// within waits for something, but not longer than limit.
+func within(ctx context.Context, limit time.Duration, wait func(context.Context) error) error {
+	ctx, stop := context.WithTimeout(ctx, limit)
+	defer stop()
+	if err := wait(ctx); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// launched waits until a job that this command leaves behind has begun, and says so if it has not: without a server it
+// waits then for the next one.
+func (p *program) launched(ctx context.Context, c *connection, id string) error {
+	served := c.local.server()
+	if served == nil {
+		return nil
+	}
+	if err := within(ctx, launchFor, served.Launch); err != nil {
+		return err
+	}
+	job, err := c.Job(ctx, id)
+	if err != nil {
+		return err
+	}
+	switch job.State {
+	case dayfly.Scheduled, dayfly.Queued, dayfly.Starting:
+		p.note("%s waits, and no server runs: the next dayfly command, or dayfly serve, starts it.", id)
+	}
+	return nil
+}
+
+// server returns the server inside this process, or nil. It may be called on nil.
+func (l *local) server() *server.Server {
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.embedded == nil {
+		return nil
+	}
+	return l.embedded.running
+}
 
 func (l *local) close() error {
 	l.mu.Lock()
@@ -202,16 +251,24 @@ func (l *local) close() error {
 	if l.embedded == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), settle)
-	defer cancel()
-	settleErr := l.embedded.running.Settle(ctx)
+	select {
+	case err := <-l.embedded.done: // it could not go on
+		return ended(err)
+	default:
+	}
+	// A signal ends these waits, not the process: what they wait for goes on with the next server.
+	ctx, release := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer release()
+	running := l.embedded.running
+	err := errors.Join(within(ctx, launchFor, running.Launch), within(ctx, settleFor, running.Settle))
 	l.embedded.stop()
-	err := <-l.embedded.done
-	if settleErr != nil && !errors.Is(settleErr, context.DeadlineExceeded) {
-		err = errors.Join(settleErr, err)
+	return ended(errors.Join(err, <-l.embedded.done))
+}
+
+// ended says of which server an error is.
+func ended(err error) error {
+	if err == nil {
+		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("the server inside this command did not end well: %w", err)
-	}
-	return nil
+	return fmt.Errorf("the server inside this command did not end well: %w", err)
 }

@@ -59,13 +59,16 @@ Exit codes other than the command's own:
 Ctrl-C asks whether to cancel the job or to leave it running; Ctrl-C again cancels it. Without a terminal, SIGINT and
 SIGTERM cancel it. When the terminal goes away, the job runs on.
 
+With --detach the job's id is printed, and the command ends when the job has begun. Without a server, what has to wait, for
+room or for another attempt of --retries, then waits for the next dayfly command, or dayfly serve.
+
 When standard output is a terminal, what the command prints is shown without the control characters that could act on
 your terminal; colors stay, and a progress line becomes a line each. --raw passes everything through. Into a pipe or a
 file every byte goes unchanged.`,
 		Example: `  dayfly run -- echo hello
   dayfly run --in song.wav --out song.mp3 -- ffmpeg -i song.wav -b:a 192k song.mp3
   dayfly run --in data:input --out 'results/**' --timeout 10m -- ./analyze input results
-  dayfly run --detach --retries 3 --label nightly=yes -- ./backup.sh
+  dayfly run --detach --label nightly=yes -- rsync -a /srv/data /mnt/backup
   tar c src | dayfly run --in -:src.tar --out app -- sh -c 'tar x <src.tar && make -C src && mv src/app .'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -95,7 +98,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.IntVar(&f.priority, "priority", 0, "higher runs first: -1000 to 1000")
 	flags.StringArrayVar(&f.labels, "label", nil, "a mark to find it by: `K=V`")
 	flags.StringVar(&f.payload, "payload", "", "`JSON` for the file that DAYFLY_INPUT names; @FILE reads it, @- from standard input")
-	flags.BoolVar(&f.detach, "detach", false, "do not wait; print the job's id")
+	flags.BoolVar(&f.detach, "detach", false, "do not wait for its end; print the job's id")
 	flags.BoolVar(&f.raw, "raw", false, "pass control characters through to the terminal")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "no summary, no progress")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "a summary also when standard error is not a terminal")
@@ -290,7 +293,7 @@ func (r *runner) do(ctx context.Context, spec *dayfly.JobSpec, inputs []input) e
 		}
 	}
 	if r.f.detach {
-		return r.detached()
+		return r.detached(ctx)
 	}
 	if err := r.follow(ctx); err != nil {
 		return r.unwatched(ctx, err)
@@ -302,7 +305,7 @@ func (r *runner) do(ctx context.Context, spec *dayfly.JobSpec, inputs []input) e
 func (r *runner) unwatched(ctx context.Context, err error) error {
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errDetached):
-		return r.detached()
+		return r.detached(context.WithoutCancel(ctx))
 	case errors.Is(cause, errHungUp):
 		return &exitError{codeSignal + int(syscall.SIGHUP), nil}
 	case errors.Is(cause, errGivenUp):
@@ -341,16 +344,19 @@ func (r *runner) giveUp(ctx context.Context, why error) error {
 func (r *runner) explain(err error) error { return &exitError{codeNotRun, err} }
 
 // detached says where the job is and how to get back to it.
-func (r *runner) detached() error {
+func (r *runner) detached(ctx context.Context) error {
+	if r.f.detach && !r.p.json {
+		fmt.Fprintln(r.p.out, r.job.ID)
+	}
+	if err := r.p.launched(ctx, r.c, r.job.ID); err != nil {
+		return r.explain(err)
+	}
 	if r.p.json {
-		job, err := r.c.Job(context.Background(), r.job.ID)
+		job, err := r.c.Job(ctx, r.job.ID)
 		if err != nil {
 			return r.explain(err)
 		}
 		return r.p.printJSON(job)
-	}
-	if r.f.detach {
-		fmt.Fprintln(r.p.out, r.job.ID)
 	}
 	if r.summary || !r.f.detach {
 		r.p.footer("It runs on. Next:", []nextStep{
