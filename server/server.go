@@ -257,6 +257,10 @@ func (s *Server) LocalURL() string { return s.front.localURL }
 // Token returns the owner's token, which may do everything. It is kept in the data directory.
 func (s *Server) Token() string { return s.token }
 
+// Reunite waits until the agents of the attempts that ran when this server started have delivered what they held back
+// while there was none, or ctx ends. Whoever reads then reads how things stand. Call it while Run runs.
+func (s *Server) Reunite(ctx context.Context) error { return poll(ctx, s.engine.Unheard) }
+
 // Launch waits until every job that there is room for has begun on its machine, or ctx ends. From then on it needs no
 // server. A program that submits a job and serves no longer than that calls it before it stops. Call it while Run runs.
 func (s *Server) Launch(ctx context.Context) error { return poll(ctx, s.engine.Starting) }

@@ -179,7 +179,10 @@ func (l *local) serve(ctx context.Context) error {
 	l.embedded = &embedded{running, stop, make(chan error, 1)}
 	go func() { l.embedded.done <- running.Run(serveCtx) }()
 	l.base, l.owner = hostOf(running.LocalURL()), running.Token()
-	return nil
+	if l.prepare {
+		return nil // a job is submitted, and what became of others is not asked
+	}
+	return within(ctx, reuniteFor, running.Reunite)
 }
 
 // hostOf returns the host and port of a URL that a server has said of itself.
@@ -194,8 +197,9 @@ func (l *local) served() bool {
 // How long a command that serves itself does so for others. What is left then is done by whoever opens the state
 // directory next.
 const (
-	launchFor = 15 * time.Second // for jobs to begin on their machines
-	settleFor = 3 * time.Second  // for the machines of ended jobs to be destroyed
+	reuniteFor = time.Second      // for what agents held back while there was no server
+	launchFor  = 15 * time.Second // for jobs to begin on their machines
+	settleFor  = 3 * time.Second  // for the machines of ended jobs to be destroyed
 )
 
 // within waits for something, but not longer than limit.

@@ -199,6 +199,7 @@ func (e *Engine) beat(f *flight, beat wire.Beat, wake chan struct{}) {
 	if beat.Phase != wire.Fetching && f.commandAt.IsZero() {
 		f.commandAt = now
 	}
+	f.unheard = f.unheard && beat.Phase == wire.Finishing // then its result is about to come
 	e.mu.Unlock()
 	if p := beat.Progress; p != nil {
 		e.progress(f, p)

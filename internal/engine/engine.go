@@ -194,7 +194,9 @@ func (e *Engine) boot(ctx context.Context) error {
 			e.logger.Error("an attempt in flight cannot be read and is left alone", "error", problem)
 		}
 		for _, a := range live {
-			e.addFlight(newFlight(a, now))
+			f := newFlight(a, now)
+			f.unheard = f.state == dayfly.AttemptRunning
+			e.addFlight(f)
 			after = max(after, a.Seq)
 		}
 		if len(live)+len(bad) < page {
@@ -262,6 +264,7 @@ type flight struct {
 	since     time.Time // when it was launched, or this server started
 	heard     time.Time // when its agent was last heard of, or this server started
 	commandAt time.Time // when its command began to run, as far as this server knows; zero before
+	unheard   bool      // it ran when this server started, and its agent has not said since that it still does
 
 	providerID string
 	instances  map[string]machine.State // by the provider's id; one, unless a provider made two of one name

@@ -57,3 +57,19 @@ func (e *Engine) launchable(ctx context.Context) (bool, error) {
 	}
 	return len(plan(&w)) > 0, nil
 }
+
+// Unheard reports whether the agent of an attempt that ran when this server started has not said yet how it stands. What
+// it held back while there was no server comes before that.
+func (e *Engine) Unheard(ctx context.Context) (bool, error) {
+	if err := e.await(ctx); err != nil {
+		return false, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, f := range e.flights {
+		if f.unheard {
+			return true, nil
+		}
+	}
+	return false, nil
+}

@@ -69,3 +69,24 @@ func TestAJobWithInputsIsStartingUntilItHasThem(t *testing.T) {
 		f.told("while the command runs", (*engine.Engine).Starting, false)
 	})
 }
+
+func TestAnAttemptIsUnheardUntilItsAgentSaysHowItStands(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, nil)
+		f.work = workFor(time.Minute)
+		job := f.submit(nil)
+		wait(t.Context(), 10*time.Second)
+		f.told("while the server runs that started it", (*engine.Engine).Unheard, false)
+		f.restart()
+		f.told("after a restart", (*engine.Engine).Unheard, true)
+		wait(t.Context(), 10*time.Second)
+		f.told("when its agent has said that it runs", (*engine.Engine).Unheard, false)
+		f.stop()
+		wait(t.Context(), 2*time.Minute)
+		f.start()
+		f.told("after a restart, when it has ended", (*engine.Engine).Unheard, true)
+		check(t, f.finished(job.ID, time.Minute), dayfly.Succeeded, "", 1)
+		f.told("when its result has come", (*engine.Engine).Unheard, false)
+	})
+}
