@@ -67,7 +67,7 @@ func (r *runner) upload(ctx context.Context, inputs []input) error {
 			return fault.Say(fault.Internal, "the server did not say where to upload %s", in.name)
 		}
 		group.Go(func() error {
-			file, err := os.Open(in.path)
+			file, err := in.open()
 			if err != nil {
 				return fault.Say(fault.Invalid, "--in: %v", err)
 			}
@@ -86,7 +86,7 @@ func (r *runner) upload(ctx context.Context, inputs []input) error {
 // seekable reads through a progress bar and seeks in the file behind it.
 type seekable struct {
 	io.ReadCloser
-	file *os.File
+	file io.Seeker
 }
 
 func (s seekable) Seek(offset int64, whence int) (int64, error) { return s.file.Seek(offset, whence) }

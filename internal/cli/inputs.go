@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -20,24 +21,35 @@ const maxInputs = 256
 // input is one local file to upload.
 type input struct {
 	name string // where the job finds it, with forward slashes
-	path string // where it is here; "-" is standard input, held in a temporary file
+	path string // where it is here, or "-"
 	size int64
-	temp bool // path is a temporary file
+	kept *os.File // what standard input held, in a file without a name; nil for a file that has one
+}
+
+// open opens the input for reading. The caller closes it.
+func (in *input) open() (io.ReadSeekCloser, error) {
+	if in.kept == nil {
+		return os.Open(in.path)
+	}
+	return struct {
+		io.ReadSeeker
+		io.Closer
+	}{io.NewSectionReader(in.kept, 0, in.size), io.NopCloser(nil)}, nil
 }
 
 // collectInputs resolves the --in flags: a file, a directory whose files are taken with their paths, or "-" for
 // standard input. Errors are sentences of kind invalid, found before anything is sent.
-func collectInputs(flags []string, stdin io.Reader) (inputs []input, err error) {
+func collectInputs(ctx context.Context, flags []string, stdin io.Reader) (inputs []input, err error) {
 	defer func() {
 		if err != nil {
-			removeTemporary(inputs)
+			closeInputs(inputs)
 			inputs = nil
 		}
 	}()
 	for _, flag := range flags {
 		source, name := splitInput(flag)
 		if source == "-" {
-			in, err := spoolInput(stdin, name)
+			in, err := keepInput(ctx, stdin, name)
 			if err != nil {
 				return inputs, err
 			}
@@ -155,8 +167,12 @@ func kindOfFile(mode fs.FileMode) string {
 	return "special file"
 }
 
-// spoolInput keeps standard input in a temporary file, because an upload has to know its size.
-func spoolInput(stdin io.Reader, name string) (input, error) {
+// maxInput is the largest input that a server takes, in bytes, unless it is told otherwise.
+const maxInput = 64 << 30
+
+// keepInput keeps standard input in a temporary file, because an upload has to know its size. The file has no name, so
+// that nothing stays of it however this process ends.
+func keepInput(ctx context.Context, stdin io.Reader, name string) (input, error) {
 	if name == "-" {
 		return input{}, fault.Say(fault.Invalid, "--in: standard input needs a name: --in -:NAME")
 	}
@@ -164,22 +180,50 @@ func spoolInput(stdin io.Reader, name string) (input, error) {
 		return input{}, err
 	}
 	file, err := os.CreateTemp("", "dayfly-stdin-*")
-	if err != nil {
-		return input{}, fmt.Errorf("--in: keeping standard input: %w", err)
+	if err == nil {
+		err = os.Remove(file.Name())
 	}
-	defer file.Close()
-	size, err := io.Copy(file, stdin)
 	if err != nil {
-		os.Remove(file.Name())
-		return input{}, fmt.Errorf("--in: reading standard input: %w", err)
+		return input{}, fault.Say(fault.Invalid, "--in: standard input cannot be kept until it is uploaded: %v; TMPDIR says where to", err)
 	}
-	return input{name: path.Clean(name), path: file.Name(), size: size, temp: true}, nil
+	size, err := copyUnder(ctx, file, io.LimitReader(stdin, maxInput+1))
+	switch {
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case err != nil:
+		err = fault.Say(fault.Invalid, "--in: standard input cannot be kept until it is uploaded: %v", err)
+	case size > maxInput:
+		err = fault.Say(fault.Invalid, "--in: standard input is larger than %d GiB, which is the most that one input may have", maxInput>>30)
+	}
+	if err != nil {
+		return input{}, errors.Join(err, file.Close())
+	}
+	return input{name: path.Clean(name), path: "-", size: size, kept: file}, nil
 }
 
-func removeTemporary(inputs []input) {
+// copyUnder copies until the source or ctx ends. A read that waits for somebody to type cannot be ended: it is left behind.
+func copyUnder(ctx context.Context, to io.Writer, from io.Reader) (int64, error) {
+	type outcome struct {
+		size int64
+		err  error
+	}
+	copied := make(chan outcome, 1)
+	go func() {
+		size, err := io.Copy(to, from)
+		copied <- outcome{size, err}
+	}()
+	select {
+	case o := <-copied:
+		return o.size, o.err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+func closeInputs(inputs []input) {
 	for _, in := range inputs {
-		if in.temp {
-			os.Remove(in.path)
+		if in.kept != nil {
+			in.kept.Close()
 		}
 	}
 }

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -197,10 +199,14 @@ func readPayload(cmd *cobra.Command, flag string, stdin io.Reader) (json.RawMess
 			defer file.Close()
 			from = file
 		}
-		var err error
-		if data, err = io.ReadAll(io.LimitReader(from, maxPayload+1)); err != nil {
+		var read bytes.Buffer
+		if _, err := copyUnder(cmd.Context(), &read, io.LimitReader(from, maxPayload+1)); err != nil {
+			if cmd.Context().Err() != nil {
+				return nil, err
+			}
 			return nil, usage(cmd, "--payload: %v", err)
 		}
+		data = read.Bytes()
 	}
 	if len(data) == 0 {
 		return nil, nil
@@ -220,11 +226,11 @@ func (p *program) run(cmd *cobra.Command, f *runFlags, command []string) (err er
 	if err != nil {
 		return err
 	}
-	inputs, err := collectInputs(f.in, p.in)
+	inputs, err := collectInputs(cmd.Context(), f.in, p.in)
 	if err != nil {
 		return err
 	}
-	defer removeTemporary(inputs)
+	defer closeInputs(inputs)
 	for _, in := range inputs {
 		spec.Inputs = append(spec.Inputs, dayfly.InputSpec{Name: in.name})
 	}
@@ -245,6 +251,9 @@ func (p *program) run(cmd *cobra.Command, f *runFlags, command []string) (err er
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
+	if err := cmd.Context().Err(); err != nil { // one came before
+		return err
+	}
 	// Nor does output that nobody reads any more: writing it fails instead, and then the job is canceled.
 	broken := make(chan os.Signal, 1)
 	signal.Notify(broken, syscall.SIGPIPE)
@@ -280,7 +289,11 @@ var (
 // do submits the job and sees it through.
 func (r *runner) do(ctx context.Context, spec *dayfly.JobSpec, inputs []input) error {
 	var err error
-	if r.job, err = r.c.Submit(context.WithoutCancel(ctx), spec, nil); err != nil {
+	options := &dayfly.SubmitOptions{IdempotencyKey: rand.Text()}
+	if r.job, err = r.c.Submit(ctx, spec, options); err != nil {
+		if ctx.Err() != nil {
+			return r.unsubmit(ctx, spec, options)
+		}
 		return r.explain(err)
 	}
 	r.id.set(r.job.ID)
@@ -299,6 +312,20 @@ func (r *runner) do(ctx context.Context, spec *dayfly.JobSpec, inputs []input) e
 		return r.unwatched(ctx, err)
 	}
 	return r.finish(ctx)
+}
+
+// unsubmit cancels the job of a submission that was interrupted, if the server has made it. Submitting it again under the
+// same key is how to find it.
+func (r *runner) unsubmit(ctx context.Context, spec *dayfly.JobSpec, options *dayfly.SubmitOptions) error {
+	cleanup, stop := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer stop()
+	job, err := r.c.Submit(cleanup, spec, options)
+	if err == nil {
+		r.job = job
+		return r.giveUp(ctx, ctx.Err())
+	}
+	return &exitError{codeCanceled, errors.New("interrupted before the server had answered. If it got the job all the same, the job runs: " +
+		"look with dayfly jobs")}
 }
 
 // unwatched ends the command before the job has ended.
@@ -335,7 +362,7 @@ func (r *runner) giveUp(ctx context.Context, why error) error {
 		r.p.note("dayfly: %s has not got its inputs and could not be canceled: %s", r.job.ID, plain(err.Error()))
 	}
 	if interrupted {
-		return &exitError{codeCanceled, fmt.Errorf("interrupted; %s was canceled before it began", r.job.ID)}
+		return &exitError{codeCanceled, fmt.Errorf("interrupted; %s was canceled", r.job.ID)}
 	}
 	return r.explain(why)
 }

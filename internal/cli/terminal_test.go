@@ -119,10 +119,16 @@ func (c *console) drain() {
 func (c *console) expect(pattern string) {
 	c.t.Helper()
 	want := regexp.MustCompile(pattern)
+	c.until("the terminal shows "+pattern, func() bool { return want.MatchString(c.text()) })
+}
+
+// until waits until something holds.
+func (c *console) until(what string, holds func() bool) {
+	c.t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
-	for !want.MatchString(c.text()) {
+	for !holds() {
 		if time.Now().After(deadline) {
-			c.t.Fatalf("the terminal does not show %s within 20s; it shows:\n%s", pattern, c.text())
+			c.t.Fatalf("not within 20s: %s; the terminal shows:\n%s", what, c.text())
 		}
 		<-time.After(5 * time.Millisecond)
 	}
