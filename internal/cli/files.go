@@ -28,7 +28,7 @@ func (r *runner) newBars(ctx context.Context) *bars {
 	if !r.summary || !r.p.errTTY {
 		return &bars{}
 	}
-	return &bars{mpb.NewWithContext(ctx, mpb.WithOutput(r.p.err), mpb.WithWidth(min(r.p.width, 80)))}
+	return &bars{mpb.NewWithContext(ctx, mpb.WithOutput(r), mpb.WithAutoRefresh(), mpb.WithWidth(min(r.p.width, 80)))}
 }
 
 // reader returns source with a bar that shows how much of it has been read. A file that is small is there before a
@@ -55,6 +55,7 @@ func (b *bars) wait() {
 func (r *runner) upload(ctx context.Context, inputs []input) error {
 	bars := r.newBars(ctx)
 	defer bars.wait()
+	defer r.talk.enter(settingOut)
 	where := map[string]*dayfly.Upload{}
 	for _, in := range r.job.Inputs {
 		where[in.Name] = in.Upload

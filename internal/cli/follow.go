@@ -87,10 +87,7 @@ func (r *runner) follow(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			r.talk.mu.Lock() // not while a question is being asked
-			err = out.write(r.p, record)
-			r.talk.mu.Unlock()
-			if err != nil {
+			if err := r.show(out, record); err != nil {
 				return err
 			}
 		}
@@ -103,6 +100,15 @@ func (r *runner) follow(ctx context.Context) error {
 		r.job = job
 	}
 	return err
+}
+
+// show writes one record, if that is to the terminal not while a question is being asked.
+func (r *runner) show(out *outputs, record dayfly.LogRecord) error {
+	if record.Gap > 0 || record.Stream == "stderr" && r.p.errTTY || record.Stream != "stderr" && r.p.outTTY {
+		r.talk.mu.Lock()
+		defer r.talk.mu.Unlock()
+	}
+	return out.write(r.p, record)
 }
 
 // patient is how long a job may wait to run before somebody at a terminal is told why.

@@ -53,7 +53,7 @@ func TestASignalEndsASubmissionThatIsNotAnswered(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(map[string]string{"id": "job_late", "state": "canceled"})
 	})
 	slow := httptest.NewServer(mux)
-	defer slow.Close()
+	t.Cleanup(slow.Close)
 	cmd := command(t, t.TempDir(), []string{"DAYFLY_URL=" + slow.URL}, "run", "--", "true")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -89,7 +89,7 @@ func TestASignalEndsASubmissionToNobody(t *testing.T) {
 		}
 		panic(http.ErrAbortHandler)
 	}))
-	defer gone.Close()
+	t.Cleanup(gone.Close)
 	c := typed(t, t.TempDir(), exec.Command("env", "DAYFLY_URL="+gone.URL, "dayfly", "run", "--", "true"))
 	<-asked
 	c.press(ctrlC)

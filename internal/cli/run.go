@@ -262,7 +262,15 @@ func (p *program) run(cmd *cobra.Command, f *runFlags, command []string) (err er
 	defer cancel(nil)
 
 	r := &runner{p: p, c: c, f: f, cancel: cancel, summary: !f.quiet && !p.json && (p.errTTY || f.verbose)}
-	go r.heed(ctx, signals)
+	heeding := make(chan struct{})
+	go func() {
+		defer close(heeding)
+		r.heed(ctx, signals)
+	}()
+	defer func() {
+		cancel(nil)
+		<-heeding // it may have a question on the terminal
+	}()
 	return r.do(ctx, spec, inputs)
 }
 
@@ -305,10 +313,13 @@ func (r *runner) do(ctx context.Context, spec *dayfly.JobSpec, inputs []input) e
 			return r.giveUp(ctx, err)
 		}
 	}
+	r.talk.enter(watching)
 	if r.f.detach {
 		return r.detached(ctx)
 	}
-	if err := r.follow(ctx); err != nil {
+	err = r.follow(ctx)
+	r.talk.enter(downloading)
+	if err != nil {
 		return r.unwatched(ctx, err)
 	}
 	return r.finish(ctx)
@@ -407,7 +418,10 @@ func (r *runner) finish(ctx context.Context) error {
 	if r.summary {
 		r.p.summarize(job, downloaded)
 	}
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return &exitError{codeCanceled, fmt.Errorf("interrupted; its files are kept with the job: %s", job.ID)}
+	case err != nil:
 		return r.explain(err)
 	}
 	code := exitCode(job)

@@ -3,6 +3,8 @@ package cli
 import (
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -247,4 +249,72 @@ func TestATerminalIsToldWhyAJobWaits(t *testing.T) {
 	}
 	first.exits(0)
 	second.exits(0)
+}
+
+// echoes reports whether the terminal shows what is typed and waits for whole lines, as it does at a shell.
+func (c *console) echoes() bool {
+	c.t.Helper()
+	modes, err := unix.IoctlGetTermios(int(c.main.Fd()), unix.TCGETS)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return modes.Lflag&(unix.ECHO|unix.ICANON) == unix.ECHO|unix.ICANON
+}
+
+func TestTheEndOfTheJobEndsTheQuestion(t *testing.T) {
+	t.Parallel()
+	for name, last := range map[string]string{"when it prints nothing": "", "when it prints": "echo finished"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			c := inTerminal(t, dir, "run", "--", "sh", "-c", "echo up; while [ ! -e "+dir+"/go ]; do sleep 0.05; done; "+last)
+			c.expect("up")
+			c.press(ctrlC)
+			c.expect(`\[d\]etach`)
+			if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c.exits(0)
+			if !c.echoes() {
+				t.Error("the terminal was left in raw mode")
+			}
+			c.drain()
+			if !regexp.MustCompile(`succeeded`).MatchString(c.text()) || !strings.Contains(c.text(), last[strings.LastIndex(last, " ")+1:]) {
+				t.Errorf("the terminal shows:\n%s\nwant %q and the summary", c.text(), last)
+			}
+		})
+	}
+}
+
+func TestCtrlCDuringAnUploadAsksAboutTheUpload(t *testing.T) {
+	t.Parallel()
+	canceled := make(chan struct{}, 16)
+	mux := http.NewServeMux()
+	stalled := httptest.NewServer(mux)
+	t.Cleanup(stalled.Close)
+	mux.HandleFunc("POST /v1/jobs", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"id": "job_late", "state": "created", "inputs": [{"name": "in", "upload": {"url": %q, "method": "PUT"}}]}`, stalled.URL+"/in")
+	})
+	mux.HandleFunc("PUT /in", func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // so that the connection's end is noticed
+		<-r.Context().Done()
+	})
+	mux.HandleFunc("POST /v1/jobs/job_late/cancel", func(w http.ResponseWriter, _ *http.Request) {
+		canceled <- struct{}{}
+		fmt.Fprint(w, `{"id": "job_late", "state": "canceled"}`)
+	})
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "in"), make([]byte, 3<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := typed(t, dir, exec.Command("env", "DAYFLY_URL="+stalled.URL, "dayfly", "run", "--in", "in", "--", "true"))
+	c.expect("uploading in")
+	c.press(ctrlC)
+	c.expect(`Uploading to job_late\. \[c\]ancel, or any other key to go on`)
+	c.press("c")
+	c.exits(codeCanceled)
+	c.expect("job_late was canceled")
+	if len(canceled) != 1 || !c.echoes() {
+		t.Errorf("the job was canceled %d times and the terminal echoes: %v; want once, and true", len(canceled), c.echoes())
+	}
 }
