@@ -32,6 +32,7 @@ func (s *lateString) get() string {
 type outputs struct {
 	stdout, stderr io.Writer
 	screens        []*screen
+	missing        int64 // bytes that the log does not have
 }
 
 // outputs returns the writers for a job's output: disarmed where they are a terminal, untouched elsewhere.
@@ -54,6 +55,7 @@ var errOutput = errors.New("the output cannot be written")
 // write writes one record. What is missing is said on standard error.
 func (o *outputs) write(p *program, r dayfly.LogRecord) error {
 	if r.Gap > 0 {
+		o.missing += r.Gap
 		p.note("dayfly: %d bytes of %s are missing here: %s", r.Gap, r.Stream, plain(r.Why))
 		return nil
 	}
@@ -83,6 +85,7 @@ func (r *runner) follow(ctx context.Context) error {
 	if !r.p.json {
 		out := r.p.outputs(r.f.raw)
 		defer out.flush()
+		defer func() { r.missing = out.missing }()
 		for record, err := range r.c.Logs(ctx, r.job.ID, &dayfly.LogOptions{Follow: true}) {
 			if err != nil {
 				return err

@@ -52,7 +52,7 @@ No shell is involved unless you name one: dayfly run -- sh -c 'sort words | uniq
 Exit codes other than the command's own:
 
   124      a time limit of the job passed
-  125      Dayfly could not run it, or could not bring its files home
+  125      Dayfly could not run it, or could not bring its files or all of its output home
   126      the command cannot be executed
   127      the command does not exist
   128+N    signal N ended the command (137: SIGKILL, also for want of memory)
@@ -61,12 +61,13 @@ Exit codes other than the command's own:
 Ctrl-C asks whether to cancel the job or to leave it running; Ctrl-C again cancels it. Without a terminal, SIGINT and
 SIGTERM cancel it. When the terminal goes away, the job runs on.
 
-With --detach the job's id is printed, and the command ends when the job has begun. Without a server, what has to wait, for
-room or for another attempt of --retries, then waits for the next dayfly command, or dayfly serve.
+With --detach the job's id is printed, and the command ends when the job has begun. Without a server, what has to wait,
+for room or for another attempt of --retries, then waits for the next dayfly command, or dayfly serve.
 
 When standard output is a terminal, what the command prints is shown without the control characters that could act on
 your terminal; colors stay, and a progress line becomes a line each. --raw passes everything through. Into a pipe or a
-file every byte goes unchanged.`,
+file every byte goes unchanged, up to what the server keeps of one attempt, which is 64 MiB unless limits.output_mb says
+otherwise. When more was printed the exit code is 125. Large results belong in a file that --out brings home.`,
 		Example: `  dayfly run -- echo hello
   dayfly run --in song.wav --out song.mp3 -- ffmpeg -i song.wav -b:a 192k song.mp3
   dayfly run --in data:input --out 'results/**' --timeout 10m -- ./analyze input results
@@ -283,8 +284,9 @@ type runner struct {
 	summary bool
 	talk    terminal
 
-	job *dayfly.Job // once submitted
-	id  lateString  // its id, for the goroutine that heeds signals
+	job     *dayfly.Job // once submitted
+	id      lateString  // its id, for the goroutine that heeds signals
+	missing int64       // bytes of its output that could not be printed, because they were not kept
 }
 
 // The causes for which watching ends before the job does.
@@ -425,7 +427,12 @@ func (r *runner) finish(ctx context.Context) error {
 		return r.explain(err)
 	}
 	code := exitCode(job)
-	if code == 0 {
+	switch {
+	case code == 0 && r.missing > 0:
+		return r.explain(fault.Say(fault.TooLarge, "%s succeeded, but %d bytes of what it printed are missing here: the server keeps only so much of "+
+			"the output of one attempt, and what comes after is lost. Let it write a large result to a file and bring that home with --out, "+
+			"or raise limits.output_mb where the server is configured.", job.ID, r.missing))
+	case code == 0:
 		return nil
 	}
 	return &exitError{code, verdict(job)}
