@@ -212,7 +212,7 @@ It needs no server: without one, dayfly serves itself while the command lasts an
 			root.AddCommand(c)
 		}
 	}
-	add("jobs", p.runCommand(), p.jobsCommand(), p.showCommand(), p.logsCommand(), p.waitCommand(), p.whyCommand(),
+	add("jobs", p.runCommand(), p.jobsCommand(), p.showCommand(), p.logsCommand(), p.waitCommand(), p.downloadCommand(), p.whyCommand(),
 		p.cancelCommand(), p.retryCommand(), p.deleteCommand())
 	add("service", p.serveCommand(), p.machinesCommand(), p.tokensCommand(), p.doctorCommand())
 	root.AddCommand(p.versionCommand())

@@ -24,11 +24,12 @@ const transfers = 4
 // bars are progress bars on a terminal, or nothing elsewhere.
 type bars struct{ progress *mpb.Progress }
 
-func (r *runner) newBars(ctx context.Context) *bars {
-	if !r.summary || !r.p.errTTY {
+// newBars returns bars that are drawn on w, or none.
+func (p *program) newBars(ctx context.Context, w io.Writer, draw bool) *bars {
+	if !draw || !p.errTTY {
 		return &bars{}
 	}
-	return &bars{mpb.NewWithContext(ctx, mpb.WithOutput(r), mpb.WithAutoRefresh(), mpb.WithWidth(min(r.p.width, 80)))}
+	return &bars{mpb.NewWithContext(ctx, mpb.WithOutput(w), mpb.WithAutoRefresh(), mpb.WithWidth(min(p.width, 80)))}
 }
 
 // reader returns source with a bar that shows how much of it has been read. A file that is small is there before a
@@ -53,7 +54,7 @@ func (b *bars) wait() {
 
 // upload sends the inputs to where the job says, a few at a time.
 func (r *runner) upload(ctx context.Context, inputs []input) error {
-	bars := r.newBars(ctx)
+	bars := r.p.newBars(ctx, r, r.summary)
 	defer bars.wait()
 	defer r.talk.enter(settingOut)
 	where := map[string]*dayfly.Upload{}
@@ -92,29 +93,29 @@ type seekable struct {
 
 func (s seekable) Seek(offset int64, whence int) (int64, error) { return s.file.Seek(offset, whence) }
 
-// download brings the job's artifacts into the directory that the user wants them in, and returns their names.
-func (r *runner) download(ctx context.Context) ([]string, error) {
-	if len(r.job.Artifacts) == 0 {
+// download brings artifacts into a directory, making it if it is missing, and returns their names.
+func (p *program) download(ctx context.Context, c *connection, job string, artifacts []dayfly.Artifact, dir string, draw bool) ([]string, error) {
+	if len(artifacts) == 0 {
 		return nil, nil
 	}
-	if err := os.MkdirAll(r.f.outDir, 0o777); err != nil {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, fault.Say(fault.Invalid, "--out-dir: %v", err)
 	}
-	root, err := os.OpenRoot(r.f.outDir)
+	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fault.Say(fault.Invalid, "--out-dir: %v", err)
 	}
 	defer root.Close()
-	bars := r.newBars(ctx)
+	bars := p.newBars(ctx, p.err, draw)
 	defer bars.wait()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(transfers)
-	names := make([]string, len(r.job.Artifacts))
-	for i, artifact := range r.job.Artifacts {
-		names[i] = filepath.Join(r.f.outDir, filepath.FromSlash(artifact.Name))
+	names := make([]string, len(artifacts))
+	for i, artifact := range artifacts {
+		names[i] = filepath.Join(dir, filepath.FromSlash(artifact.Name))
 		group.Go(func() error {
-			if err := r.downloadOne(ctx, root, bars, artifact); err != nil {
-				return fmt.Errorf("bringing %s home: %w; it is kept with the job: %s", plain(artifact.Name), err, r.job.ID)
+			if err := downloadOne(ctx, c, root, bars, artifact); err != nil {
+				return fmt.Errorf("bringing %s home: %w; it is kept with the job: dayfly download %s", plain(artifact.Name), err, job)
 			}
 			return nil
 		})
@@ -124,7 +125,7 @@ func (r *runner) download(ctx context.Context) ([]string, error) {
 
 // downloadOne writes one artifact under a temporary name and gives it its own when it has arrived whole, so that a
 // file of that name is never half of one. The root keeps it inside, whatever the artifact's name says.
-func (r *runner) downloadOne(ctx context.Context, root *os.Root, bars *bars, a dayfly.Artifact) (err error) {
+func downloadOne(ctx context.Context, c *connection, root *os.Root, bars *bars, a dayfly.Artifact) (err error) {
 	name := filepath.FromSlash(a.Name)
 	if !filepath.IsLocal(name) {
 		return fault.Say(fault.Invalid, "its name does not stay in the directory")
@@ -134,7 +135,7 @@ func (r *runner) downloadOne(ctx context.Context, root *os.Root, bars *bars, a d
 			return err
 		}
 	}
-	body, err := r.c.Download(ctx, a)
+	body, err := c.Download(ctx, a)
 	if err != nil {
 		return err
 	}

@@ -228,15 +228,13 @@ func closeInputs(inputs []input) {
 	}
 }
 
-// checkOutputs refuses patterns that could never match a file in the working directory.
-func checkOutputs(patterns []string) error {
-	for _, pattern := range patterns {
-		if pattern == "" || path.IsAbs(pattern) || slices.Contains(strings.Split(pattern, "/"), "..") {
-			return fault.Say(fault.Invalid, "--out: %q does not stay in the job's working directory; patterns are relative to it", pattern)
-		}
-		if _, err := path.Match(pattern, ""); err != nil {
-			return fault.Say(fault.Invalid, "--out: %q is not a pattern: %v", pattern, err)
-		}
+// checkPattern refuses a pattern that could never match a file in the working directory.
+func checkPattern(pattern string) error {
+	if pattern == "" || path.IsAbs(pattern) || slices.Contains(strings.Split(pattern, "/"), "..") {
+		return fault.Say(fault.Invalid, "%q does not stay in the job's working directory; patterns are relative to it", pattern)
+	}
+	if _, err := path.Match(pattern, ""); err != nil {
+		return fault.Say(fault.Invalid, "%q is not a pattern: %v", pattern, err)
 	}
 	return nil
 }

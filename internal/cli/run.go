@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -139,8 +140,10 @@ func (f *runFlags) spec(cmd *cobra.Command, command []string, stdin io.Reader) (
 	if f.retries > 0 {
 		spec.Retry.MaxAttempts = f.retries + 1
 	}
-	if err := checkOutputs(f.out); err != nil {
-		return nil, err
+	for _, pattern := range f.out {
+		if err := checkPattern(pattern); err != nil {
+			return nil, fault.Say(fault.Invalid, "--out: %v", err)
+		}
 	}
 	var err error
 	if spec.Env, err = f.environment(cmd); err != nil {
@@ -399,11 +402,15 @@ func (r *runner) detached(ctx context.Context) error {
 		return r.p.printJSON(job)
 	}
 	if r.summary || !r.f.detach {
-		r.p.footer("It runs on. Next:", []nextStep{
+		steps := []nextStep{
 			{"dayfly logs -f " + r.job.ID, "its output, as it comes"},
 			{"dayfly wait " + r.job.ID, "until it ends; exits with its code"},
 			{"dayfly cancel " + r.job.ID, "end it now"},
-		})
+		}
+		if len(r.f.out) > 0 {
+			steps = slices.Insert(steps, 2, nextStep{"dayfly download " + r.job.ID, "its files, when it has ended"})
+		}
+		r.p.footer("It runs on. Next:", steps)
 	}
 	return nil
 }
@@ -411,7 +418,7 @@ func (r *runner) detached(ctx context.Context) error {
 // finish brings the outputs home, says how it went, and returns the job's exit code.
 func (r *runner) finish(ctx context.Context) error {
 	job := r.job
-	downloaded, err := r.download(ctx)
+	downloaded, err := r.p.download(ctx, r.c, job.ID, job.Artifacts, r.f.outDir, r.summary)
 	if r.p.json {
 		if printErr := r.p.printJSON(job); printErr != nil && err == nil {
 			err = printErr
@@ -422,7 +429,7 @@ func (r *runner) finish(ctx context.Context) error {
 	}
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return &exitError{codeCanceled, fmt.Errorf("interrupted; its files are kept with the job: %s", job.ID)}
+		return &exitError{codeCanceled, fmt.Errorf("interrupted; its files are kept with the job: dayfly download %s", job.ID)}
 	case err != nil:
 		return r.explain(err)
 	}
