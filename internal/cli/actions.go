@@ -71,7 +71,7 @@ func (p *program) waitCommand() *cobra.Command {
 		Short: "Wait for a job's end and exit with its code",
 		Long: `Waits until a job has ended and exits as dayfly run would have: with the command's own code, or with one of those that
 dayfly run --help lists.`,
-		Example:           "  JOB=$(dayfly run --detach -- ./backup.sh)\n  dayfly wait $JOB && echo done",
+		Example:           "  JOB=$(dayfly run --detach --in backup.sh -- sh backup.sh)\n  dayfly wait $JOB && echo done",
 		Args:              exactly("the id of a job"),
 		ValidArgsFunction: p.completeJobs,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path"
 	"slices"
 	"strings"
 	"syscall"
@@ -44,9 +45,12 @@ func (p *program) runCommand() *cobra.Command {
 		Short: "Run a command on a machine of its own and bring back what it made",
 		Long: `Runs a command as a job on a machine that lives only as long as the job.
 
-The files given with --in are put into the job's working directory. What the command prints is printed here as it is
-printed there: its standard output to standard output, its standard error to standard error. The files that match --out
-come back into the current directory, checked against their SHA-256. The exit code is the command's own.
+The files given with --in are put into the job's working directory, which holds nothing else. They arrive without the
+executable bit, and so do files that come back: run a script by its interpreter, and pack programs with tar.
+
+What the command prints is printed here as it is printed there: its standard output to standard output, its standard
+error to standard error. The files that match --out come back into the current directory, checked against their
+SHA-256. The exit code is the command's own.
 
 No shell is involved unless you name one: dayfly run -- sh -c 'sort words | uniq'.
 
@@ -71,9 +75,9 @@ file every byte goes unchanged, up to what the server keeps of one attempt, whic
 otherwise. When more was printed the exit code is 125. Large results belong in a file that --out brings home.`,
 		Example: `  dayfly run -- echo hello
   dayfly run --in song.wav --out song.mp3 -- ffmpeg -i song.wav -b:a 192k song.mp3
-  dayfly run --in data:input --out 'results/**' --timeout 10m -- ./analyze input results
+  dayfly run --in data:input --in analyze.py --out 'results/**' --timeout 10m -- python3 analyze.py input results
   dayfly run --detach --label nightly=yes -- rsync -a /srv/data /mnt/backup
-  tar c src | dayfly run --in -:src.tar --out app -- sh -c 'tar x <src.tar && make -C src && mv src/app .'`,
+  tar c src | dayfly run --in -:src.tar --out app.tar -- sh -c 'tar x <src.tar && make -C src && tar c -C src app >app.tar'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usage(cmd, "there is no command to run; it comes after --, as in: dayfly run -- echo hello")
@@ -440,9 +444,25 @@ func (r *runner) finish(ctx context.Context) error {
 			"the output of one attempt, and what comes after is lost. Let it write a large result to a file and bring that home with --out, "+
 			"or raise limits.output_mb where the server is configured.", job.ID, r.missing))
 	case code == 0:
+		r.p.warn(job)
 		return nil
 	}
 	return &exitError{code, verdict(job)}
+}
+
+// warn passes on what there is to say of a job that succeeded, such as that an output was not there.
+func (p *program) warn(job *dayfly.Job) {
+	if job.Message == "" {
+		return
+	}
+	p.note("dayfly: %s: %s", job.ID, plain(job.Message))
+	for _, pattern := range job.Spec.Outputs {
+		missed := !slices.ContainsFunc(job.Artifacts, func(a dayfly.Artifact) bool { return matches(pattern, a.Name) })
+		if missed && !strings.HasSuffix(pattern, "**") {
+			p.note("        A directory is brought home with all that is in it by: --out '%s/**'", plain(strings.TrimRight(pattern, "/")))
+			return
+		}
+	}
 }
 
 // verdict is what to say about a job that did not succeed: nothing, when all there is to say is the command's own
@@ -454,6 +474,11 @@ func verdict(job *dayfly.Job) error {
 	message := job.Message
 	if message == "" {
 		message = fmt.Sprintf("the job is %s (%s)", job.State, job.Reason)
+	}
+	if word := job.Spec.Command[0]; job.Reason == dayfly.ReasonCommandNotFound && strings.Contains(word, "/") && !path.IsAbs(word) {
+		name := path.Clean(word)
+		message += fmt.Sprintf(" The job's directory holds only what --in gives it, and files arrive without the executable bit; "+
+			"a script is run by its interpreter, as in: dayfly run --in %s -- sh %s", name, name)
 	}
 	return fault.Say(fault.Internal, "%s: %s", job.ID, message)
 }
