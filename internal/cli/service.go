@@ -34,7 +34,7 @@ either.
 
 Without any setting it listens on ` + app.DefaultListen + ` and keeps everything in ~/.local/state/dayfly. An address that
 other computers can reach needs a token first: dayfly tokens create NAME makes one, before the server has ever
-started too. docs/configuration.md lists every setting.`,
+started too, in the directory that DAYFLY_DATA_DIR names. docs/configuration.md lists every setting.`,
 		Example: `  dayfly serve
   dayfly serve --listen 0.0.0.0:7700 --public-url https://dayfly.example.com
   dayfly serve --config /etc/dayfly.toml`,
