@@ -49,7 +49,7 @@ func Main(version string) int {
 }
 
 func newProgram(version string) *program {
-	p := &program{version: version, in: os.Stdin, out: os.Stdout, err: os.Stderr, width: 80}
+	p := &program{version: version, in: os.Stdin, out: &sink{w: os.Stdout}, err: os.Stderr, width: 80}
 	p.inTTY = term.IsTerminal(int(os.Stdin.Fd()))
 	p.outTTY = term.IsTerminal(int(os.Stdout.Fd()))
 	p.errTTY = term.IsTerminal(int(os.Stderr.Fd()))
@@ -73,6 +73,9 @@ func (p *program) execute(root *cobra.Command) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	cmd, err := root.ExecuteContextC(ctx)
+	if out, ok := p.out.(*sink); ok && err == nil && out.err != nil {
+		err = fault.Say(fault.Internal, "standard output cannot be written: %v", reason(out.err))
+	}
 	if err == nil {
 		return 0
 	}
@@ -86,13 +89,28 @@ func (p *program) execute(root *cobra.Command) int {
 		return codeCanceled
 	}
 	p.complain(err)
-	if cmd != nil && cmd.Name() == "run" && cmd.Parent() == root {
-		return codeNotRun
+	if cmd != nil && (cmd.Name() == "run" || cmd.Name() == "wait") && cmd.Parent() == root {
+		return codeNotRun // as for the command itself, 1 and 2 would be taken for the job's
 	}
 	if _, ok := errors.AsType[*usageError](err); ok || strings.HasPrefix(err.Error(), "unknown command") {
 		return codeUsage
 	}
 	return codeFailed
+}
+
+// sink is standard output. It remembers that something could not be written, so that no command takes it for printed.
+type sink struct {
+	w   io.Writer
+	err error // the first
+}
+
+// Write implements io.Writer.
+func (s *sink) Write(p []byte) (int, error) {
+	n, err := s.w.Write(p)
+	if err != nil && s.err == nil {
+		s.err = err
+	}
+	return n, err
 }
 
 // complain says on standard error what went wrong and, where there is something, what to do about it.

@@ -360,10 +360,21 @@ func (r *runner) unwatched(ctx context.Context, err error) error {
 	case errors.Is(err, errOutput):
 		r.cancelJob(ctx, r.job.ID)
 		r.see(ctx)
-		return &exitError{codeSignal + int(syscall.SIGPIPE), nil}
+		if errors.Is(err, syscall.EPIPE) {
+			return &exitError{codeSignal + int(syscall.SIGPIPE), nil}
+		}
+		return r.explain(fault.Say(fault.Internal, "%s was canceled, because its output could not be written here: %v", r.job.ID, reason(err)))
 	}
 	r.p.note("dayfly: %s may still run, but it can no longer be watched. To look again: dayfly wait %s", r.job.ID, r.job.ID)
 	return r.explain(err)
+}
+
+// reason returns what the system said of a write that failed, without the names it was told with.
+func reason(err error) error {
+	if number, ok := errors.AsType[syscall.Errno](err); ok {
+		return number
+	}
+	return err
 }
 
 // see waits a while for the job's end. A server inside this command has to be there to tell the machine.
