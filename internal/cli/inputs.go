@@ -116,6 +116,7 @@ func appendDirectory(inputs []input, source, name string) ([]input, error) {
 			return inputs, err
 		}
 	}
+	before := len(inputs)
 	err := filepath.WalkDir(source, func(file string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return fault.Say(fault.Invalid, "--in: %v", err)
@@ -137,6 +138,9 @@ func appendDirectory(inputs []input, source, name string) ([]input, error) {
 		inputs, err = appendFile(inputs, file, path.Join(name, filepath.ToSlash(relative)), info)
 		return err
 	})
+	if err == nil && len(inputs) == before {
+		err = fault.Say(fault.Invalid, "--in: %s holds no file, and a directory alone cannot be sent; let the command make it with mkdir", source)
+	}
 	return inputs, err
 }
 

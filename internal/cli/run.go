@@ -127,10 +127,16 @@ func complete(cmd *cobra.Command, flag string, words ...string) {
 func (f *runFlags) spec(cmd *cobra.Command, command []string, stdin io.Reader) (*dayfly.JobSpec, error) {
 	spec := &dayfly.JobSpec{
 		Name: f.name, Command: command, Provider: f.on, Image: f.image, Size: f.size,
-		Outputs: f.out, Queue: f.queue, Priority: f.priority,
+		Queue: f.queue, Priority: f.priority,
 	}
 	if f.timeout < 0 {
 		return nil, usage(cmd, "--timeout: %v is negative", f.timeout)
+	}
+	if f.timeout == 0 && cmd.Flags().Changed("timeout") {
+		return nil, usage(cmd, "--timeout: every job has a limit; give one, such as 24h, or leave the flag out for one hour")
+	}
+	if err := f.oneReader(cmd); err != nil {
+		return nil, err
 	}
 	if f.retries < 0 || f.retries > 99 {
 		return nil, usage(cmd, "--retries: %d is not between 0 and 99", f.retries)
@@ -148,6 +154,7 @@ func (f *runFlags) spec(cmd *cobra.Command, command []string, stdin io.Reader) (
 		if err := checkPattern(pattern); err != nil {
 			return nil, fault.Say(fault.Invalid, "--out: %v", err)
 		}
+		spec.Outputs = append(spec.Outputs, path.Clean(pattern))
 	}
 	var err error
 	if spec.Env, err = f.environment(cmd); err != nil {
@@ -158,6 +165,23 @@ func (f *runFlags) spec(cmd *cobra.Command, command []string, stdin io.Reader) (
 	}
 	spec.Payload, err = readPayload(cmd, f.payload, stdin)
 	return spec, err
+}
+
+// oneReader refuses to read standard input twice: the second time there would be nothing.
+func (f *runFlags) oneReader(cmd *cobra.Command) error {
+	var readers []string
+	for _, flag := range f.in {
+		if source, _ := splitInput(flag); source == "-" {
+			readers = append(readers, "--in "+flag)
+		}
+	}
+	if f.payload == "@-" {
+		readers = append(readers, "--payload @-")
+	}
+	if len(readers) > 1 {
+		return usage(cmd, "%s would each read standard input, which can be read once", strings.Join(readers, " and "))
+	}
+	return nil
 }
 
 // environment resolves the --env flags: K=V, or K for the value it has here.

@@ -45,6 +45,12 @@ The scopes: submit adds jobs, read sees them, cancel ends and removes them, admi
 					return usage(cmd, "--scope: %q is not a scope; the scopes are %s", s, strings.Join(scopes(), ", "))
 				}
 			}
+			if len(allowed) == 0 {
+				return usage(cmd, "--scope: a token that allows nothing is of no use; the scopes are %s", strings.Join(scopes(), ", "))
+			}
+			if life < 0 || life == 0 && cmd.Flags().Changed("expires") {
+				return usage(cmd, "--expires: %v is not in the future; without --expires the token never ends by itself", life)
+			}
 			return p.with(cmd, func(ctx context.Context, c *connection) error {
 				token, err := c.CreateToken(ctx, args[0], allowed, life)
 				if err != nil {
