@@ -49,16 +49,16 @@ func (e *Engine) whyCreated(w *dayfly.Why, job *store.Job) {
 		return
 	}
 	say(w, "It has everything it needs and waits to be started.")
-	w.Next = fmt.Sprintf("POST /v1/jobs/%s/start", job.ID)
+	w.Next = "It begins when whoever submitted it starts it."
 }
 
 func (e *Engine) whyScheduled(w *dayfly.Why, job *store.Job) {
-	in := job.RunAt.Sub(e.clock.now()).Round(time.Second)
+	in := spoken(job.RunAt.Sub(e.clock.now()))
 	if job.Number == 0 {
-		say(w, "It is scheduled for %s, in %v.", job.RunAt.Format(time.RFC3339), in)
+		say(w, "It is scheduled for %s, in %s.", job.RunAt.Format(time.RFC3339), in)
 		return
 	}
-	say(w, "Attempt %d ended and it waits %v before the next one, so that what was wrong has time to pass.", job.Number, in)
+	say(w, "Attempt %d ended and it waits %s before the next one, so that what was wrong has time to pass.", job.Number, in)
 	if job.Message != "" {
 		say(w, "Attempt %d: %s", job.Number, job.Message)
 	}
@@ -118,8 +118,7 @@ func (e *Engine) whyQueued(ctx context.Context, w *dayfly.Why, job *store.Job) e
 
 func (e *Engine) whyActive(w *dayfly.Why, job *store.Job) {
 	if !job.CancelRequestedAt.IsZero() {
-		say(w, "It is being canceled since %s: its machine has been told, and the job is canceled when nothing of it runs.",
-			job.CancelRequestedAt.Format(time.RFC3339))
+		say(w, "It is being stopped since %s, because it was canceled: the job is over when nothing of it runs.", clockTime(job.CancelRequestedAt))
 	}
 	f := e.flightOf(job.Attempt)
 	if f == nil {
@@ -130,59 +129,118 @@ func (e *Engine) whyActive(w *dayfly.Why, job *store.Job) {
 	e.mu.Lock()
 	v := e.view(f, now)
 	e.mu.Unlock()
-	round := func(d time.Duration) time.Duration { return d.Round(100 * time.Millisecond) }
 	switch {
 	case v.state == dayfly.AttemptCreating:
-		say(w, "The provider %s was asked for machine %s %v ago.", v.provider, v.machine, round(v.age))
+		say(w, "The provider %s was asked for machine %s %s ago.", v.provider, v.machine, spoken(v.age))
 	case v.state == dayfly.AttemptCreateUnknown:
 		say(w, "The provider %s was asked for machine %s, and its answer was lost; Dayfly is finding out whether the machine exists.", v.provider, v.machine)
 	case v.state == dayfly.AttemptBooting:
-		say(w, "Machine %s exists and its agent has not called yet (%v of at most %v).", v.machine, round(v.age), v.boot)
+		say(w, "Machine %s exists and its agent has not called yet (%s of at most %s).", v.machine, spoken(v.age), spoken(v.boot))
 	case v.killed:
 		say(w, "Machine %s is being destroyed; the attempt ends when that is confirmed.", v.machine)
 	case v.silence > e.timers.lostAfter:
-		say(w, "It runs on machine %s, whose agent has been silent for %v; after %v the machine is destroyed.", v.machine, round(v.silence), e.timers.unreachableAfter)
+		say(w, "It runs on machine %s, whose agent has been silent for %s; after %s the machine is destroyed.",
+			v.machine, spoken(v.silence), spoken(e.timers.unreachableAfter))
 	default:
-		say(w, "Its command runs on machine %s since %v; its agent was last heard of %v ago.", v.machine, round(v.running), round(v.silence))
+		say(w, "Its command runs on machine %s since %s; its agent was last heard of %s ago.", v.machine, spoken(v.running), spoken(v.silence))
 	}
 	if job.Progress != nil {
 		say(w, "It says of itself: %.0f %% %s", job.Progress.Fraction*100, job.Progress.Text)
 	}
-	w.Next = fmt.Sprintf("It may run for %v.", v.limit)
+	switch {
+	case v.state != dayfly.AttemptRunning:
+		w.Next = "The command starts when the agent on its machine has called."
+	case !job.CancelRequestedAt.IsZero():
+		grace := time.Duration(job.Spec.Timeouts.Grace)
+		w.Next = fmt.Sprintf("It has until %s to end, then it is killed.", clockTime(job.CancelRequestedAt.Add(grace)))
+	default:
+		w.Next = fmt.Sprintf("It may run for %s longer.", spoken(max(0, v.limit-v.running)))
+	}
 }
 
 func whyFinished(w *dayfly.Why, job *store.Job) {
-	if job.State == dayfly.Succeeded {
-		say(w, "It succeeded.")
-	} else {
-		say(w, "It is %s because of %s.", job.State, job.Reason)
-	}
-	if job.Message != "" {
-		say(w, "%s", strings.TrimSpace(job.Message))
+	message := strings.TrimSpace(job.Message)
+	outcome := map[dayfly.State]string{
+		dayfly.Succeeded: "It succeeded", dayfly.Failed: "It failed", dayfly.Canceled: "It was canceled", dayfly.Expired: "It expired",
+	}[job.State]
+	switch {
+	case message == "":
+		say(w, "%s.", outcome)
+	case strings.HasPrefix(message, outcome):
+		say(w, "%s", message)
+	case message[0] >= 'A' && message[0] <= 'Z':
+		say(w, "%s: %s", outcome, strings.ToLower(message[:1])+message[1:])
+	default:
+		say(w, "%s: %s", outcome, message)
 	}
 	for _, a := range job.AttemptLog {
 		if a.State == dayfly.AttemptSucceeded {
 			continue
 		}
-		line := fmt.Sprintf("Attempt %d on %s was %s", a.Number, a.Provider, a.State)
+		line := fmt.Sprintf("Attempt %d %s on %s", a.Number, fateOf(a), a.Provider)
 		if a.Machine != nil {
 			line += ", machine " + a.Machine.Name
 		}
 		if a.MaxRSSKB > 0 {
 			line += fmt.Sprintf(", largest process %d MiB", a.MaxRSSKB>>10)
 		}
-		say(w, "%s. %s", line, strings.TrimSpace(a.Message))
+		line += "."
+		if said := strings.TrimSpace(a.Message); said != message {
+			line += " " + said
+		}
+		say(w, "%s", strings.TrimSpace(line))
 	}
 	switch job.Reason {
 	case dayfly.ReasonOOMKilled:
-		w.Next = "Give it more memory with memory_mb or a larger size, then retry it."
+		w.Next = "Give it more memory, such as by a larger size, then retry it."
 	case dayfly.ReasonDiskFull:
-		w.Next = "Give it more disk with disk_mb, or make room on the host, then retry it."
+		w.Next = "Give it more disk, or make room on the host, then retry it."
 	case dayfly.ReasonTimeout:
-		w.Next = "Raise timeouts.run if it needs more time, then retry it."
+		w.Next = "Submit it again with a longer run timeout if it needs more time."
 	case dayfly.ReasonCommandNotFound:
 		w.Next = "Check the command's first word, and that the program is installed where the job runs."
 	case dayfly.ReasonMachineLost, dayfly.ReasonNeverStarted, dayfly.ReasonPoison:
-		w.Next = "Retry it; raise retry.max_attempts if such failures should be retried without you."
+		w.Next = "Retry it; give it retries if such failures should be retried without you."
+	case dayfly.ReasonExitNonzero, dayfly.ReasonSignaled:
+		w.Next = "Read its output, and retry it when what was wrong has been mended."
 	}
+}
+
+// fateOf says what became of an attempt, and how long its command ran.
+func fateOf(a *store.Attempt) string {
+	fate := map[dayfly.AttemptState]string{
+		dayfly.AttemptFailed: "failed", dayfly.AttemptTimedOut: "ran out of time", dayfly.AttemptCanceled: "was canceled",
+		dayfly.AttemptLost: "was lost", dayfly.AttemptNeverStarted: "never started",
+	}[a.State]
+	if a.Started && a.RunMS > 0 {
+		fate += " after " + spoken(time.Duration(a.RunMS)*time.Millisecond)
+	}
+	return fate
+}
+
+func clockTime(t time.Time) string { return t.UTC().Format("15:04:05 UTC") }
+
+// spoken writes a length of time as one would say it, with no more digits than mean something.
+func spoken(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch d = max(0, d); {
+	case d < 950*time.Millisecond:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < 59950*time.Millisecond:
+		return strings.Replace(fmt.Sprintf("%.1f s", d.Seconds()), ".0 s", " s", 1)
+	case d < time.Hour:
+		return pair(d.Round(time.Second), time.Minute, "min", time.Second, "s")
+	case d < 2*day:
+		return pair(d.Round(time.Minute), time.Hour, "h", time.Minute, "min")
+	}
+	return fmt.Sprintf("%d days", d.Round(day)/day)
+}
+
+// pair writes a length of time in a large and a small unit.
+func pair(d, large time.Duration, largeName string, small time.Duration, smallName string) string {
+	text := fmt.Sprintf("%d %s", d/large, largeName)
+	if rest := d % large / small; rest > 0 {
+		text += fmt.Sprintf(" %d %s", rest, smallName)
+	}
+	return text
 }
