@@ -88,11 +88,15 @@ func (p *program) execute(root *cobra.Command) int {
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return codeCanceled
 	}
+	if unknown, ok := strings.CutPrefix(err.Error(), `unknown command "`); ok {
+		name, _, _ := strings.Cut(unknown, `"`)
+		err = unknownCommand(root, name)
+	}
 	p.complain(err)
 	if cmd != nil && (cmd.Name() == "run" || cmd.Name() == "wait") && cmd.Parent() == root {
 		return codeNotRun // as for the command itself, 1 and 2 would be taken for the job's
 	}
-	if _, ok := errors.AsType[*usageError](err); ok || strings.HasPrefix(err.Error(), "unknown command") {
+	if _, ok := errors.AsType[*usageError](err); ok {
 		return codeUsage
 	}
 	return codeFailed
@@ -185,6 +189,15 @@ func usage(cmd *cobra.Command, format string, args ...any) error {
 	return &usageError{cmd.CommandPath(), fmt.Sprintf(format, args...)}
 }
 
+// unknownCommand says that there is no such command, and which ones may have been meant.
+func unknownCommand(root *cobra.Command, name string) error {
+	meant := ""
+	if near := root.SuggestionsFor(name); len(near) > 0 {
+		meant = "; did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return usage(root, "there is no command %s%s", name, meant)
+}
+
 // root builds the tree of commands.
 func (p *program) root() *cobra.Command {
 	root := &cobra.Command{
@@ -203,9 +216,10 @@ It needs no server: without one, dayfly serves itself while the command lasts an
   dayfly jobs
   dayfly show JOB
   dayfly serve`,
-		SilenceUsage:      true,
-		SilenceErrors:     true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+		SilenceUsage:               true,
+		SuggestionsMinimumDistance: 2,
+		SilenceErrors:              true,
+		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&p.server, "server", os.Getenv("DAYFLY_URL"), "the server's `URL`; also DAYFLY_URL")
