@@ -469,6 +469,9 @@ func (e *Engine) InputStored(ctx context.Context, jobID string, in store.Input) 
 		e.discard(ctx, in.Blob)
 		return err
 	}
+	// What follows from the upload is not given up because the client, which has sent all of it, hangs up.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
 	in.StoredAt = e.clock.now()
 	err := e.storeInput(ctx, jobID, in)
 	if fault.Of(err) == fault.Conflict {

@@ -19,7 +19,7 @@ func (e *Engine) Starting(ctx context.Context) (bool, error) {
 	if launchable, err := e.launchable(ctx); err != nil || launchable {
 		return launchable, err
 	}
-	starting, err := e.store.List(ctx, &store.Query{States: []dayfly.State{dayfly.Starting}, Limit: 1000})
+	starting, _, err := e.store.List(ctx, &store.Query{States: []dayfly.State{dayfly.Starting}, Limit: 1000})
 	if err != nil {
 		return false, err
 	}
