@@ -171,7 +171,6 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 			done[lane] = map[*store.Job]bool{}
 		}
 		done[lane][job] = true
-		moved++
 	}
 	defer func() {
 		for lane, jobs := range done {
@@ -179,11 +178,9 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 		}
 	}()
 	for _, a := range actions {
-		if a.kind == failJob {
-			if err := e.failWaiting(ctx, a.job, now); err != nil {
-				return moved, err
-			}
+		if a.kind == leaveJob {
 			leave(a.job)
+			e.wakeClock.set()
 			continue
 		}
 		launches = append(launches, e.intent(a.job, now))
@@ -202,9 +199,11 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 		switch {
 		case result == nil:
 			leave(jobs[i])
+			moved++
 			e.takeOff(launches[i], jobs[i])
 		case errors.Is(result, fault.Conflict), errors.Is(result, store.ErrHeld):
 			leave(jobs[i]) // somebody else moved it, or it is held until its key has room
+			moved++
 		case errors.Is(result, fault.Exhausted):
 			surprised = true
 		default:
@@ -251,24 +250,6 @@ func launchedFlight(l *store.Launch, job *store.Job) *flight {
 func (e *Engine) begin(f *flight) {
 	e.tell(f.jobID, false)
 	e.background.Go(func() { e.create(e.lifetime, f) })
-}
-
-// failWaiting ends a job whose total timeout passed while it waited for another attempt.
-func (e *Engine) failWaiting(ctx context.Context, job *store.Job, now time.Time) error {
-	m := &store.Move{
-		JobID: job.ID, Version: job.Version, From: job.State, To: dayfly.Failed, Time: now, FinishedAt: now,
-		Reason: dayfly.ReasonDeadline, Message: deadlineMessage(job, verdict{message: job.Message}), Event: "failed",
-	}
-	_, err := e.store.Move(ctx, m)
-	if fault.Of(err) == fault.Conflict {
-		return nil
-	}
-	if err == nil {
-		e.open.Add(-1)
-		e.freed(job)
-		e.tell(job.ID, true)
-	}
-	return err
 }
 
 // lifetimeOf returns how long a job's machine may exist: everything its timeouts allow, and time to move files.

@@ -267,6 +267,8 @@ func TestAPlaceIsCountedOnceHoweverALaunchIsLearntOf(t *testing.T) {
 			f.finished(second.ID, 2*time.Minute)
 			f.settled(time.Minute)
 		}
+		s.set(nil)
+		wait(t.Context(), time.Minute) // until every answer has come
 		began := time.Now()
 		last := f.submit(narrow)
 		f.finished(last.ID, time.Minute)

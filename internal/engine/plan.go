@@ -103,7 +103,7 @@ type actionKind string
 const (
 	launchJob   actionKind = "launch" // commit the intent and ask the provider
 	holdJob     actionKind = "hold"   // pass it over: its key is at the limit
-	failJob     actionKind = "fail"   // its total timeout passed while it waited
+	leaveJob    actionKind = "leave"  // to the clock: its total timeout has passed while it waited
 	endAttempt  actionKind = "end"    // with the verdict
 	orderStop   actionKind = "order"  // tell the agent to end the command
 	askProvider actionKind = "ask"    // how is this machine?
@@ -175,7 +175,7 @@ func planLanes(w *world) []action {
 	for _, h := range heads {
 		job, lane := h.job, h.lane
 		if !job.TotalDeadline.IsZero() && !w.now.Before(job.TotalDeadline) {
-			actions = append(actions, action{kind: failJob, job: job})
+			actions = append(actions, action{kind: leaveJob, job: job})
 			continue
 		}
 		if room[job.Provider] <= 0 || lane.queueRoom <= 0 {

@@ -50,14 +50,10 @@ func (s *Store) Move(ctx context.Context, m *store.Move) (*store.Job, error) {
 
 // moveOp is the name under which a move passes its failpoints.
 func moveOp(m *store.Move) string {
-	switch {
-	case m.To == dayfly.Canceled || !m.CancelRequestedAt.IsZero():
-		return opCancel
-	case m.From == dayfly.Created:
+	if m.From == dayfly.Created && m.To != dayfly.Canceled {
 		return opStart
-	default:
-		return opMove
 	}
+	return opMove
 }
 
 // checkMove refuses what is no transition of a job without a live attempt. What is one for no job, because its job has

@@ -4,8 +4,7 @@ package sqlite
 const (
 	opSubmit       = "submit"        // Submit
 	opStart        = "start"         // Move out of created
-	opCancel       = "cancel"        // Move to canceled, or to mark a cancel
-	opMove         = "move"          // any other Move
+	opMove         = "move"          // any other Move: a cancel
 	opStoreInput   = "store_input"   // StoreInput
 	opLaunch       = "launch"        // Launch
 	opPromote      = "promote"       // Promote
@@ -25,7 +24,7 @@ const (
 // store.OP.after.
 func Ops() []string {
 	return []string{
-		opSubmit, opStart, opCancel, opMove, opStoreInput, opLaunch, opPromote, opClaim, opEnd, opNote, opMoveMachine,
+		opSubmit, opStart, opMove, opStoreInput, opLaunch, opPromote, opClaim, opEnd, opNote, opMoveMachine,
 		opAdoptMachine, opAddToken, opRevokeToken, opBoot, opTouch, opDelete,
 	}
 }
