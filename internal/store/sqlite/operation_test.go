@@ -110,8 +110,7 @@ func operations() map[string]operation {
 	return map[string]operation{
 		"submit": {nothing, submitted, jobIs(func(j *store.Job) bool { return j != nil })},
 		"start":  {submitIn(dayfly.Created), moveTo(dayfly.Queued), jobIs(func(j *store.Job) bool { return j.State == dayfly.Queued })},
-		"cancel": {submitted, moveTo(dayfly.Canceled), jobIs(func(j *store.Job) bool { return j.State == dayfly.Canceled })},
-		"move":   {submitted, moveTo(dayfly.Scheduled), jobIs(func(j *store.Job) bool { return j.State == dayfly.Scheduled })},
+		"move":   {submitted, moveTo(dayfly.Canceled), jobIs(func(j *store.Job) bool { return j.State == dayfly.Canceled })},
 		"store_input": {submitIn(dayfly.Created), func(s *sqlite.Store) error {
 			_, err := s.StoreInput(ctx, theJob().Job.ID, store.Input{Name: "in", Size: 7})
 			return err
