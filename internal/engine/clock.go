@@ -35,7 +35,7 @@ func (c clock) now() time.Time { return c.start.Add(c.count() - c.begun) }
 
 // vigil tells the silence of others from the engine's own. A process can be stopped, or get no processor, for longer
 // than any patience it has; what it then did not hear was perhaps said. So a time during which the engine has not looked
-// at its attempts counts as longestNap and no more. It does count that much: an engine that is always slow would
+// at its attempts counts as napCounts and no more. It does count that much: an engine that is always slow would
 // otherwise have no patience that ever ends.
 type vigil struct {
 	first, last time.Time // when the engine looked
@@ -51,6 +51,9 @@ type nap struct {
 // longestNap is how long the engine may not have looked without having been away. It looks every second.
 const longestNap = 2 * time.Second
 
+// napCounts is what counts of a nap: little, because those who were not heard meanwhile need a moment to be heard again.
+const napCounts = 200 * time.Millisecond
+
 // maxNaps bounds how many naps are remembered apart. Two that are taken for one lose as much, for whatever began between
 // them even more: patience only grows.
 const maxNaps = 64
@@ -61,7 +64,7 @@ func (v *vigil) look(now time.Time) {
 		v.first, v.last = now, now
 	}
 	if away := now.Sub(v.last); away > longestNap {
-		v.naps = append(v.naps, nap{from: v.last, to: now, lost: away - longestNap})
+		v.naps = append(v.naps, nap{from: v.last, to: now, lost: away - napCounts})
 	}
 	if len(v.naps) > maxNaps {
 		v.naps[1].from = v.naps[0].from

@@ -19,11 +19,11 @@ func TestTheEnginesOwnAbsenceIsNobodysSilence(t *testing.T) {
 		{look: 2, heard: 0, want: 1},
 		{look: 3.5, heard: 0, want: 2.5}, // a little late is not away
 		{look: 4, heard: 3.75, want: 0.25},
-		{look: 300, heard: 3.75, want: 2.25}, // stopped, and continued: it counts as two seconds
-		{look: 301, heard: 3.75, want: 3.25},
+		{look: 300, heard: 3.75, want: 0.45}, // stopped, and continued: it counts as a fifth of a second
+		{look: 301, heard: 3.75, want: 1.45},
 		{look: 302, heard: 301.5, want: 0.5},
 		{look: 302, heard: 299.5, want: 2}, // heard while it was stopped
-		{look: 400, heard: 3.75, want: 6.25},
+		{look: 400, heard: 3.75, want: 2.65},
 	} {
 		v.look(at(step.look))
 		want := time.Duration(step.want * float64(time.Second))
@@ -43,10 +43,10 @@ func TestAnEngineThatIsAlwaysSlowHasPatienceThatEnds(t *testing.T) {
 		now = now.Add(3 * time.Second)
 		v.look(now)
 	}
-	if got, want := v.elapsed(now.Add(-time.Minute), now), 40*time.Second; got != want {
+	if got, want := v.elapsed(now.Add(-time.Minute), now), 4*time.Second; got != want {
 		t.Errorf("looking each three seconds, got %v of a minute, want %v", got, want)
 	}
-	if got, want := v.elapsed(start, now), 2000*time.Second; got != want {
+	if got, want := v.elapsed(start, now), 200*time.Second; got != want {
 		t.Errorf("looking each three seconds, got %v of 3000s, want %v", got, want)
 	}
 }
