@@ -296,12 +296,20 @@ type Owner struct {
 	Token string // the owner's token
 }
 
-// FindOwner returns the process that serves the data directory, or fault.NotFound.
+// FindOwner returns the process that serves the data directory, or fault.NotFound. fault.Invalid, with a sentence, if
+// that cannot be found out because the directory is none, or not this user's.
 func FindOwner(dir string) (*Owner, error) {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("server: %s: %w", dir, fault.NotFound)
 	}
 	info, err := sqlite.Owner(databasePath(dir))
+	if fault.Of(err) == fault.Denied {
+		cause := err
+		if path, ok := errors.AsType[*fs.PathError](err); ok {
+			cause = path.Err
+		}
+		return nil, fault.Say(fault.Invalid, "the data directory %s cannot be used: %v; name another in DAYFLY_DATA_DIR", dir, cause)
+	}
 	if err != nil {
 		return nil, err
 	}

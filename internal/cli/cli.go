@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/dayfly-run/dayfly/fault"
@@ -189,6 +190,21 @@ func usage(cmd *cobra.Command, format string, args ...any) error {
 	return &usageError{cmd.CommandPath(), fmt.Sprintf(format, args...)}
 }
 
+// flagError says what is wrong with a flag. Of the types of values that the library parses, it says what they look like
+// instead of which function of Go's could not read them.
+func flagError(cmd *cobra.Command, err error) error {
+	wrong, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return usage(cmd, "%v", err)
+	}
+	form := map[string]string{"int": "a whole number", "float64": "a number", "duration": "a length of time such as 90s or 1h30m"}
+	flag := wrong.GetFlag()
+	if want := form[flag.Value.Type()]; want != "" {
+		return usage(cmd, "--%s: %q is not %s", flag.Name, wrong.GetValue(), want)
+	}
+	return usage(cmd, "--%s: %v", flag.Name, errors.Unwrap(wrong))
+}
+
 // unknownCommand says that there is no such command, and which ones may have been meant.
 func unknownCommand(root *cobra.Command, name string) error {
 	meant := ""
@@ -231,7 +247,7 @@ It needs no server: without one, dayfly serves itself while the command lasts an
 			p.token = os.Getenv("DAYFLY_TOKEN")
 		}
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%v", err) })
+	root.SetFlagErrorFunc(flagError)
 	root.SetOut(p.out)
 	root.SetErr(p.err)
 	root.AddGroup(
