@@ -23,10 +23,12 @@ type ended struct {
 // failure; while the store does not answer the attempt stays in flight, and the next tick tries again.
 func (e *Engine) finish(f *flight, v verdict) {
 	e.mu.Lock()
-	again := f.ending
-	f.ending = true
+	over := f.ending || e.flights[f.id] != f // somebody else ends it, or has
+	if !over {
+		f.ending = true
+	}
 	e.mu.Unlock()
-	if again {
+	if over {
 		return
 	}
 	ctx, cancel := context.WithTimeout(e.lifetime, 30*time.Second)

@@ -52,28 +52,32 @@ func (e *Engine) withProgress(f *flight, r *wire.Result) *wire.Result {
 
 // progressLoop writes what jobs have said of themselves, of many jobs together.
 func (e *Engine) progressLoop(ctx context.Context) {
+	const shortest, longest = 50 * time.Millisecond, 5 * time.Second
+	delay := shortest
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 			return
 		case <-e.wakeProgress:
 		}
-		pause(ctx, 20*time.Millisecond)
-		for delay := 50 * time.Millisecond; ctx.Err() == nil; delay = min(2*delay, 5*time.Second) {
-			notes := e.unwritten()
-			if len(notes) == 0 {
-				break
-			}
-			err := e.store.Note(ctx, notes)
-			if err == nil {
-				e.written(notes)
-				delay = 0 // there may be more
-				continue
-			}
+		pause(ctx, 20*time.Millisecond) // so that what many jobs say is one write
+		notes := e.unwritten()
+		if len(notes) == 0 {
+			continue
+		}
+		if err := e.store.Note(ctx, notes); err != nil {
 			if ctx.Err() == nil {
 				e.logger.Warn("the progress of jobs could not be written; trying again", "jobs", len(notes), "error", err)
 			}
 			pause(ctx, delay)
+			delay = min(2*delay, longest)
+			e.wakeProgress.set()
+			continue
+		}
+		delay = shortest
+		e.written(notes)
+		if len(notes) == batchSize {
+			e.wakeProgress.set() // there may be more
 		}
 	}
 }

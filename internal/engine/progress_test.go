@@ -14,17 +14,25 @@ import (
 	"github.com/dayfly-run/dayfly/internal/wire"
 )
 
-// full is a store that takes no notes while its disk is full.
+// full is a store that takes no notes while its disk is full, and counts those that it took and those that it refused.
 type full struct {
 	store.Store
-	disk atomic.Bool
+	disk           atomic.Bool
+	taken, refused atomic.Int64
+	after          func() // what happens before the answer to a write that was taken
 }
 
 func (s *full) Note(ctx context.Context, notes []*store.Note) error {
 	if s.disk.Load() {
+		s.refused.Add(1)
 		return fmt.Errorf("the disk is full: %w", fault.StoreFull)
 	}
-	return s.Store.Note(ctx, notes)
+	s.taken.Add(1)
+	err := s.Store.Note(ctx, notes)
+	if s.after != nil {
+		s.after()
+	}
+	return err
 }
 
 func TestHeartbeatsAreAnsweredWhileProgressCannotBeWritten(t *testing.T) {
@@ -63,6 +71,48 @@ func TestHeartbeatsAreAnsweredWhileProgressCannotBeWritten(t *testing.T) {
 			t.Errorf("when the disk has room again the progress is %+v, want the last, 0.9995", p)
 		}
 		check(t, f.finished(job.ID, time.Hour), dayfly.Succeeded, "", 1)
+	})
+}
+
+func TestAStoreThatRefusesProgressIsAskedLessAndLessOften(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		s := new(full)
+		f := newFleet(t, func(o *engine.Options) {
+			s.Store = o.Store
+			o.Store = s
+		})
+		f.work = func(ctx context.Context, a *wire.Assignment) wire.Result {
+			say := func(fraction float64) {
+				if err := f.engine.Load().Progress(ctx, a.JobToken, &wire.Progress{Fraction: fraction}); err != nil {
+					t.Errorf("progress: got %v, want nil", err)
+				}
+			}
+			s.after = func() {
+				if s.taken.Load() == 10 { // The job speaks and the disk fills while the store writes.
+					say(0.5)
+					s.disk.Store(true)
+				}
+			}
+			for i := range 10 {
+				say(float64(i) / 100)
+				wait(ctx, time.Second)
+			}
+			for i := range 600 {
+				say(float64(i) / 1000)
+				wait(ctx, 100*time.Millisecond)
+			}
+			s.disk.Store(false)
+			wait(ctx, 10*time.Second)
+			return succeed(ctx, a)
+		}
+		check(t, f.finished(f.submit(nil).ID, time.Hour), dayfly.Succeeded, "", 1)
+		if n := s.taken.Load(); n <= 10 {
+			t.Errorf("the store took %d writes of progress, want more than the 10 before its disk was full", n)
+		}
+		if n := s.refused.Load(); n < 10 || n > 30 {
+			t.Errorf("the store was asked %d times in the minute in which it refused, want between 10 and 30 times", n)
+		}
 	})
 }
 
