@@ -27,10 +27,11 @@ func newHuma(a *API, version string) huma.API {
 		OpenAPI: &huma.OpenAPI{
 			OpenAPI: "3.1.0",
 			Info: &huma.Info{
-				Title: "Dayfly", Version: version,
+				Title: "Dayfly", Version: version, License: &huma.License{Name: "Apache 2.0", Identifier: "Apache-2.0"},
 				Description: "Runs any job on a machine that lives only as long as the job. Errors are problem details (RFC 9457) " +
 					"whose code says what to decide by. Lists are paged: pass next_cursor on as cursor until it is missing.",
 			},
+			Servers: []*huma.Server{{URL: "/", Description: "The server that this description comes from."}},
 			Components: &huma.Components{
 				Schemas: registry,
 				SecuritySchemes: map[string]*huma.SecurityScheme{
