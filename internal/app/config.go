@@ -133,14 +133,17 @@ func (c *Config) Validate() error {
 	for _, address := range c.Listen {
 		_, port, err := net.SplitHostPort(address)
 		if err != nil {
-			return fault.Field("listen", "%q is not an address such as %q: %v", address, DefaultListen, err)
+			return fault.Field("listen", "%q is not an address and a port, such as %q", address, DefaultListen)
 		}
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 			return fault.Field("listen", "the port of %q is not a number from 0 to 65535; 0 takes any free port", address)
 		}
 	}
+	if c.DataDir == "" {
+		return fault.Field("data_dir", "there is no directory to keep things in; set data_dir, or HOME or XDG_STATE_HOME")
+	}
 	if !filepath.IsAbs(c.DataDir) {
-		return fault.Field("data_dir", "%q is not an absolute path; set data_dir, or HOME or XDG_STATE_HOME", c.DataDir)
+		return fault.Field("data_dir", "%q is not an absolute path such as /var/lib/dayfly", c.DataDir)
 	}
 	if u, err := url.Parse(c.PublicURL); c.PublicURL != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
 		return fault.Field("public_url", "%q is not a URL such as https://dayfly.example.com", c.PublicURL)
@@ -180,7 +183,7 @@ func (c *Config) validateRunning() error {
 	}
 	for name, q := range c.Queues {
 		if !queueName.MatchString(name) {
-			return fault.Field("queues", "%q is not the name of a queue: 1 to 64 characters of a-z, 0-9, '_', '.' and '-'", name)
+			return fault.Field("queues."+name, "%q is not the name of a queue: 1 to 64 characters of a-z, 0-9, '_', '.' and '-'", name)
 		}
 		if q.Concurrency < 0 || q.KeyConcurrency < 0 {
 			return fault.Field("queues."+name, "a limit cannot be negative; 0 means no limit")

@@ -129,12 +129,24 @@ func TestMistakesAreNamedWithTheirPlace(t *testing.T) {
 		"an unknown section":                {file: "retention = \"1h\"\n[logging]\nlevel = \"info\"\n", want: []string{":2: there is no key logging"}},
 		"an unknown key in an inline table": {file: "retention = \"1h\"\nlog = {level = \"info\", size = 3}\n", want: []string{":2: there is no key log.size"}},
 		"an unknown limit of a queue":       {file: "[queues.video]\nconcurrency = 1\nmax = 2\n", want: []string{":3: there is no key queues.video.max"}},
-		"a value of the wrong type":         {file: "listen = 3\n", want: []string{"line 1", "listen"}},
-		"a length of time that is none":     {file: "retention = \"soon\"\n", want: []string{"soon"}},
-		"broken syntax":                     {file: "[log\n", want: []string{".toml:", "expected"}},
+		"no list":                           {file: "listen = 3\n", want: []string{`:1: listen must be a list of texts such as ["127.0.0.1:7700"], and is 3`}},
+		"a list of something else":          {file: "listen = [\"a:1\", 3]\n", want: []string{":1: listen must be a list of texts", "and holds 3"}},
+		"no whole number":                   {file: "\n[limits]\nconnections = \"many\"\n", want: []string{`:3: limits.connections must be a whole number, without quotes, and is the text "many"`}},
+		"neither true nor false":            {file: "allow_open = \"yes\"\n", want: []string{`:1: allow_open must be true or false, without quotes, and is the text "yes"`}},
+		"no text":                           {file: "data_dir = true\n", want: []string{":1: data_dir must be a text in quotes, and is true"}},
+		"no section":                        {file: "log = 3\n", want: []string{":1: log must be a section, which begins with [log], and is 3"}},
+		"no section of a queue":             {file: "[queues]\nvideo = 3\n", want: []string{":2: queues.video must be a section, which begins with [queues.video], and is 3"}},
+		"a length of time that is none":     {file: "retention = \"soon\"\n", want: []string{`:1: retention must be a length of time such as "90s" or "1h30m", and is the text "soon"`}},
+		"a length of time without a unit":   {file: "retention = 3\n", want: []string{`:1: retention must be a length of time such as "90s" or "1h30m", and is 3`}},
+		"broken syntax":                     {file: "\n[log\n", want: []string{`.toml:2: "[log" cannot be read as TOML: expected`, "docs/configuration.md"}},
+		"a text without quotes":             {file: "data_dir = here\n", want: []string{`.toml:1: "data_dir = here" cannot be read as TOML`, "texts stand in quotes"}},
 		"an unknown variable":               {env: "DAYFLY_LOG_LEVLE=debug", want: []string{"DAYFLY_LOG_LEVLE configures nothing", "did you mean DAYFLY_LOG_LEVEL?"}},
 		"a variable of the wrong type":      {env: "DAYFLY_LIMITS_CONNECTIONS=many", want: []string{"DAYFLY_LIMITS_CONNECTIONS", "many"}},
-		"a queue's limit that is no number": {env: "DAYFLY_QUEUES_A_CONCURRENCY=x", want: []string{"DAYFLY_QUEUES_A_CONCURRENCY", "not a number"}},
+		"a queue's limit that is no number": {env: "DAYFLY_QUEUES_A_CONCURRENCY=x", want: []string{"DAYFLY_QUEUES_A_CONCURRENCY", `"x" is not a whole number`}},
+		"a number that is too large":        {env: "DAYFLY_LIMITS_OPEN_JOBS=99999999999999999999", want: []string{"DAYFLY_LIMITS_OPEN_JOBS", "too large"}},
+		"a variable that is no time":        {env: "DAYFLY_RETENTION=soon", want: []string{`DAYFLY_RETENTION: "soon" is not a length of time such as 90s or 1h30m`}},
+		"a variable that is neither":        {env: "DAYFLY_ALLOW_OPEN=perhaps", want: []string{`DAYFLY_ALLOW_OPEN: "perhaps" is neither true nor false`}},
+		"a variable that means nothing":     {env: "DAYFLY_FROBNICATE=1", want: []string{"DAYFLY_FROBNICATE configures nothing; unset it, or see docs/configuration.md"}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -168,7 +180,7 @@ func TestValidateNamesTheKey(t *testing.T) {
 		"providers.local.enabled":      func(c *app.Config) { c.Providers.Local.Enabled = false },
 		"default_provider":             func(c *app.Config) { c.DefaultProvider = "moon" },
 		"providers.local.max_machines": func(c *app.Config) { c.Providers.Local.MaxMachines = 0 },
-		"queues":                       func(c *app.Config) { c.Queues["a b"] = app.Queue{} },
+		"queues.a b":                   func(c *app.Config) { c.Queues["a b"] = app.Queue{} },
 		"queues.a":                     func(c *app.Config) { c.Queues["a"] = app.Queue{Concurrency: -1} },
 		"limits.connections":           func(c *app.Config) { c.Limits.Connections = 1 },
 		"retention":                    func(c *app.Config) { c.Retention = 1 },
@@ -186,6 +198,53 @@ func TestValidateNamesTheKey(t *testing.T) {
 		t.Run("listen "+address, func(t *testing.T) {
 			t.Parallel()
 			refused(t, "listen", func(c *app.Config) { c.Listen = []string{app.DefaultListen, address} })
+		})
+	}
+}
+
+func TestAFileThatCannotBeReadIsNamed(t *testing.T) {
+	t.Parallel()
+	for name, file := range map[string]string{
+		"no such file or directory": filepath.Join(t.TempDir(), "dayfly.toml"),
+		"is a directory":            t.TempDir(),
+	} {
+		_, err := app.Load(file, nil)
+		sentence, said := fault.Sentence(err)
+		if !said || fault.Of(err) != fault.Invalid || !strings.Contains(sentence, file+" cannot be read: "+name+"; mend --config or DAYFLY_CONFIG") {
+			t.Errorf("got %v, want a sentence that names %s, and says %q and what to do", err, file, name)
+		}
+	}
+}
+
+func TestAValueThatIsRefusedIsFoundWhereItWasSet(t *testing.T) {
+	t.Parallel()
+	cases := map[string]struct{ file, env, want string }{
+		"in the file":                    {file: "\n[limits]\nconnections = 3\n", want: ".toml:3: limits.connections: 3 is too few"},
+		"in an inline table":             {file: "log = {level = \"loud\"}\n", want: ".toml:1: log.level: \"loud\" is not one of"},
+		"by a variable":                  {env: "DAYFLY_LIMITS_CONNECTIONS=3", want: "the environment variable DAYFLY_LIMITS_CONNECTIONS: 3 is too few"},
+		"by both, and the last wins":     {file: "limits.connections = 4\n", env: "DAYFLY_LIMITS_CONNECTIONS=3", want: "the environment variable DAYFLY_LIMITS_CONNECTIONS: 3 is too few"},
+		"in a section":                   {file: "[tls]\nkey = \"k\"\n", want: ".toml:1: tls: certificate and key belong together"},
+		"as a section, by a variable":    {env: "DAYFLY_TLS_KEY=k", want: "the environment variable DAYFLY_TLS_KEY: certificate and key belong together"},
+		"a queue's limit":                {file: "[queues.a]\nconcurrency = -1\n[queues.b]\n", env: "DAYFLY_QUEUES_A_B_CONCURRENCY=1", want: ".toml:1: queues.a: a limit cannot be negative"},
+		"a queue's name":                 {file: "[queues.a]\n[queues.\"A B\"]\n", want: ".toml:2: queues.A B: \"A B\" is not the name of a queue"},
+		"a queue's limit, by a variable": {env: "DAYFLY_QUEUES_A_KEY_CONCURRENCY=-1", want: "the environment variable DAYFLY_QUEUES_A_KEY_CONCURRENCY: a limit cannot be negative"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			file := write(t, c.file)
+			environ := []string{"PATH=/bin", "DAYFLY_DATA_DIR=" + t.TempDir()}
+			if c.env != "" {
+				environ = append(environ, c.env)
+			}
+			config, err := app.Load(file, environ)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = app.Locate(config.Validate(), file, environ)
+			if err == nil || !strings.Contains(err.Error(), c.want) || fault.Of(err) != fault.Invalid {
+				t.Errorf("got %v, want an error of kind invalid that says %q", err, c.want)
+			}
 		})
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"reflect"
 	"slices"
@@ -42,30 +43,49 @@ func Load(file string, environ []string) (*Config, error) {
 }
 
 func (c *Config) loadFile(file string) error {
+	source, err := readFile(file)
+	if err != nil {
+		return err
+	}
+	table := map[string]any{}
+	meta, err := toml.NewDecoder(bytes.NewReader(source)).Decode(&table)
+	if err != nil {
+		return notTOML(file, source, err)
+	}
+	if err := checkTable(file, source, table, meta.Keys()); err != nil {
+		return err
+	}
+	if _, err := toml.NewDecoder(bytes.NewReader(source)).Decode(c); err != nil {
+		return fault.Say(fault.Invalid, "%s: %v", file, err) // nothing that checkTable lets through comes here
+	}
+	return nil
+}
+
+// readFile reads a configuration file whole.
+func readFile(file string) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return fmt.Errorf("the configuration file cannot be read: %w: %w", fault.Invalid, err)
+		return nil, unreadable(file, err)
 	}
 	defer f.Close()
 	source, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return fmt.Errorf("the configuration file cannot be read: %w: %w", fault.Invalid, err)
+		return nil, unreadable(file, err)
 	}
 	if len(source) > maxFile {
-		return fault.Say(fault.Invalid, "%s is larger than %d bytes; that is no configuration file", file, maxFile)
+		return nil, fault.Say(fault.Invalid, "%s is larger than %d bytes; that is no configuration file", file, maxFile)
 	}
-	meta, err := toml.NewDecoder(bytes.NewReader(source)).Decode(c)
-	if err != nil {
-		if p, ok := errors.AsType[toml.ParseError](err); ok {
-			return fault.Say(fault.Invalid, "%s:%d: %s", file, p.Position.Line, p.Message)
-		}
-		return fault.Say(fault.Invalid, "%s: %v", file, err)
+	return source, nil
+}
+
+// unreadable says why a configuration file cannot be read. Who named it is said too: with DAYFLY_CONFIG that may have been
+// long ago.
+func unreadable(file string, err error) error {
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
+		err = path.Err
 	}
-	if unknown := meta.Undecoded(); len(unknown) > 0 {
-		key := unknown[0].String()
-		return fault.Say(fault.Invalid, "%s:%d: there is no key %s%s", file, lineOf(source, unknown[0]), key, suggestion(key))
-	}
-	return nil
+	return fault.Say(fault.Invalid, "the configuration file %s cannot be read: %v; mend --config or DAYFLY_CONFIG, whichever names it, "+
+		"or leave it out: none is needed", file, err)
 }
 
 // lineOf returns the line on which a key is set, from 1. The decoder does not say where an unknown key was, so the
@@ -115,7 +135,7 @@ func suggestion(key string) string {
 		}
 	}
 	if best == "" {
-		return "; docs/configuration.md lists them all"
+		return "; remove it, or see docs/configuration.md for those there are"
 	}
 	return "; did you mean " + best + "?"
 }
@@ -226,7 +246,7 @@ func variableSuggestion(name string) string {
 		}
 	}
 	if best == "" {
-		return "; docs/configuration.md lists them all"
+		return "; unset it, or see docs/configuration.md for those there are"
 	}
 	return "; did you mean " + best + "?"
 }
@@ -247,9 +267,9 @@ func (c *Config) setQueue(variable, value string) (known bool, err error) {
 	if name == "" {
 		return false, nil
 	}
-	n, err := strconv.Atoi(value)
+	n, err := number(value)
 	if err != nil {
-		return true, fmt.Errorf("%q is not a number", value)
+		return true, err
 	}
 	queue := strings.ToLower(name)
 	for configured := range c.Queues {
@@ -283,21 +303,35 @@ func set(leaf reflect.Value, text string) error {
 			}
 		}
 	case *int:
-		n, err := strconv.Atoi(text)
+		n, err := number(text)
 		if err != nil {
-			return fmt.Errorf("%q is not a number", text)
+			return err
 		}
 		*target = n
 	case *bool:
 		b, err := strconv.ParseBool(text)
 		if err != nil {
-			return fmt.Errorf("%q is neither true nor false", text)
+			return fmt.Errorf("%q is neither true nor false; set one of these, or unset it", text)
 		}
 		*target = b
 	case *dayfly.Duration:
-		return target.UnmarshalText([]byte(text))
+		if target.UnmarshalText([]byte(text)) != nil {
+			return fmt.Errorf("%q is not a length of time such as 90s or 1h30m; set one, or unset it", text)
+		}
 	default:
 		panic(fmt.Sprintf("app: a configuration key has the type %T, which no environment variable can set", target))
 	}
 	return nil
+}
+
+// number reads a whole number.
+func number(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	switch {
+	case errors.Is(err, strconv.ErrRange):
+		return 0, fmt.Errorf("%s is too large", text)
+	case err != nil:
+		return 0, fmt.Errorf("%q is not a whole number; set one, or unset it", text)
+	}
+	return n, nil
 }

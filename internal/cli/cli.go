@@ -193,6 +193,9 @@ func usage(cmd *cobra.Command, format string, args ...any) error {
 // flagError says what is wrong with a flag. Of the types of values that the library parses, it says what they look like
 // instead of which function of Go's could not read them.
 func flagError(cmd *cobra.Command, err error) error {
+	if missing, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		return unknownFlag(cmd, missing)
+	}
 	wrong, ok := errors.AsType[*pflag.InvalidValueError](err)
 	if !ok {
 		return usage(cmd, "%v", err)
@@ -203,6 +206,28 @@ func flagError(cmd *cobra.Command, err error) error {
 		return usage(cmd, "--%s: %q is not %s", flag.Name, wrong.GetValue(), want)
 	}
 	return usage(cmd, "--%s: %v", flag.Name, errors.Unwrap(wrong))
+}
+
+// unknownFlag says that a command has no such flag, and which others have.
+func unknownFlag(cmd *cobra.Command, missing *pflag.NotExistError) error {
+	name := missing.GetSpecifiedName()
+	var having []string
+	for _, other := range cmd.Root().Commands() {
+		if missing.GetSpecifiedShortnames() == "" && other != cmd && other.LocalFlags().Lookup(name) != nil {
+			having = append(having, other.CommandPath())
+		}
+	}
+	switch {
+	case len(having) == 0:
+		return usage(cmd, "%v", missing)
+	case name == "config":
+		return usage(cmd, "%s has no flag --config; %s has, and DAYFLY_CONFIG names the file for every command", cmd.CommandPath(), having[0])
+	}
+	verb := "have"
+	if len(having) == 1 {
+		verb = "has"
+	}
+	return usage(cmd, "%s has no flag --%s; %s %s", cmd.CommandPath(), name, strings.Join(having, " and "), verb)
 }
 
 // unknownCommand says that there is no such command, and which ones may have been meant.

@@ -173,7 +173,7 @@ func (l *local) serve(ctx context.Context) error {
 	config.Log.Level = "error"
 	running, err := app.Start(ctx, &config, &app.StartOptions{Version: l.version, Embedded: true, Prepare: l.prepare})
 	if err != nil {
-		return err
+		return app.Locate(err, os.Getenv("DAYFLY_CONFIG"), os.Environ())
 	}
 	serveCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l.embedded = &embedded{running, stop, make(chan error, 1)}

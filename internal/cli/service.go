@@ -8,10 +8,12 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/app"
 )
 
@@ -82,7 +84,18 @@ func (f *serveFlags) configure(cmd *cobra.Command) (*app.Config, error) {
 			set()
 		}
 	}
-	return config, config.Validate()
+	return config, f.locate(cmd, config.Validate())
+}
+
+// locate says of a value that is refused where it was set: by a flag, by a variable or in the file.
+func (f *serveFlags) locate(cmd *cobra.Command, err error) error {
+	if field, ok := errors.AsType[*fault.FieldError](err); ok {
+		flag := strings.NewReplacer(".", "-", "_", "-").Replace(field.Field)
+		if set := cmd.Flags().Lookup(flag); set != nil && set.Changed {
+			return fault.Say(field.Kind, "--%s: %s", flag, field.Message)
+		}
+	}
+	return app.Locate(err, f.config, os.Environ())
 }
 
 func (p *program) serve(cmd *cobra.Command, f *serveFlags) error {
@@ -92,7 +105,7 @@ func (p *program) serve(cmd *cobra.Command, f *serveFlags) error {
 	}
 	running, err := app.Start(cmd.Context(), config, &app.StartOptions{Version: p.version, LogTo: p.err})
 	if err != nil {
-		return err
+		return f.locate(cmd, err)
 	}
 	if p.errTTY {
 		p.note("Serving %s from %s. Stop with Ctrl-C; jobs go on running.", running.URL(), config.DataDir)
@@ -156,9 +169,10 @@ to do about each thing that is not as it should be. Exits with 1 when something 
 		Example: "  dayfly doctor\n  dayfly doctor --json",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			config, err := app.Load(os.Getenv("DAYFLY_CONFIG"), os.Environ())
+			file := os.Getenv("DAYFLY_CONFIG")
+			config, err := app.Load(file, os.Environ())
 			if err == nil {
-				err = config.Validate()
+				err = app.Locate(config.Validate(), file, os.Environ())
 			}
 			var checks []app.Check
 			if err != nil {
