@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -64,6 +62,11 @@ type Options struct {
 	OrphanAfter      time.Duration    // default ten minutes
 	Heartbeat        time.Duration    // default five seconds
 
+	// Command is what this process was started as, such as "dayfly run", and Passing that it serves only until that ends.
+	// Both are told to whoever finds the data directory in use.
+	Command string
+	Passing bool
+
 	Version string       // to show
 	Logger  *slog.Logger // default: discards
 }
@@ -94,7 +97,7 @@ type Server struct {
 // New opens the data directory and the listeners and returns a server that Run will serve with. Whoever does not call
 // Run calls Close.
 //
-// fault.Conflict if another process serves the directory; fault.Invalid, with a sentence that says
+// fault.Conflict, with a sentence, if another process serves the directory; fault.Invalid, with a sentence that says
 // what to do, if the options would not be safe or cannot be carried out.
 func New(ctx context.Context, o Options) (s *Server, err error) {
 	if err := o.check(); err != nil {
@@ -154,7 +157,13 @@ func (s *Server) open(ctx context.Context) (err error) {
 	if err := MakeDir(dir); err != nil {
 		return err
 	}
-	if s.store, err = sqlite.Open(ctx, databasePath(dir), &sqlite.Options{Logger: s.logger}); err != nil {
+	s.store, err = sqlite.Open(ctx, databasePath(dir), &sqlite.Options{
+		Logger: s.logger, Command: s.options.Command, Passing: s.options.Passing,
+	})
+	if owned, ok := errors.AsType[*sqlite.OwnedError](err); ok {
+		return inUse(dir, &owned.Info)
+	}
+	if err != nil {
 		return err
 	}
 	if s.token, err = ownerToken(dir); err != nil {
@@ -287,37 +296,4 @@ func poll(ctx context.Context, left func(context.Context) (bool, error)) error {
 		case <-time.After(wait):
 		}
 	}
-}
-
-// Owner is a process that serves a data directory.
-type Owner struct {
-	PID   int
-	URL   string // for this computer; "" while it is starting
-	Token string // the owner's token
-}
-
-// FindOwner returns the process that serves the data directory, or fault.NotFound. fault.Invalid, with a sentence, if
-// that cannot be found out because the directory is none, or not this user's.
-func FindOwner(dir string) (*Owner, error) {
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("server: %s: %w", dir, fault.NotFound)
-	}
-	info, err := sqlite.Owner(databasePath(dir))
-	if fault.Of(err) == fault.Denied {
-		cause := err
-		if path, ok := errors.AsType[*fs.PathError](err); ok {
-			cause = path.Err
-		}
-		return nil, fault.Say(fault.Invalid, "the data directory %s cannot be used: %v; name another in DAYFLY_DATA_DIR", dir, cause)
-	}
-	if err != nil {
-		return nil, err
-	}
-	owner := &Owner{PID: info.PID, URL: info.URL}
-	if info.URL != "" {
-		if owner.Token, err = ownerToken(dir); err != nil {
-			return nil, err
-		}
-	}
-	return owner, nil
 }

@@ -229,8 +229,8 @@ func TestOneServerUsesADirectoryAtATime(t *testing.T) {
 		t.Errorf("before there is a server, its owner is %v, want not_found", err)
 	}
 	s, stop := start(t, o)
-	if _, err := server.New(t.Context(), o); fault.Of(err) != fault.Conflict {
-		t.Errorf("a second server: got %v, want an error of kind conflict", err)
+	if _, err := server.New(t.Context(), o); fault.Of(err) != fault.Conflict || !strings.Contains(err.Error(), "is in use by process") {
+		t.Errorf("a second server: got %v, want an error of kind conflict that says who has the directory", err)
 	}
 	owner, err := server.FindOwner(o.DataDir)
 	if err != nil || owner.URL != s.LocalURL() || owner.PID != os.Getpid() || owner.Token != s.Token() {

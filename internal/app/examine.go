@@ -184,7 +184,11 @@ func examineOwner(ctx context.Context, c *Config) Check {
 	switch {
 	case err == nil && owner.URL != "":
 		check = examineServer(ctx, owner.URL, owner.Token)
-		check.Text += fmt.Sprintf(" (process %d serves the state directory)", owner.PID)
+		who := fmt.Sprintf("process %d", owner.PID)
+		if owner.Command != "" {
+			who += ", a " + owner.Command + ","
+		}
+		check.Text += fmt.Sprintf(" (%s serves the state directory)", who)
 		return check
 	case err == nil:
 		check.Text = fmt.Sprintf("process %d is opening the state directory", owner.PID)

@@ -35,6 +35,8 @@ type program struct {
 	server string // --server or DAYFLY_URL
 	token  string // --token or DAYFLY_TOKEN
 	json   bool
+
+	command string // what is carried out, such as "dayfly run"
 }
 
 // Main runs the command with os.Args and returns the exit code.
@@ -267,7 +269,8 @@ It needs no server: without one, dayfly serves itself while the command lasts an
 	flags.StringVar(&p.token, "token", "", "the `token` for it; better in DAYFLY_TOKEN, which others cannot see")
 	flags.BoolVar(&p.json, "json", false, "print JSON instead of text")
 	flags.Lookup("server").DefValue = ""
-	root.PersistentPreRun = func(*cobra.Command, []string) {
+	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) {
+		p.command = cmd.CommandPath()
 		if p.token == "" {
 			p.token = os.Getenv("DAYFLY_TOKEN")
 		}

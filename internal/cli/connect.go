@@ -38,7 +38,7 @@ func (p *program) connect() (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &local{config: config, version: p.version, token: p.token}
+	l := &local{config: config, version: p.version, command: p.command, token: p.token}
 	client, err := dayfly.NewClient("http://"+localHost, &dayfly.ClientOptions{
 		HTTPClient: &http.Client{Transport: l}, Patience: p.patience(),
 	})
@@ -75,6 +75,7 @@ const localHost = "dayfly.localhost"
 type local struct {
 	config  *app.Config
 	version string
+	command string // of this process, for others to read
 	token   string // given by the user, or ""
 	prepare bool   // a job will be submitted
 
@@ -171,7 +172,9 @@ func (l *local) serve(ctx context.Context) error {
 	config.PublicURL, config.TLS = "", app.TLS{}
 	// Logs of a server inside a command would drown what the command says; what matters comes back as errors.
 	config.Log.Level = "error"
-	running, err := app.Start(ctx, &config, &app.StartOptions{Version: l.version, Embedded: true, Prepare: l.prepare})
+	running, err := app.Start(ctx, &config, &app.StartOptions{
+		Version: l.version, Command: l.command, Embedded: true, Prepare: l.prepare,
+	})
 	if err != nil {
 		return app.Locate(err, os.Getenv("DAYFLY_CONFIG"), os.Environ())
 	}

@@ -103,7 +103,7 @@ func (p *program) serve(cmd *cobra.Command, f *serveFlags) error {
 	if err != nil {
 		return err
 	}
-	running, err := app.Start(cmd.Context(), config, &app.StartOptions{Version: p.version, LogTo: p.err})
+	running, err := app.Start(cmd.Context(), config, &app.StartOptions{Version: p.version, Command: p.command, LogTo: p.err})
 	if err != nil {
 		return f.locate(cmd, err)
 	}

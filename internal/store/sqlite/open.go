@@ -63,7 +63,7 @@ func Open(ctx context.Context, path string, o *Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	owner, err := own(path)
+	owner, err := own(path, &options)
 	if err != nil {
 		return nil, err
 	}

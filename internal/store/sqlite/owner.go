@@ -22,6 +22,9 @@ type OwnerInfo struct {
 	BootID string    `json:"boot_id"`       // of the kernel it runs on
 	Host   string    `json:"host"`          //
 	URL    string    `json:"url,omitempty"` // where it can be reached, once it listens
+
+	Command string `json:"command,omitempty"` // what it was started as, such as "dayfly run"
+	Passing bool   `json:"passing,omitempty"` // it has the store open only until that command ends
 }
 
 // OwnedError is why a store cannot be opened: another process has it open. It is a fault.Conflict.
@@ -90,7 +93,7 @@ type ownership struct {
 }
 
 // own takes the store at path, or returns an *OwnedError.
-func own(path string) (*ownership, error) {
+func own(path string, options *Options) (*ownership, error) {
 	lock, err := os.OpenFile(path+lockSuffix, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("sqlite: %s: %w: %w", path, fault.Unavailable, err)
@@ -112,6 +115,7 @@ func own(path string) (*ownership, error) {
 	host, _ := os.Hostname() // only to show
 	o := &ownership{path: path, lock: lock, info: OwnerInfo{
 		PID: os.Getpid(), Opened: time.Now().UTC().Truncate(time.Second), BootID: bootID(), Host: host,
+		Command: options.Command, Passing: options.Passing,
 	}}
 	if err := o.write(); err != nil {
 		_ = lock.Close()

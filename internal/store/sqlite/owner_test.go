@@ -17,7 +17,7 @@ func TestASecondOpenerIsRefusedAtOnceAndToldWhoOwnsTheStore(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
 	path := folder + "/store.db"
-	s := open(t, path, nil)
+	s := open(t, path, &sqlite.Options{Command: "dayfly run", Passing: true})
 	if err := s.SetOwnerURL("http://127.0.0.1:7000"); err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestASecondOpenerIsRefusedAtOnceAndToldWhoOwnsTheStore(t *testing.T) {
 		if !errors.As(err, &owned) {
 			t.Fatalf("got %T, want *OwnedError", err)
 		}
-		if owned.Info.PID != os.Getpid() || owned.Info.URL != "http://127.0.0.1:7000" || owned.Info.Host == "" ||
+		if owned.Info.PID != os.Getpid() || owned.Info.URL != "http://127.0.0.1:7000" || owned.Info.Command != "dayfly run" || !owned.Info.Passing || owned.Info.Host == "" ||
 			owned.Info.BootID == "" || time.Since(owned.Info.Opened) > time.Minute {
 			t.Errorf("got owner %+v, want this process", owned.Info)
 		}

@@ -20,6 +20,10 @@ type Options struct {
 	BusyTimeout time.Duration
 	// Readers is how many reads can go on at a time. Default: 3.
 	Readers int
+	// Command is what this process was started as, and Passing that it opens the store only until that ends; both are told
+	// to whoever finds the store in use.
+	Command string
+	Passing bool
 }
 
 // Store is a store in one SQLite file.
