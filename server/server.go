@@ -62,6 +62,8 @@ type Options struct {
 	OrphanAfter      time.Duration    // default ten minutes
 	Heartbeat        time.Duration    // default five seconds
 
+	// Program is what to call the dayfly command in advice; default dayfly.
+	Program string
 	// Command is what this process was started as, such as "dayfly run", and Passing that it serves only until that ends.
 	// Both are told to whoever finds the data directory in use.
 	Command string

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -110,8 +111,8 @@ func (s *Server) decideTokens(ctx context.Context) (require bool, err error) {
 	}
 	if open != "" && !live {
 		return false, fault.Say(fault.Invalid, "%s would let everybody who can reach this server run commands on it, because no token exists. "+
-			"Make one first with: DAYFLY_DATA_DIR=%s dayfly tokens create NAME --scope admin. Or listen on %s only. "+
-			"Or, if something else keeps strangers out, give --allow-open.", open, o.DataDir, DefaultListen)
+			"Make one first with: DAYFLY_DATA_DIR=%s %s tokens create NAME --scope admin. Or listen on %s only. "+
+			"Or, if something else keeps strangers out, give --allow-open.", open, o.DataDir, cmp.Or(o.Program, "dayfly"), DefaultListen)
 	}
 	if open != "" && o.TLS == nil && !strings.HasPrefix(o.PublicURL, "https:") {
 		s.logger.Warn("tokens and files travel unencrypted: there is no TLS, and public_url does not name a proxy that adds it")

@@ -37,16 +37,23 @@ type Check struct {
 	Advice string `json:"advice,omitempty"`
 }
 
+// ExamineOptions are what [Examine] is told besides the configuration.
+type ExamineOptions struct {
+	Server  string // the URL of a server to look at instead of this computer; "": none
+	Token   string // for it
+	Program string // what to call the dayfly command in advice
+}
+
 // Examine looks at everything that jobs need on this computer, or, when a server is named, at that server.
-func Examine(ctx context.Context, c *Config, serverURL, token string) []Check {
-	if serverURL != "" {
-		return []Check{examineServer(ctx, serverURL, token)}
+func Examine(ctx context.Context, c *Config, o *ExamineOptions) []Check {
+	if o.Server != "" {
+		return []Check{examineServer(ctx, o.Server, o.Token)}
 	}
 	checks := []Check{examineDir(c.DataDir)}
 	if checks[0].Result != Bad {
-		checks = append(checks, examineSpace(c.DataDir), examineFlush(c.DataDir))
+		checks = append(checks, examineSpace(c.DataDir, o.Program), examineFlush(c.DataDir))
 	}
-	return append(checks, examineOwner(ctx, c), examineSupervisor(), examineLimits())
+	return append(checks, examineOwner(ctx, c, o.Program), examineSupervisor(), examineLimits())
 }
 
 func examineServer(ctx context.Context, serverURL, token string) Check {
@@ -111,7 +118,7 @@ const (
 	spaceNote = 1 << 30
 )
 
-func examineSpace(dir string) Check {
+func examineSpace(dir, program string) Check {
 	check := Check{Name: "disk space", Result: Good}
 	for !exists(dir) {
 		dir = filepath.Dir(dir)
@@ -125,7 +132,7 @@ func examineSpace(dir string) Check {
 	check.Text = fmt.Sprintf("%d MiB free for inputs, outputs and logs", free>>20)
 	switch {
 	case free < spaceBad:
-		check.Result, check.Advice = Bad, "Make room: dayfly delete removes jobs with their files, and retention does so by itself."
+		check.Result, check.Advice = Bad, "Make room: "+program+" delete removes jobs with their files, and retention does so by itself."
 	case free < spaceNote:
 		check.Result, check.Advice = Note, "Jobs with large files may not fit."
 	}
@@ -178,7 +185,7 @@ func timeFlush(dir string) (quickest time.Duration, err error) {
 }
 
 // examineOwner asks who serves the state directory; if nobody does, whether the default address is free for serve.
-func examineOwner(ctx context.Context, c *Config) Check {
+func examineOwner(ctx context.Context, c *Config, program string) Check {
 	check := Check{Name: "server", Result: Good}
 	owner, err := server.FindOwner(c.DataDir)
 	switch {
@@ -202,7 +209,7 @@ func examineOwner(ctx context.Context, c *Config) Check {
 		listener, err := net.Listen("tcp", address)
 		if err != nil {
 			check.Result = Note
-			check.Text += fmt.Sprintf("; dayfly serve could not listen on %s: %v", address, err)
+			check.Text += fmt.Sprintf("; %s serve could not listen on %s: %v", program, address, err)
 			check.Advice = "Give it another address with --listen, or end what is listening there."
 			continue
 		}

@@ -23,6 +23,7 @@ import (
 // StartOptions are the optional parts of [Start]; nil means the defaults.
 type StartOptions struct {
 	Version string    // to show
+	Program string    // what to call the dayfly command in advice; "": dayfly
 	Command string    // what this process was started as, such as "dayfly run"; told to whoever finds the data directory in use
 	LogTo   io.Writer // where the log goes; nil: nowhere
 	// Embedded is set when the server lives inside a command that does something else, for as long as that takes. It
@@ -81,7 +82,7 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 		Retention:       time.Duration(c.Retention),
 		LostAfter:       time.Duration(c.Timeouts.LostAfter), UnreachableAfter: time.Duration(c.Timeouts.UnreachableAfter),
 		OrphanAfter: time.Duration(c.Timeouts.OrphanAfter), Heartbeat: time.Duration(c.Timeouts.Heartbeat),
-		Command: o.Command, Passing: o.Embedded,
+		Program: o.Program, Command: o.Command, Passing: o.Embedded,
 		Version: o.Version,
 		Logger:  logger,
 	})

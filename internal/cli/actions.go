@@ -38,8 +38,8 @@ With --json each piece is printed on a line of its own, as text or, if it is not
 	}
 	flags := cmd.Flags()
 	flags.BoolVarP(&o.Follow, "follow", "f", false, "go on until the job has ended")
-	flags.StringVar(&o.Stream, "stream", "", "only `stdout or stderr`")
-	flags.IntVar(&o.Attempt, "attempt", 0, "of attempt `N` (default: the last)")
+	flags.StringVar(&o.Stream, "stream", "", "only this `SIDE`: stdout or stderr")
+	flags.IntVar(&o.Attempt, "attempt", 0, "the output of attempt `N` (default: the last)")
 	flags.BoolVar(&raw, "raw", false, "pass control characters through to the terminal")
 	complete(cmd, "stream", "stdout", "stderr")
 	return cmd
@@ -88,7 +88,7 @@ dayfly run --help lists.`,
 					fmt.Fprintln(p.out, job.State)
 				}
 				if code := exitCode(job); code != 0 {
-					return &exitError{code, verdict(job)}
+					return &exitError{code, p.verdict(job)}
 				}
 				return nil
 			})
@@ -155,7 +155,7 @@ grace, SIGKILL. Canceling a job again changes nothing; one that has ended by its
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&wait, "wait", false, "until nothing of it runs any more")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until nothing of it runs any more")
 	return cmd
 }
 
@@ -232,7 +232,7 @@ func (p *program) each(ids []string, do func(id string) (value any, line string,
 
 func atLeastOne(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
-		return usage(cmd, "%s wants the id of a job; dayfly jobs lists them", cmd.CommandPath())
+		return usage(cmd, "%s wants the id of a job; %s jobs lists them", cmd.CommandPath(), cmd.Root().DisplayName())
 	}
 	return nil
 }

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -36,7 +38,9 @@ type program struct {
 	token  string // --token or DAYFLY_TOKEN
 	json   bool
 
+	self    string // how the program was called, to be typed again; "" is dayfly
 	command string // what is carried out, such as "dayfly run"
+	named   bool   // --server was given, so whoever types the next command has to give it too
 }
 
 // Main runs the command with os.Args and returns the exit code.
@@ -53,6 +57,9 @@ func Main(version string) int {
 
 func newProgram(version string) *program {
 	p := &program{version: version, in: os.Stdin, out: &sink{w: os.Stdout}, err: os.Stderr, width: 80}
+	if found, err := exec.LookPath("dayfly"); strings.Contains(os.Args[0], "/") && (err != nil || found != os.Args[0]) {
+		p.self = quoteCommand(os.Args[:1]) // its name alone would be somebody else, or nobody
+	}
 	p.inTTY = term.IsTerminal(int(os.Stdin.Fd()))
 	p.outTTY = term.IsTerminal(int(os.Stdout.Fd()))
 	p.errTTY = term.IsTerminal(int(os.Stderr.Fd()))
@@ -140,18 +147,30 @@ func (p *program) hint(err error) string {
 	switch fault.Of(err).General() {
 	case fault.Unauthenticated:
 		if p.token == "" {
-			return "The server wants a token: set DAYFLY_TOKEN or --token. Its operator makes one with dayfly tokens create."
+			return "The server wants a token: set DAYFLY_TOKEN or --token. Its operator makes one with " + p.name() + " tokens create."
 		}
-		return "The token is unknown, expired or revoked. The server's operator makes a new one with dayfly tokens create."
+		return "The token is unknown, expired or revoked. The server's operator makes a new one with " + p.name() + " tokens create."
 	case fault.Denied:
-		return "The token does not have the scope for this. Tokens with more are made with dayfly tokens create --scope."
+		return "The token does not have the scope for this. Tokens with more are made with " + p.name() + " tokens create --scope."
 	case fault.Unavailable:
 		if p.server != "" {
 			return "Is the server running, and is " + plain(p.server) + " its address? It comes from --server or DAYFLY_URL."
 		}
-		return "dayfly doctor looks for the reason."
+		return p.typed("doctor") + " looks for the reason."
 	}
 	return ""
+}
+
+// name is what to call the program when somebody is told what to type: as it was called, if that was by its path.
+func (p *program) name() string { return cmp.Or(p.self, "dayfly") }
+
+// typed is a command of this program as it is to be typed, about the same server.
+func (p *program) typed(words ...string) string {
+	line := []string{p.name()}
+	if p.named {
+		line = append(line, "--server", quoteCommand([]string{p.server}))
+	}
+	return strings.Join(append(line, words...), " ")
 }
 
 // The exit codes. Those above 123 are the ones that shells, timeout(1) and container tools use, so that scripts need
@@ -232,45 +251,39 @@ func unknownFlag(cmd *cobra.Command, missing *pflag.NotExistError) error {
 	return usage(cmd, "%s has no flag --%s; %s %s", cmd.CommandPath(), name, strings.Join(having, " and "), verb)
 }
 
-// unknownCommand says that there is no such command, and which ones may have been meant.
-func unknownCommand(root *cobra.Command, name string) error {
-	meant := ""
-	if near := root.SuggestionsFor(name); len(near) > 0 {
-		meant = "; did you mean " + strings.Join(near, " or ") + "?"
-	}
-	return usage(root, "there is no command %s%s", name, meant)
-}
-
 // root builds the tree of commands.
 func (p *program) root() *cobra.Command {
+	version := false
 	root := &cobra.Command{
 		Use:   "dayfly",
 		Short: "Run any job on a machine that lives only as long as the job",
 		Long: `Dayfly runs any job on a machine that lives only as long as the job.
 
-The first command to type is one that runs something:
-
-  dayfly run -- echo hello
+The first command to type is one that runs something. It needs no server: without one, dayfly serves itself while the
+command lasts, and keeps jobs in ~/.local/state/dayfly. dayfly serve does the same as a service.`,
+		Example: `  dayfly run -- echo hello
   dayfly run --in song.wav --out song.mp3 -- ffmpeg -i song.wav song.mp3
-
-It needs no server: without one, dayfly serves itself while the command lasts and keeps jobs in
-~/.local/state/dayfly. dayfly serve runs the same thing as a service.`,
-		Example: `  dayfly run -- uname -a
   dayfly jobs
-  dayfly show JOB
-  dayfly serve`,
+  dayfly why JOB`,
 		SilenceUsage:               true,
 		SuggestionsMinimumDistance: 2,
 		SilenceErrors:              true,
-		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: false},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if version {
+				return p.printVersion(cmd)
+			}
+			return cmd.Help()
+		},
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&p.server, "server", os.Getenv("DAYFLY_URL"), "the server's `URL`; also DAYFLY_URL")
-	flags.StringVar(&p.token, "token", "", "the `token` for it; better in DAYFLY_TOKEN, which others cannot see")
+	flags.StringVar(&p.token, "token", "", "the `TOKEN` for it; better in DAYFLY_TOKEN, which others cannot see")
 	flags.BoolVar(&p.json, "json", false, "print JSON instead of text")
 	flags.Lookup("server").DefValue = ""
+	root.Flags().BoolVar(&version, "version", false, "print the version, as dayfly version does")
 	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) {
-		p.command = cmd.CommandPath()
+		p.command = "dayfly" + strings.TrimPrefix(cmd.CommandPath(), root.DisplayName())
+		p.named = root.PersistentFlags().Changed("server")
 		if p.token == "" {
 			p.token = os.Getenv("DAYFLY_TOKEN")
 		}
@@ -278,20 +291,12 @@ It needs no server: without one, dayfly serves itself while the command lasts an
 	root.SetFlagErrorFunc(flagError)
 	root.SetOut(p.out)
 	root.SetErr(p.err)
-	root.AddGroup(
-		&cobra.Group{ID: "jobs", Title: "Jobs:"},
-		&cobra.Group{ID: "service", Title: "The service:"},
-	)
-	add := func(group string, commands ...*cobra.Command) {
-		for _, c := range commands {
-			c.GroupID = group
-			root.AddCommand(c)
-		}
-	}
-	add("jobs", p.runCommand(), p.jobsCommand(), p.showCommand(), p.logsCommand(), p.waitCommand(), p.downloadCommand(), p.whyCommand(),
-		p.cancelCommand(), p.retryCommand(), p.deleteCommand())
-	add("service", p.serveCommand(), p.machinesCommand(), p.tokensCommand(), p.doctorCommand())
-	root.AddCommand(p.versionCommand())
+	root.AddCommand(p.runCommand(), p.jobsCommand(), p.showCommand(), p.logsCommand(), p.waitCommand(), p.downloadCommand(),
+		p.whyCommand(), p.cancelCommand(), p.retryCommand(), p.deleteCommand(),
+		p.serveCommand(), p.machinesCommand(), p.tokensCommand(), p.doctorCommand(), p.versionCommand())
+	root.Annotations = onlyContains()
+	root.Annotations[cobra.CommandDisplayNameAnnotation] = p.name()
+	p.helpful(root)
 	return root
 }
 

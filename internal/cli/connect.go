@@ -38,7 +38,7 @@ func (p *program) connect() (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &local{config: config, version: p.version, command: p.command, token: p.token}
+	l := &local{config: config, version: p.version, program: p.name(), command: p.command, token: p.token}
 	client, err := dayfly.NewClient("http://"+localHost, &dayfly.ClientOptions{
 		HTTPClient: &http.Client{Transport: l}, Patience: p.patience(),
 	})
@@ -75,6 +75,7 @@ const localHost = "dayfly.localhost"
 type local struct {
 	config  *app.Config
 	version string
+	program string // what to call it in advice
 	command string // of this process, for others to read
 	token   string // given by the user, or ""
 	prepare bool   // a job will be submitted
@@ -173,7 +174,7 @@ func (l *local) serve(ctx context.Context) error {
 	// Logs of a server inside a command would drown what the command says; what matters comes back as errors.
 	config.Log.Level = "error"
 	running, err := app.Start(ctx, &config, &app.StartOptions{
-		Version: l.version, Command: l.command, Embedded: true, Prepare: l.prepare,
+		Version: l.version, Program: l.program, Command: l.command, Embedded: true, Prepare: l.prepare,
 	})
 	if err != nil {
 		return app.Locate(err, os.Getenv("DAYFLY_CONFIG"), os.Environ())
@@ -231,7 +232,7 @@ func (p *program) launched(ctx context.Context, c *connection, id string) error 
 	}
 	switch job.State {
 	case dayfly.Scheduled, dayfly.Queued, dayfly.Starting:
-		p.note("%s waits, and no server runs: the next dayfly command, or dayfly serve, starts it.", id)
+		p.note("%s waits, and no server runs: the next dayfly command, or %s serve, starts it.", id, p.name())
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ A GLOB is like one of dayfly run --out: * does not cross a directory, ** is any 
   dayfly download --out-dir results job_… '**/*.png'`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usage(cmd, "%s wants the id of a job; dayfly jobs lists them", cmd.CommandPath())
+				return usage(cmd, "%s wants the id of a job; %s jobs lists them", cmd.CommandPath(), p.name())
 			}
 			return nil
 		},
@@ -57,7 +57,7 @@ func (p *program) downloadJob(ctx context.Context, c *connection, id string, pat
 		}
 	}
 	if len(artifacts) == 0 {
-		return noArtifacts(job, patterns)
+		return p.noArtifacts(job, patterns)
 	}
 	names, err := p.download(ctx, c, job.ID, artifacts, dir, true)
 	if err != nil {
@@ -73,15 +73,15 @@ func (p *program) downloadJob(ctx context.Context, c *connection, id string, pat
 }
 
 // noArtifacts says why there is nothing to bring home.
-func noArtifacts(job *dayfly.Job, patterns []string) error {
+func (p *program) noArtifacts(job *dayfly.Job, patterns []string) error {
 	switch {
 	case !job.State.Terminal():
-		return fault.Say(fault.NotFound, "%s is %s and has no files yet; they are there when it has ended: dayfly wait %s", job.ID, job.State, job.ID)
+		return fault.Say(fault.NotFound, "%s is %s and has no files yet; they are there when it has ended: %s", job.ID, job.State, p.typed("wait", job.ID))
 	case len(job.Artifacts) > 0:
-		return fault.Say(fault.NotFound, "none of the %d files of %s matches %s; dayfly show %s lists them",
-			len(job.Artifacts), job.ID, strings.Join(patterns, " or "), job.ID)
+		return fault.Say(fault.NotFound, "none of the %d files of %s matches %s; %s lists them",
+			len(job.Artifacts), job.ID, strings.Join(patterns, " or "), p.typed("show", job.ID))
 	case len(job.Spec.Outputs) == 0:
-		return fault.Say(fault.NotFound, "%s has no files: none were asked for; dayfly run --out says which to keep", job.ID)
+		return fault.Say(fault.NotFound, "%s has no files: none were asked for; %s run --out says which to keep", job.ID, p.name())
 	}
 	return fault.Say(fault.NotFound, "%s has no files: nothing it left matched %s", job.ID, strings.Join(job.Spec.Outputs, " or "))
 }

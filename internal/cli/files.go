@@ -115,7 +115,7 @@ func (p *program) download(ctx context.Context, c *connection, job string, artif
 		names[i] = filepath.Join(dir, filepath.FromSlash(artifact.Name))
 		group.Go(func() error {
 			if err := downloadOne(ctx, c, root, bars, artifact); err != nil {
-				return fmt.Errorf("bringing %s home: %w; it is kept with the job: dayfly download %s", plain(artifact.Name), err, job)
+				return fmt.Errorf("bringing %s home: %w; it is kept with the job: %s", plain(artifact.Name), err, p.typed("download", job))
 			}
 			return nil
 		})

@@ -104,7 +104,7 @@ func (p *program) listJobs(ctx context.Context, c *connection, query *dayfly.Que
 		return nil
 	}
 	if len(rows) == 1 {
-		p.note("There are no such jobs. To run one: dayfly run -- echo hello")
+		p.note("There are no such jobs. To run one: %s", p.typed("run -- echo hello"))
 		return nil
 	}
 	return table(p.out, rows)

@@ -26,7 +26,7 @@ has confirmed that nothing of it is left. --all lists those that are gone too.`,
 			return p.with(cmd, func(ctx context.Context, c *connection) error { return p.listMachines(ctx, c, all) })
 		},
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "those that are gone too")
+	cmd.Flags().BoolVar(&all, "all", false, "list those that are gone too")
 	cmd.AddCommand(p.auditCommand())
 	return cmd
 }
@@ -73,7 +73,7 @@ Exits with 1 when there is such a machine, so that it can stand in a script.`,
 			return p.with(cmd, func(ctx context.Context, c *connection) error { return p.audit(ctx, c, grace) })
 		},
 	}
-	cmd.Flags().DurationVar(&grace, "grace", time.Minute, "how long after its job's end a machine may still be there")
+	cmd.Flags().DurationVar(&grace, "grace", time.Minute, "how long after its job's end a machine may still be there: a `TIME`")
 	return cmd
 }
 

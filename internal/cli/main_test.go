@@ -18,8 +18,12 @@ import (
 
 // TestMain makes this test binary the dayfly command too, which the transcripts and the supervisors of machines run.
 func TestMain(m *testing.M) {
+	called := os.Args[0] // testscript leaves only the name of it
 	testscript.Main(m, map[string]func(){
-		"dayfly": func() { os.Exit(Main("v0-test")) },
+		"dayfly": func() {
+			os.Args[0] = called
+			os.Exit(Main("v0-test"))
+		},
 	})
 }
 

@@ -52,12 +52,14 @@ What the command prints is printed here as it is printed there: its standard out
 error to standard error. The files that match --out come back into the current directory, checked against their
 SHA-256. The exit code is the command's own.
 
-No shell is involved unless you name one: dayfly run -- sh -c 'sort words | uniq'.
+No shell is involved unless you name one:
+
+  dayfly run -- sh -c 'sort words | uniq'
 
 Exit codes other than the command's own:
 
   124      a time limit of the job passed
-  125      Dayfly could not run it, or could not bring its files or all of its output home
+  125      Dayfly could not run it, or not bring home all its files and output
   126      the command cannot be executed
   127      the command does not exist
   128+N    signal N ended the command (137: SIGKILL, also for want of memory)
@@ -75,12 +77,14 @@ file every byte goes unchanged, up to what the server keeps of one attempt, whic
 otherwise. When more was printed the exit code is 125. Large results belong in a file that --out brings home.`,
 		Example: `  dayfly run -- echo hello
   dayfly run --in song.wav --out song.mp3 -- ffmpeg -i song.wav -b:a 192k song.mp3
-  dayfly run --in data:input --in analyze.py --out 'results/**' --timeout 10m -- python3 analyze.py input results
+  dayfly run --in data:input --in analyze.py --out 'results/**' --timeout 10m \
+      -- python3 analyze.py input results
   dayfly run --detach --label nightly=yes -- rsync -a /srv/data /mnt/backup
-  tar c src | dayfly run --in -:src.tar --out app.tar -- sh -c 'tar x <src.tar && make -C src && tar c -C src app >app.tar'`,
+  tar c src | dayfly run --in -:src.tar --out app.tar \
+      -- sh -c 'tar x <src.tar && make -C src && tar c -C src app >app.tar'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usage(cmd, "there is no command to run; it comes after --, as in: dayfly run -- echo hello")
+				return usage(cmd, "there is no command to run; it comes after --, as in: %s", p.typed("run -- echo hello"))
 			}
 			return p.run(cmd, f, args)
 		},
@@ -92,21 +96,21 @@ otherwise. When more was printed the exit code is 125. Large results belong in a
 func (f *runFlags) register(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // what follows the command's first word is the command's
-	flags.StringVar(&f.on, "on", "", "the `PROVIDER` to run it on (default: the server's)")
-	flags.StringVar(&f.image, "image", "", "the `IMAGE` to run it in, for providers that have images")
-	flags.StringVar(&f.size, "size", "", "the `SIZE` of the machine, such as shared-cpu-1x")
 	flags.StringArrayVar(&f.in, "in", nil, "a file or directory to give it: `PATH[:NAME]`, or -:NAME for standard input")
 	flags.StringArrayVar(&f.out, "out", nil, "files to bring back: a `GLOB`, where ** is any number of directories")
 	flags.StringVar(&f.outDir, "out-dir", ".", "the `DIR` to bring them back to")
 	flags.StringArrayVar(&f.env, "env", nil, "an environment variable: `K=V`, or K to pass this shell's on")
-	flags.DurationVar(&f.timeout, "timeout", 0, "how long the command may run, such as 10m (default 1h)")
-	flags.IntVar(&f.retries, "retries", 0, "how often to try again when it fails: `N`")
-	flags.StringVar(&f.name, "name", "", "a `NAME` for people")
-	flags.StringVar(&f.queue, "queue", "", "the `QUEUE` to wait in")
-	flags.IntVar(&f.priority, "priority", 0, "higher runs first: -1000 to 1000")
-	flags.StringArrayVar(&f.labels, "label", nil, "a mark to find it by: `K=V`")
 	flags.StringVar(&f.payload, "payload", "", "`JSON` for the file that DAYFLY_INPUT names; @FILE reads it, @- from standard input")
+	flags.DurationVar(&f.timeout, "timeout", 0, "how long the command may run: a `TIME` such as 10m (default 1h)")
+	flags.IntVar(&f.retries, "retries", 0, "how often to try again when it fails: `N`")
 	flags.BoolVar(&f.detach, "detach", false, "do not wait for its end; print the job's id")
+	flags.StringVar(&f.name, "name", "", "a `NAME` for people (default: the command's)")
+	flags.StringArrayVar(&f.labels, "label", nil, "a mark to find it by: `K=V`")
+	flags.StringVar(&f.queue, "queue", "", "the `QUEUE` to wait in (default: default)")
+	flags.IntVar(&f.priority, "priority", 0, "`N` from -1000 to 1000: higher runs first")
+	flags.StringVar(&f.on, "on", "", "the `PROVIDER` to run it on (default: the server's)")
+	flags.StringVar(&f.size, "size", "", "the `SIZE` of the machine, such as shared-cpu-1x")
+	flags.StringVar(&f.image, "image", "", "the `IMAGE` to run it in, for providers that have images")
 	flags.BoolVar(&f.raw, "raw", false, "pass control characters through to the terminal")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "no summary, no progress")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "a summary also when standard error is not a terminal")
@@ -369,7 +373,7 @@ func (r *runner) unsubmit(ctx context.Context, spec *dayfly.JobSpec, options *da
 		return r.giveUp(ctx, ctx.Err())
 	}
 	return &exitError{codeCanceled, errors.New("interrupted before the server had answered. If it got the job all the same, the job runs: " +
-		"look with dayfly jobs")}
+		"look with " + r.p.typed("jobs"))}
 }
 
 // unwatched ends the command before the job has ended.
@@ -389,7 +393,7 @@ func (r *runner) unwatched(ctx context.Context, err error) error {
 		}
 		return r.explain(fault.Say(fault.Internal, "%s was canceled, because its output could not be written here: %v", r.job.ID, reason(err)))
 	}
-	r.p.note("dayfly: %s may still run, but it can no longer be watched. To look again: dayfly wait %s", r.job.ID, r.job.ID)
+	r.p.note("dayfly: %s may still run, but it can no longer be watched. To look again: %s", r.job.ID, r.p.typed("wait", r.job.ID))
 	return r.explain(err)
 }
 
@@ -442,12 +446,12 @@ func (r *runner) detached(ctx context.Context) error {
 	}
 	if r.summary || !r.f.detach {
 		steps := []nextStep{
-			{"dayfly logs -f " + r.job.ID, "its output, as it comes"},
-			{"dayfly wait " + r.job.ID, "until it ends; exits with its code"},
-			{"dayfly cancel " + r.job.ID, "end it now"},
+			{r.p.typed("logs -f", r.job.ID), "its output, as it comes"},
+			{r.p.typed("wait", r.job.ID), "until it ends; exits with its code"},
+			{r.p.typed("cancel", r.job.ID), "end it now"},
 		}
 		if len(r.f.out) > 0 {
-			steps = slices.Insert(steps, 2, nextStep{"dayfly download " + r.job.ID, "its files, when it has ended"})
+			steps = slices.Insert(steps, 2, nextStep{r.p.typed("download", r.job.ID), "its files, when it has ended"})
 		}
 		r.p.footer("It runs on. Next:", steps)
 	}
@@ -468,7 +472,7 @@ func (r *runner) finish(ctx context.Context) error {
 	}
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return &exitError{codeCanceled, fmt.Errorf("interrupted; its files are kept with the job: dayfly download %s", job.ID)}
+		return &exitError{codeCanceled, fmt.Errorf("interrupted; its files are kept with the job: %s", r.p.typed("download", job.ID))}
 	case err != nil:
 		return r.explain(err)
 	}
@@ -482,7 +486,7 @@ func (r *runner) finish(ctx context.Context) error {
 		r.p.warn(job)
 		return nil
 	}
-	return &exitError{code, verdict(job)}
+	return &exitError{code, r.p.verdict(job)}
 }
 
 // warn passes on what there is to say of a job that succeeded, such as that an output was not there.
@@ -502,7 +506,7 @@ func (p *program) warn(job *dayfly.Job) {
 
 // verdict is what to say about a job that did not succeed: nothing, when all there is to say is the command's own
 // exit code.
-func verdict(job *dayfly.Job) error {
+func (p *program) verdict(job *dayfly.Job) error {
 	if job.Reason == dayfly.ReasonExitNonzero {
 		return nil
 	}
@@ -513,7 +517,7 @@ func verdict(job *dayfly.Job) error {
 	if word := job.Spec.Command[0]; job.Reason == dayfly.ReasonCommandNotFound && strings.Contains(word, "/") && !path.IsAbs(word) {
 		name := path.Clean(word)
 		message += fmt.Sprintf(" The job's directory holds only what --in gives it, and files arrive without the executable bit; "+
-			"a script is run by its interpreter, as in: dayfly run --in %s -- sh %s", name, name)
+			"a script is run by its interpreter, as in: %s", p.typed("run --in", name, "-- sh", name))
 	}
 	return fault.Say(fault.Internal, "%s: %s", job.ID, message)
 }

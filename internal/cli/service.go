@@ -35,8 +35,8 @@ the next dayfly serve on the same directory finds them again. A second signal st
 either.
 
 Without any setting it listens on ` + app.DefaultListen + ` and keeps everything in ~/.local/state/dayfly. An address that
-other computers can reach needs a token first: dayfly tokens create NAME makes one, before the server has ever
-started too, in the directory that DAYFLY_DATA_DIR names. docs/configuration.md lists every setting.`,
+other computers can reach needs a token first: dayfly tokens create NAME makes one, even before the server has ever
+started, in the directory that DAYFLY_DATA_DIR names. docs/configuration.md lists every setting.`,
 		Example: `  dayfly serve
   dayfly serve --listen 0.0.0.0:7700 --public-url https://dayfly.example.com
   dayfly serve --config /etc/dayfly.toml`,
@@ -48,8 +48,8 @@ started too, in the directory that DAYFLY_DATA_DIR names. docs/configuration.md 
 	flags.StringSliceVar(&f.listen, "listen", nil, "the `ADDRESS` to serve on (default "+app.DefaultListen+")")
 	flags.StringVar(&f.dataDir, "data-dir", "", "the `DIR` to keep everything in (default ~/.local/state/dayfly)")
 	flags.StringVar(&f.publicURL, "public-url", "", "the server's base `URL` as clients and machines see it")
-	flags.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error")
-	flags.StringVar(&f.logFormat, "log-format", "", "text or json")
+	flags.StringVar(&f.logLevel, "log-level", "", "the least `LEVEL` to log: debug, info, warn or error")
+	flags.StringVar(&f.logFormat, "log-format", "", "the `FORMAT` of the log: text or json")
 	flags.BoolVar(&f.requireToken, "require-token", false, "ask everybody for a token")
 	flags.BoolVar(&f.allowOpen, "allow-open", false, "ask nobody for a token, whoever can reach the server")
 	flags.Lookup("config").DefValue = ""
@@ -103,7 +103,7 @@ func (p *program) serve(cmd *cobra.Command, f *serveFlags) error {
 	if err != nil {
 		return err
 	}
-	running, err := app.Start(cmd.Context(), config, &app.StartOptions{Version: p.version, Command: p.command, LogTo: p.err})
+	running, err := app.Start(cmd.Context(), config, &app.StartOptions{Version: p.version, Program: p.name(), Command: p.command, LogTo: p.err})
 	if err != nil {
 		return f.locate(cmd, err)
 	}
@@ -136,28 +136,30 @@ func (p *program) versionCommand() *cobra.Command {
 		Short:   "Print the version of this program, and of the server if one is named",
 		Example: "  dayfly version\n  dayfly version --server https://dayfly.example.com",
 		Args:    exactly(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			answer := map[string]string{"version": p.version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
-			if p.server != "" {
-				err := p.with(cmd, func(ctx context.Context, c *connection) error {
-					var err error
-					answer["server"], err = c.Version(ctx)
-					return err
-				})
-				if err != nil {
-					return err
-				}
-			}
-			if p.json {
-				return p.printJSON(answer)
-			}
-			fmt.Fprintf(p.out, "dayfly %s (%s, %s)\n", answer["version"], answer["go"], answer["platform"])
-			if answer["server"] != "" {
-				fmt.Fprintf(p.out, "server %s\n", plain(answer["server"]))
-			}
-			return nil
-		},
+		RunE:    func(cmd *cobra.Command, _ []string) error { return p.printVersion(cmd) },
 	}
+}
+
+func (p *program) printVersion(cmd *cobra.Command) error {
+	answer := map[string]string{"version": p.version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
+	if p.server != "" {
+		err := p.with(cmd, func(ctx context.Context, c *connection) error {
+			var err error
+			answer["server"], err = c.Version(ctx)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if p.json {
+		return p.printJSON(answer)
+	}
+	fmt.Fprintf(p.out, "dayfly %s (%s, %s)\n", answer["version"], answer["go"], answer["platform"])
+	if answer["server"] != "" {
+		fmt.Fprintf(p.out, "server %s\n", plain(answer["server"]))
+	}
+	return nil
 }
 
 func (p *program) doctorCommand() *cobra.Command {
@@ -178,7 +180,7 @@ to do about each thing that is not as it should be. Exits with 1 when something 
 			if err != nil {
 				checks = []app.Check{{Name: "configuration", Result: app.Bad, Text: err.Error(), Advice: "docs/configuration.md lists every key."}}
 			} else {
-				checks = app.Examine(cmd.Context(), config, p.server, p.token)
+				checks = app.Examine(cmd.Context(), config, &app.ExamineOptions{Server: p.server, Token: p.token, Program: p.name()})
 			}
 			return p.report(checks)
 		},

@@ -29,12 +29,12 @@ func (p *program) summarize(job *dayfly.Job, files []string) {
 		fmt.Fprintf(p.err, "  artifact   %11s  %s  sha256:%.12s\n", bytesOf(artifact.Size), plain(name), artifact.SHA256)
 	}
 	steps := []nextStep{
-		{"dayfly show " + job.ID, "all that is known of it"},
-		{"dayfly logs " + job.ID, "its output again"},
-		{"dayfly retry " + job.ID, "run it once more"},
+		{p.typed("show", job.ID), "all that is known of it"},
+		{p.typed("logs", job.ID), "its output again"},
+		{p.typed("retry", job.ID), "run it once more"},
 	}
 	if job.State == dayfly.Failed {
-		steps[0] = nextStep{"dayfly why " + job.ID, "what went wrong, and what to do about it"}
+		steps[0] = nextStep{p.typed("why", job.ID), "what went wrong, and what to do about it"}
 	}
 	p.footer("Next:", steps)
 }

@@ -21,8 +21,10 @@ func (p *program) tokensCommand() *cobra.Command {
 		Long: `Tokens let others use a server. One that only this computer can reach needs none; one that others can reach refuses to
 start without.`,
 		Example: "  dayfly tokens create ci --scope submit,read\n  dayfly tokens list\n  dayfly tokens revoke ci",
-		Args:    exactly(),
+		Args:    noneBut,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+
+		Annotations: onlyContains(),
 	}
 	cmd.AddCommand(p.createTokenCommand(), p.listTokensCommand(), p.revokeTokenCommand())
 	return cmd
@@ -68,7 +70,7 @@ The scopes: submit adds jobs, read sees them, cancel ends and removes them, admi
 		},
 	}
 	cmd.Flags().StringSliceVar(&allowed, "scope", []string{"submit", "read", "cancel"}, "what it allows: `SCOPE`")
-	cmd.Flags().DurationVar(&life, "expires", 0, "when it ends by itself, such as 24h (default: never)")
+	cmd.Flags().DurationVar(&life, "expires", 0, "when it ends by itself: after a `TIME` such as 24h (default: never)")
 	complete(cmd, "scope", scopes()...)
 	return cmd
 }
@@ -109,7 +111,7 @@ func (p *program) listTokensCommand() *cobra.Command {
 					return nil
 				}
 				if len(rows) == 1 {
-					p.note("There are no tokens. To make one: dayfly tokens create NAME")
+					p.note("There are no tokens. To make one: %s", p.typed("tokens create NAME"))
 					return nil
 				}
 				return table(p.out, rows)
