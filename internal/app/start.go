@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/lmittmann/tint"
-	"golang.org/x/term"
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/machine"
@@ -26,6 +25,7 @@ type StartOptions struct {
 	Program string    // what to call the dayfly command in advice; "": dayfly
 	Command string    // what this process was started as, such as "dayfly run"; told to whoever finds the data directory in use
 	LogTo   io.Writer // where the log goes; nil: nowhere
+	Colors  bool      // LogTo shows colors, and whoever reads it wants them
 	// Embedded is set when the server lives inside a command that does something else, for as long as that takes. It
 	// then asks everybody for a token, because nobody has asked for a server, and it leaves the process as it is.
 	Embedded bool
@@ -49,7 +49,7 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 	if !o.Embedded {
 		tuneProcess()
 	}
-	logger := newLogger(c.Log, o.LogTo)
+	logger := newLogger(c.Log, o.LogTo, o.Colors)
 	if err := server.MakeDir(c.DataDir); err != nil { // first of all, so that a wrong one is left as it is
 		return nil, err
 	}
@@ -119,7 +119,7 @@ func (t TLS) load() (*tls.Config, error) {
 }
 
 // newLogger returns the logger that the configuration asks for.
-func newLogger(l Log, w io.Writer) *slog.Logger {
+func newLogger(l Log, w io.Writer, colors bool) *slog.Logger {
 	if w == nil {
 		return slog.New(slog.DiscardHandler)
 	}
@@ -130,10 +130,7 @@ func newLogger(l Log, w io.Writer) *slog.Logger {
 	if l.Format == "json" {
 		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
 	}
-	file, isFile := w.(*os.File)
-	return slog.New(tint.NewTextHandler(w, &tint.Options{
-		Level: level, TimeFormat: time.DateTime, NoColor: !isFile || !term.IsTerminal(int(file.Fd())),
-	}))
+	return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: time.DateTime, NoColor: !colors}))
 }
 
 // supervisor is the command that supervises machines on this host: the small program beside this one, or else this

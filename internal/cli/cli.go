@@ -32,6 +32,7 @@ type program struct {
 	errTTY   bool
 	width    int  // of the terminal, in columns
 	colors   bool // the terminal shows them and the user wants them
+	dumb     bool // the terminal can do nothing but print
 	unicode  bool // the locale can show more than ASCII
 
 	server string // --server or DAYFLY_URL
@@ -63,7 +64,8 @@ func newProgram(version string) *program {
 	p.inTTY = term.IsTerminal(int(os.Stdin.Fd()))
 	p.outTTY = term.IsTerminal(int(os.Stdout.Fd()))
 	p.errTTY = term.IsTerminal(int(os.Stderr.Fd()))
-	p.colors = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	p.dumb = os.Getenv("TERM") == "dumb"
+	p.colors = os.Getenv("NO_COLOR") == "" && !p.dumb
 	for _, file := range []*os.File{os.Stdout, os.Stderr} {
 		if width, _, err := term.GetSize(int(file.Fd())); err == nil && width > 0 {
 			p.width = width

@@ -21,22 +21,32 @@ import (
 // transfers is how many files are in flight at once, in either direction.
 const transfers = 4
 
-// bars are progress bars on a terminal, or nothing elsewhere.
-type bars struct{ progress *mpb.Progress }
+// bars are progress bars on a terminal, lines on one that cannot draw, or nothing elsewhere.
+type bars struct {
+	progress *mpb.Progress
+	lines    io.Writer // for one line a file, where no bar can be drawn
+}
 
 // newBars returns bars that are drawn on w, or none.
 func (p *program) newBars(ctx context.Context, w io.Writer, draw bool) *bars {
 	if !draw || !p.errTTY {
 		return &bars{}
 	}
-	return &bars{mpb.NewWithContext(ctx, mpb.WithOutput(w), mpb.WithAutoRefresh(), mpb.WithWidth(min(p.width, 80)))}
+	if p.dumb {
+		return &bars{lines: w}
+	}
+	return &bars{progress: mpb.NewWithContext(ctx, mpb.WithOutput(w), mpb.WithAutoRefresh(), mpb.WithWidth(min(p.width, 80)))}
 }
 
 // reader returns source with a bar that shows how much of it has been read. A file that is small is there before a
 // bar could be drawn.
 func (b *bars) reader(verb, name string, size int64, source io.Reader) io.ReadCloser {
 	const small = 1 << 20
-	if b.progress == nil || size < small {
+	if size < small || b.progress == nil && b.lines == nil {
+		return io.NopCloser(source)
+	}
+	if b.progress == nil {
+		fmt.Fprintf(b.lines, "%s %s, %s\n", verb, plain(name), bytesOf(size))
 		return io.NopCloser(source)
 	}
 	bar := b.progress.AddBar(size,

@@ -39,11 +39,11 @@ type outputs struct {
 func (p *program) outputs(raw bool) *outputs {
 	o := &outputs{stdout: p.out, stderr: p.err}
 	if p.outTTY && !raw {
-		s := &screen{w: p.out}
+		s := &screen{w: p.out, colorless: !p.colors}
 		o.stdout, o.screens = s, append(o.screens, s)
 	}
 	if p.errTTY && !raw {
-		s := &screen{w: p.err}
+		s := &screen{w: p.err, colorless: !p.colors}
 		o.stderr, o.screens = s, append(o.screens, s)
 	}
 	return o

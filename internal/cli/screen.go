@@ -15,12 +15,15 @@ import (
 // becomes a newline, which keeps a progress line legible without letting it overwrite anything. Everything else is
 // shown instead of obeyed: ESC as ^[, a bidirectional control as <U+202E>, a byte that is not UTF-8 as \xNN.
 //
+// With colorless the colors are left out: somebody has said not to want them.
+//
 // A character or color that is cut by the end of one Write is completed by the next.
 type screen struct {
-	w      io.Writer
-	held   []byte // an unfinished character or escape sequence
-	colors bool   // a color was set and not reset
-	cr     bool   // the last byte was a carriage return, already written as a newline
+	w         io.Writer
+	colorless bool
+	held      []byte // an unfinished character or escape sequence
+	colors    bool   // a color was set and not reset
+	cr        bool   // the last byte was a carriage return, already written as a newline
 }
 
 // maxColor is the longest color sequence that passes, in bytes.
@@ -81,6 +84,9 @@ func (s *screen) next(out *strings.Builder, in []byte) int {
 	case b == 0x1b:
 		n, complete := color(in)
 		if n > 0 {
+			if s.colorless {
+				return n
+			}
 			out.Write(in[:n])
 			s.colors = string(in[:n]) != "\x1b[m" && string(in[:n]) != "\x1b[0m"
 			return n

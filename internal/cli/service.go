@@ -103,7 +103,7 @@ func (p *program) serve(cmd *cobra.Command, f *serveFlags) error {
 	if err != nil {
 		return err
 	}
-	running, err := app.Start(cmd.Context(), config, &app.StartOptions{Version: p.version, Program: p.name(), Command: p.command, LogTo: p.err})
+	running, err := app.Start(cmd.Context(), config, &app.StartOptions{Version: p.version, Program: p.name(), Command: p.command, LogTo: p.err, Colors: p.errTTY && p.colors})
 	if err != nil {
 		return f.locate(cmd, err)
 	}
