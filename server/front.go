@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
@@ -36,7 +37,10 @@ func listen(o *Options) (*front, error) {
 	open := func(address string, config *tls.Config) (net.Listener, error) {
 		listener, err := listenRemembering(o.DataDir, address)
 		if err != nil {
-			return nil, fault.Say(fault.Unavailable, "%s cannot be listened on: %v", address, err)
+			if number, ok := errors.AsType[syscall.Errno](err); ok { // without the names it was told with
+				err = number
+			}
+			return nil, fault.Say(fault.Unavailable, "%s cannot be listened on: %v; name another address with --listen, or end what listens there", address, err)
 		}
 		var limited net.Listener = newLimitedListener(listener.(*net.TCPListener), slots)
 		if config != nil {

@@ -176,7 +176,7 @@ func (f *fake) move(id string, to dayfly.State) (*store.Job, error) {
 		return nil, err
 	}
 	if j.State.Terminal() {
-		return nil, fault.Say(fault.AlreadyFinished, "job %s has already finished: it is %s", id, j.State)
+		return nil, fault.Say(fault.AlreadyFinished, "job %s has already finished (%s)", id, j.State)
 	}
 	f.changeLocked(id, func(j *store.Job) { j.State = to })
 	return f.get(id)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -191,11 +192,14 @@ func examineOwner(ctx context.Context, c *Config, program string) Check {
 	switch {
 	case err == nil && owner.URL != "":
 		check = examineServer(ctx, owner.URL, owner.Token)
-		who := fmt.Sprintf("process %d", owner.PID)
-		if owner.Command != "" {
-			who += ", a " + owner.Command + ","
+		kind := ""
+		switch {
+		case owner.Passing:
+			kind = ", as " + owner.Command + ", until its command ends"
+		case owner.Command != "":
+			kind = ", as " + owner.Command
 		}
-		check.Text += fmt.Sprintf(" (%s serves the state directory)", who)
+		check.Text += fmt.Sprintf(" (process %d serves the state directory%s)", owner.PID, kind)
 		return check
 	case err == nil:
 		check.Text = fmt.Sprintf("process %d is opening the state directory", owner.PID)
@@ -209,6 +213,9 @@ func examineOwner(ctx context.Context, c *Config, program string) Check {
 		listener, err := net.Listen("tcp", address)
 		if err != nil {
 			check.Result = Note
+			if number, ok := errors.AsType[syscall.Errno](err); ok { // without the names it was told with
+				err = number
+			}
 			check.Text += fmt.Sprintf("; %s serve could not listen on %s: %v", program, address, err)
 			check.Advice = "Give it another address with --listen, or end what is listening there."
 			continue

@@ -114,7 +114,7 @@ next or what you can do.`,
 				if p.json {
 					return p.printJSON(why)
 				}
-				fmt.Fprintf(p.out, "%s is %s.\n", why.Job, p.colored(p.out, stateColor(why.State), string(why.State)))
+				fmt.Fprintf(p.out, "%s %s.\n", why.Job, p.colored(p.out, stateColor(why.State), outcome(why.State)))
 				for _, answer := range why.Answers {
 					fmt.Fprintf(p.out, "  - %s\n", plain(answer))
 				}

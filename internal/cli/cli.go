@@ -42,6 +42,7 @@ type program struct {
 	self    string // how the program was called, to be typed again; "" is dayfly
 	command string // what is carried out, such as "dayfly run"
 	named   bool   // --server was given, so whoever types the next command has to give it too
+	ofJobs  bool   // what is carried out is about jobs that are named by their ids
 }
 
 // Main runs the command with os.Args and returns the exit code.
@@ -154,6 +155,10 @@ func (p *program) hint(err error) string {
 		return "The token is unknown, expired or revoked. The server's operator makes a new one with " + p.name() + " tokens create."
 	case fault.Denied:
 		return "The token does not have the scope for this. Tokens with more are made with " + p.name() + " tokens create --scope."
+	case fault.NotFound:
+		if p.ofJobs {
+			return p.typed("jobs") + " lists the jobs there are; an id is given whole."
+		}
 	case fault.Unavailable:
 		if p.server != "" {
 			return "Is the server running, and is " + plain(p.server) + " its address? It comes from --server or DAYFLY_URL."
@@ -286,6 +291,7 @@ command lasts, and keeps jobs in ~/.local/state/dayfly. dayfly serve does the sa
 	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) {
 		p.command = "dayfly" + strings.TrimPrefix(cmd.CommandPath(), root.DisplayName())
 		p.named = root.PersistentFlags().Changed("server")
+		p.ofJobs = strings.Contains(cmd.Use, " JOB")
 		if p.token == "" {
 			p.token = os.Getenv("DAYFLY_TOKEN")
 		}

@@ -76,14 +76,14 @@ func (p *program) downloadJob(ctx context.Context, c *connection, id string, pat
 func (p *program) noArtifacts(job *dayfly.Job, patterns []string) error {
 	switch {
 	case !job.State.Terminal():
-		return fault.Say(fault.NotFound, "%s is %s and has no files yet; they are there when it has ended: %s", job.ID, job.State, p.typed("wait", job.ID))
+		return fault.Say(fault.Conflict, "%s is %s and has no files yet; they are there when it has ended: %s", job.ID, job.State, p.typed("wait", job.ID))
 	case len(job.Artifacts) > 0:
-		return fault.Say(fault.NotFound, "none of the %d files of %s matches %s; %s lists them",
+		return fault.Say(fault.Invalid, "none of the %d files of %s matches %s; %s lists them",
 			len(job.Artifacts), job.ID, strings.Join(patterns, " or "), p.typed("show", job.ID))
 	case len(job.Spec.Outputs) == 0:
-		return fault.Say(fault.NotFound, "%s has no files: none were asked for; %s run --out says which to keep", job.ID, p.name())
+		return fault.Say(fault.Invalid, "%s has no files: none were asked for; %s run --out says which to keep", job.ID, p.name())
 	}
-	return fault.Say(fault.NotFound, "%s has no files: nothing it left matched %s", job.ID, strings.Join(job.Spec.Outputs, " or "))
+	return fault.Say(fault.Invalid, "%s has no files: nothing it left matched %s", job.ID, strings.Join(job.Spec.Outputs, " or "))
 }
 
 // matches reports whether a name matches a pattern, in which ** is any number of directories.

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -126,6 +127,9 @@ func below(cmd *cobra.Command) []string {
 func unknownCommand(parent *cobra.Command, name string) error {
 	others := below(parent)
 	said := "there is no command " + strings.Join(append(words(parent), name), " ")
+	if _, err := exec.LookPath(name); err == nil && !parent.HasParent() { // who forgot run
+		return usage(parent, "%s; the program of that name is run by: %s run -- %s", said, parent.DisplayName(), quoteCommand([]string{name}))
+	}
 	switch near := parent.SuggestionsFor(name); {
 	case len(near) > 0:
 		said += "; did you mean " + strings.Join(near, " or ") + "?"

@@ -86,9 +86,18 @@ func (p *program) listJobs(ctx context.Context, c *connection, query *dayfly.Que
 	now := time.Now()
 	rows := [][]string{{"ID", "NAME", "STATE", "WHY", "QUEUE", "CREATED", "TOOK"}}
 	lines := json.NewEncoder(p.out)
-	for job, err := range c.Jobs(ctx, query) {
+	narrowed := len(query.States) > 0 || len(query.Labels) > 0 || query.Queue != "" || query.Name != ""
+	asked, shown, more := *query, 0, false
+	if query.Limit > 0 {
+		asked.Limit++ // one more than is shown tells whether there are more
+	}
+	for job, err := range c.Jobs(ctx, &asked) {
 		if err != nil {
 			return err
+		}
+		if shown++; query.Limit > 0 && shown > query.Limit {
+			more = true
+			break
 		}
 		if p.json {
 			if err := lines.Encode(job); err != nil {
@@ -103,11 +112,19 @@ func (p *program) listJobs(ctx context.Context, c *connection, query *dayfly.Que
 	if p.json {
 		return nil
 	}
-	if len(rows) == 1 {
-		p.note("There are no such jobs. To run one: %s", p.typed("run -- echo hello"))
+	switch {
+	case shown == 0 && narrowed:
+		p.note("There are no such jobs. All there are: %s", p.typed("jobs"))
+		return nil
+	case shown == 0:
+		p.note("There are no jobs yet. To run one: %s", p.typed("run -- echo hello"))
 		return nil
 	}
-	return table(p.out, rows)
+	err := table(p.out, p.fit(rows, "NAME", "QUEUE", "WHY", "TOOK", "CREATED"))
+	if err == nil && more && p.errTTY {
+		p.note("There are more. All of them: --limit 0")
+	}
+	return err
 }
 
 // took is how long a job has taken from its submission to its end, or so far.

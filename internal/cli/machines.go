@@ -54,7 +54,7 @@ func (p *program) listMachines(ctx context.Context, c *connection, all bool) err
 		p.note("There are no machines.")
 		return nil
 	}
-	return table(p.out, rows)
+	return table(p.out, p.fit(rows, "", "LOCATION", "PROVIDER", "AGE"))
 }
 
 func (p *program) auditCommand() *cobra.Command {

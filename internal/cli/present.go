@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/dayfly-run/dayfly"
 )
@@ -64,9 +66,12 @@ func ago(t time.Time, now time.Time) string {
 	return fmt.Sprintf("%dd ago", int(d.Hours()/24))
 }
 
+// gap is how many columns of the terminal are between two of a table.
+const gap = 2
+
 // table writes rows in columns; the first row is the head.
 func table(w io.Writer, rows [][]string) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	t := tabwriter.NewWriter(w, 0, 0, gap, ' ', 0)
 	for _, row := range rows {
 		cells := make([]string, len(row))
 		for i, cell := range row {
@@ -77,6 +82,46 @@ func table(w io.Writer, rows [][]string) error {
 		fmt.Fprintln(t, strings.Join(cells, "\t"))
 	}
 	return t.Flush()
+}
+
+// leastCell is how narrow a column that can be cut may become.
+const leastCell = 12
+
+// fit makes a table fit the terminal: it cuts the cells of one column, as far as something can be told from them, and
+// leaves out the columns that can be missed, one after the other. Elsewhere it leaves the table as it is.
+func (p *program) fit(rows [][]string, cuttable string, dispensable ...string) [][]string {
+	for p.outTTY {
+		over, narrowed := -p.width-gap, 0
+		for i := range rows[0] {
+			widest := 0
+			for _, row := range rows {
+				widest = max(widest, utf8.RuneCountInString(row[i]))
+			}
+			over += widest + gap
+			if rows[0][i] == cuttable {
+				narrowed = widest
+			}
+		}
+		if over <= 0 {
+			break
+		}
+		if i := slices.Index(rows[0], cuttable); i >= 0 && narrowed-over >= leastCell {
+			for _, row := range rows {
+				row[i] = cut(row[i], narrowed-over)
+			}
+			break
+		}
+		if len(dispensable) == 0 {
+			break
+		}
+		if i := slices.Index(rows[0], dispensable[0]); i >= 0 {
+			for j := range rows {
+				rows[j] = slices.Delete(rows[j], i, i+1)
+			}
+		}
+		dispensable = dispensable[1:]
+	}
+	return rows
 }
 
 // phase is one part of an attempt's life.
@@ -139,6 +184,17 @@ func (p *program) colored(w io.Writer, code, text string) string {
 		return text
 	}
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+// outcome says in what way a job is in a state.
+func outcome(s dayfly.State) string {
+	switch s {
+	case dayfly.Succeeded, dayfly.Failed, dayfly.Expired:
+		return "has " + string(s)
+	case dayfly.Canceled:
+		return "was " + string(s)
+	}
+	return "is " + string(s)
 }
 
 // The colors that mean something.

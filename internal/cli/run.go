@@ -447,13 +447,14 @@ func (r *runner) detached(ctx context.Context) error {
 	if r.summary || !r.f.detach {
 		steps := []nextStep{
 			{r.p.typed("logs -f", r.job.ID), "its output, as it comes"},
-			{r.p.typed("wait", r.job.ID), "until it ends; exits with its code"},
+			{r.p.typed("wait", r.job.ID), "until it ends, with its code"},
 			{r.p.typed("cancel", r.job.ID), "end it now"},
 		}
 		if len(r.f.out) > 0 {
-			steps = slices.Insert(steps, 2, nextStep{r.p.typed("download", r.job.ID), "its files, when it has ended"})
+			steps = slices.Insert(steps, 2, nextStep{r.p.typed("download", r.job.ID), "its files, at the end"})
 		}
-		r.p.footer("It runs on. Next:", steps)
+		r.p.note("It runs on.")
+		r.p.footer("Next:", steps)
 	}
 	return nil
 }

@@ -133,7 +133,7 @@ func (p *program) serve(cmd *cobra.Command, f *serveFlags) error {
 func (p *program) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
-		Short:   "Print the version of this program, and of the server if one is named",
+		Short:   "Print this program's version, and the server's if one is named",
 		Example: "  dayfly version\n  dayfly version --server https://dayfly.example.com",
 		Args:    exactly(),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.printVersion(cmd) },
@@ -199,9 +199,9 @@ func (p *program) report(checks []app.Check) error {
 	} else {
 		for _, c := range checks {
 			color := map[app.Result]string{app.Good: green, app.Note: bold, app.Bad: red}[c.Result]
-			fmt.Fprintf(p.out, "%s  %-14s  %s\n", p.colored(p.out, color, fmt.Sprintf("%-4s", c.Result)), c.Name, plain(c.Text))
+			fmt.Fprintf(p.out, "%s  %-15s  %s\n", p.colored(p.out, color, fmt.Sprintf("%-4s", c.Result)), c.Name, plain(c.Text))
 			if c.Advice != "" {
-				fmt.Fprintf(p.out, "      %-14s  %s\n", "", plain(c.Advice))
+				fmt.Fprintf(p.out, "      %-15s  %s\n", "", plain(c.Advice))
 			}
 		}
 	}

@@ -34,7 +34,7 @@ func (p *program) summarize(job *dayfly.Job, files []string) {
 		{p.typed("retry", job.ID), "run it once more"},
 	}
 	if job.State == dayfly.Failed {
-		steps[0] = nextStep{p.typed("why", job.ID), "what went wrong, and what to do about it"}
+		steps[0] = nextStep{p.typed("why", job.ID), "what went wrong, what to do"}
 	}
 	p.footer("Next:", steps)
 }
@@ -44,14 +44,20 @@ type nextStep struct{ command, purpose string }
 
 // footer prints commands to try next on standard error.
 func (p *program) footer(title string, steps []nextStep) {
-	longest := 0
+	longest, widest := 0, 0
 	for _, s := range steps {
 		longest = max(longest, len(s.command))
+		widest = max(widest, len(s.purpose))
 	}
+	fits := !p.errTTY || len(title)+longest+widest+4 <= p.width
 	for i, s := range steps {
 		lead := title
 		if i > 0 {
 			lead = strings.Repeat(" ", len(title))
+		}
+		if !fits { // broken lines are harder to copy than lines without their purpose
+			fmt.Fprintf(p.err, "%s  %s\n", p.colored(p.err, dim, lead), s.command)
+			continue
 		}
 		fmt.Fprintf(p.err, "%s  %-*s  %s\n", p.colored(p.err, dim, lead), longest, s.command, p.colored(p.err, dim, s.purpose))
 	}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -181,6 +182,37 @@ func TestATerminalShowsASummaryAndWhatToDoNext(t *testing.T) {
 	if strings.Contains(c.text(), "\x1b]0;") {
 		t.Errorf("the terminal's title was set:\n%q", c.text())
 	}
+}
+
+func TestANarrowTerminalShowsWhatFitsIt(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	inTerminal(t, dir, "run", "--name", strings.Repeat("long ", 20), "--", "true").exits(0)
+	inTerminal(t, dir, "run", "--", "true").exits(0)
+	for columns, want := range map[int]string{
+		140: `ID +NAME +STATE +WHY +QUEUE +CREATED +TOOK\r\n`,
+		100: `ID +NAME +STATE +WHY +QUEUE +CREATED +TOOK\r\n`,
+		80:  `ID +NAME +STATE +WHY +CREATED +TOOK\r\n`,
+		60:  `ID +NAME +STATE\r\n`,
+	} {
+		for _, command := range []string{"dayfly jobs", "dayfly run -- true", "dayfly run --detach -- true", "dayfly --help"} {
+			c := typed(t, dir, exec.Command("sh", "-c", fmt.Sprintf("stty cols %d; %s", columns, command)))
+			c.exits(0)
+			c.drain()
+			text := regexp.MustCompile("\x1b\\[[0-9;]*m").ReplaceAllString(c.text(), "")
+			for line := range strings.Lines(text) {
+				if n := utf8.RuneCountInString(strings.TrimRight(line, "\r\n")); n > max(columns, 80) || command != "dayfly --help" && n > columns {
+					t.Errorf("%s on %d columns prints a line of %d: %s", command, columns, n, line)
+				}
+			}
+			if command == "dayfly jobs" && !regexp.MustCompile(want).MatchString(text) {
+				t.Errorf("%s on %d columns prints\n%s\nwant a line %s", command, columns, text, want)
+			}
+		}
+	}
+	c := inTerminal(t, dir, "jobs", "--limit", "1")
+	c.exits(0)
+	c.expect("There are more. All of them: --limit 0")
 }
 
 func TestRawPassesControlCharactersThrough(t *testing.T) {

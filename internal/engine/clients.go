@@ -221,7 +221,7 @@ func (e *Engine) Cancel(ctx context.Context, id string) (*store.Job, error) {
 		case job.State == dayfly.Canceled:
 			return nil, nil
 		case job.State.Terminal():
-			return nil, fault.Say(fault.AlreadyFinished, "job %s has already finished: it is %s", id, job.State)
+			return nil, fault.Say(fault.AlreadyFinished, "job %s has already finished (%s)", id, job.State)
 		case job.State == dayfly.Starting || job.State == dayfly.Running:
 			if !job.CancelRequestedAt.IsZero() {
 				return nil, nil
