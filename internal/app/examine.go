@@ -71,6 +71,9 @@ func examineServer(ctx context.Context, serverURL, token string) Check {
 	}
 	check.Result, check.Text = Bad, err.Error()
 	check.Advice = "Check --server or DAYFLY_URL, and that the server runs."
+	if kind := fault.Of(err); kind == fault.Unauthenticated || kind == fault.Denied {
+		check.Advice = "Set DAYFLY_TOKEN, or give --token, to one that the server's operator has made."
+	}
 	return check
 }
 

@@ -152,9 +152,9 @@ func (p *program) hint(err error) string {
 		if p.token == "" {
 			return "The server wants a token: set DAYFLY_TOKEN or --token. Its operator makes one with " + p.name() + " tokens create."
 		}
-		return "The token is unknown, expired or revoked. The server's operator makes a new one with " + p.name() + " tokens create."
+		return "The server's operator makes a new one with " + p.name() + " tokens create."
 	case fault.Denied:
-		return "The token does not have the scope for this. Tokens with more are made with " + p.name() + " tokens create --scope."
+		return "Tokens with more scopes are made with " + p.name() + " tokens create --scope."
 	case fault.NotFound:
 		if p.ofJobs {
 			return p.typed("jobs") + " lists the jobs there are; an id is given whole."
@@ -245,7 +245,10 @@ func unknownFlag(cmd *cobra.Command, missing *pflag.NotExistError) error {
 			having = append(having, other.CommandPath())
 		}
 	}
+	near := nearFlags(cmd, name)
 	switch {
+	case len(having) == 0 && len(near) > 0:
+		return usage(cmd, "%v; did you mean --%s?", missing, strings.Join(near, " or --"))
 	case len(having) == 0:
 		return usage(cmd, "%v", missing)
 	case name == "config":
@@ -308,6 +311,19 @@ command lasts, and keeps jobs in ~/.local/state/dayfly. dayfly serve does the sa
 	return root
 }
 
+// nearFlags returns the flags of a command whose names are nearly this one. The library compares names of commands only,
+// so it is given commands that are called as the flags.
+func nearFlags(cmd *cobra.Command, name string) []string {
+	if name == "" {
+		return nil
+	}
+	names := &cobra.Command{SuggestionsMinimumDistance: 2}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		names.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
+	})
+	return names.SuggestionsFor(name)
+}
+
 // exactly wants n arguments, and says which.
 func exactly(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
@@ -316,6 +332,9 @@ func exactly(names ...string) cobra.PositionalArgs {
 		}
 		if len(names) == 0 {
 			return usage(cmd, "%s takes no arguments, but got %q", cmd.CommandPath(), args)
+		}
+		if len(args) == 0 && strings.Contains(cmd.Use, " JOB") {
+			return atLeastOne(cmd, args)
 		}
 		return usage(cmd, "%s wants %s, but got %d arguments", cmd.CommandPath(), strings.Join(names, " and "), len(args))
 	}

@@ -28,7 +28,7 @@ type connection struct {
 // is. The caller closes it.
 func (p *program) connect() (*connection, error) {
 	if p.server != "" {
-		client, err := dayfly.NewClient(p.server, &dayfly.ClientOptions{Token: p.token, Patience: p.patience()})
+		client, err := dayfly.NewClient(p.server, &dayfly.ClientOptions{Token: p.token, HTTPClient: p.telling(), Patience: p.patience()})
 		if err != nil {
 			return nil, err
 		}
@@ -46,6 +46,34 @@ func (p *program) connect() (*connection, error) {
 		return nil, err
 	}
 	return &connection{Client: client, local: l}, nil
+}
+
+// telling returns a client that tells somebody at a terminal, once, that the server does not answer and what the command
+// waits for. It is nil, which is the default, where nobody watches.
+func (p *program) telling() *http.Client {
+	if !p.errTTY {
+		return nil
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = 16
+	return &http.Client{Transport: &teller{wire: transport, tell: sync.OnceFunc(func() {
+		p.note("%s", p.colored(p.err, dim, plain(fmt.Sprintf("%s does not answer; trying for %v more …", p.server, p.patience()))))
+	})}}
+}
+
+// teller is an http.RoundTripper that tells when a server cannot be reached.
+type teller struct {
+	wire http.RoundTripper
+	tell func()
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *teller) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.wire.RoundTrip(req)
+	if err != nil && req.Context().Err() == nil {
+		t.tell()
+	}
+	return resp, err
 }
 
 // patience is how long a command waits for a server that does not answer: somebody at a terminal wants to know soon,

@@ -108,12 +108,16 @@ func (p *program) download(ctx context.Context, c *connection, job string, artif
 	if len(artifacts) == 0 {
 		return nil, nil
 	}
+	noPlace := func(err error) error {
+		return fault.Say(fault.Invalid, "--out-dir: %s cannot be written to: %v; the files are kept with the job: %s",
+			dir, reason(err), p.typed("download --out-dir DIR", job))
+	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return nil, fault.Say(fault.Invalid, "--out-dir: %v", err)
+		return nil, noPlace(err)
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, fault.Say(fault.Invalid, "--out-dir: %v", err)
+		return nil, noPlace(err)
 	}
 	defer root.Close()
 	bars := p.newBars(ctx, p.err, draw)

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
 )
 
 // states are the states a job can be in, in the order of its life.
@@ -34,7 +36,11 @@ func (p *program) with(cmd *cobra.Command, work func(ctx context.Context, c *con
 			err = closeErr
 		}
 	}()
-	return work(cmd.Context(), c)
+	err = work(cmd.Context(), c)
+	if cmd.Context().Err() != nil && errors.Is(err, fault.Unavailable) {
+		return cmd.Context().Err() // who ends the waiting for a server knows that it does not answer
+	}
+	return err
 }
 
 func (p *program) jobsCommand() *cobra.Command {

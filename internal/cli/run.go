@@ -154,6 +154,9 @@ func (f *runFlags) spec(cmd *cobra.Command, command []string, stdin io.Reader) (
 	if f.retries > 0 {
 		spec.Retry.MaxAttempts = f.retries + 1
 	}
+	if info, err := os.Stat(f.outDir); err == nil && !info.IsDir() {
+		return nil, usage(cmd, "--out-dir: %s is not a directory", f.outDir)
+	}
 	for _, pattern := range f.out {
 		if err := checkPattern(pattern); err != nil {
 			return nil, fault.Say(fault.Invalid, "--out: %v", err)
@@ -492,16 +495,8 @@ func (r *runner) finish(ctx context.Context) error {
 
 // warn passes on what there is to say of a job that succeeded, such as that an output was not there.
 func (p *program) warn(job *dayfly.Job) {
-	if job.Message == "" {
-		return
-	}
-	p.note("dayfly: %s: %s", job.ID, plain(job.Message))
-	for _, pattern := range job.Spec.Outputs {
-		missed := !slices.ContainsFunc(job.Artifacts, func(a dayfly.Artifact) bool { return matches(pattern, a.Name) })
-		if missed && !strings.HasSuffix(pattern, "**") {
-			p.note("        A directory is brought home with all that is in it by: --out '%s/**'", plain(strings.TrimRight(pattern, "/")))
-			return
-		}
+	if job.Message != "" {
+		p.note("dayfly: %s: %s", job.ID, plain(job.Message))
 	}
 }
 

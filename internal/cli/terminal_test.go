@@ -215,6 +215,21 @@ func TestANarrowTerminalShowsWhatFitsIt(t *testing.T) {
 	c.expect("There are more. All of them: --limit 0")
 }
 
+func TestATerminalIsToldThatAServerDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	c := inTerminal(t, dir, "--server", gone.URL, "jobs")
+	c.expect(gone.URL + ` does not answer; trying for 20s more …`)
+	c.press(ctrlC)
+	c.exits(codeCanceled)
+	c.drain()
+	if n := strings.Count(c.text(), "does not answer;"); n != 1 {
+		t.Errorf("it is said %d times, want once; the terminal shows:\n%s", n, c.text())
+	}
+}
+
 func TestRawPassesControlCharactersThrough(t *testing.T) {
 	t.Parallel()
 	c := inTerminal(t, t.TempDir(), "run", "--raw", "--quiet", "--", "printf", `\033]0;title\007`)
