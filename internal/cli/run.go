@@ -449,8 +449,8 @@ func (r *runner) detached(ctx context.Context) error {
 	}
 	if r.summary || !r.f.detach {
 		steps := []nextStep{
-			{r.p.typed("logs -f", r.job.ID), "its output, as it comes"},
-			{r.p.typed("wait", r.job.ID), "until it ends, with its code"},
+			{r.p.typed("logs -f", r.job.ID), "its output as it comes"},
+			{r.p.typed("wait", r.job.ID), "until it ends"},
 			{r.p.typed("cancel", r.job.ID), "end it now"},
 		}
 		if len(r.f.out) > 0 {

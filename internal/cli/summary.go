@@ -34,7 +34,7 @@ func (p *program) summarize(job *dayfly.Job, files []string) {
 		{p.typed("retry", job.ID), "run it once more"},
 	}
 	if job.State == dayfly.Failed {
-		steps[0] = nextStep{p.typed("why", job.ID), "what went wrong, what to do"}
+		steps[0] = nextStep{p.typed("why", job.ID), "what went wrong"}
 	}
 	p.footer("Next:", steps)
 }
