@@ -37,10 +37,14 @@ func listen(o *Options) (*front, error) {
 	open := func(address string, config *tls.Config) (net.Listener, error) {
 		listener, err := listenRemembering(o.DataDir, address)
 		if err != nil {
-			if number, ok := errors.AsType[syscall.Errno](err); ok { // without the names it was told with
-				err = number
+			advice := "name another address with --listen"
+			if number, ok := errors.AsType[syscall.Errno](err); ok {
+				err = number // without the names it was told with
 			}
-			return nil, fault.Say(fault.Unavailable, "%s cannot be listened on: %v; name another address with --listen, or end what listens there", address, err)
+			if errors.Is(err, syscall.EADDRINUSE) {
+				advice += ", or end what listens there"
+			}
+			return nil, fault.Say(fault.Unavailable, "%s cannot be listened on: %v; %s", address, err, advice)
 		}
 		var limited net.Listener = newLimitedListener(listener.(*net.TCPListener), slots)
 		if config != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -185,7 +186,10 @@ func databasePath(dir string) string { return filepath.Join(dir, "dayfly.db") }
 // cannot be made or is not one for a server; see [CheckDir].
 func MakeDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fault.Say(fault.Invalid, "the data directory cannot be made: %v", err)
+		if path, ok := errors.AsType[*fs.PathError](err); ok {
+			err = path.Err
+		}
+		return fault.Say(fault.Invalid, "the data directory %s cannot be made: %v; name another with --data-dir or DAYFLY_DATA_DIR", dir, err)
 	}
 	open, err := CheckDir(dir)
 	if err == nil && open {

@@ -86,7 +86,7 @@ func (p *program) execute(root *cobra.Command) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	cmd, err := root.ExecuteContextC(ctx)
-	if out, ok := p.out.(*sink); ok && err == nil && out.err != nil {
+	if out, ok := p.out.(*sink); ok && out.err != nil && (err == nil || errors.Is(err, out.err)) {
 		err = fault.Say(fault.Internal, "standard output cannot be written: %v", reason(out.err))
 	}
 	if err == nil {
