@@ -39,6 +39,21 @@ func commandNames() []string {
 	return names
 }
 
+// otherNames are what commands are called by other programs, from which people come with habits.
+func otherNames() map[string][]string {
+	return map[string][]string{
+		"run":      {"exec", "start", "submit", "create"},
+		"jobs":     {"ps", "ls", "list"},
+		"show":     {"inspect", "status", "describe", "info", "get"},
+		"logs":     {"tail", "output"},
+		"download": {"cp", "fetch", "pull"},
+		"cancel":   {"kill", "stop"},
+		"retry":    {"restart", "rerun"},
+		"delete":   {"rm", "remove"},
+		"serve":    {"server", "daemon", "up"},
+	}
+}
+
 // helpful gives every command help that fits the terminal and names the program as it was called, and refuses to explain
 // what does not exist.
 func (p *program) helpful(root *cobra.Command) {
@@ -62,6 +77,7 @@ func (p *program) helpful(root *cobra.Command) {
 	eachCommand(root, func(cmd *cobra.Command) {
 		cmd.Flags().SortFlags = false // they are registered in the order of their use
 		cmd.SuggestionsMinimumDistance = 2
+		cmd.SuggestFor = otherNames()[cmd.Name()]
 	})
 }
 
@@ -127,12 +143,17 @@ func below(cmd *cobra.Command) []string {
 func unknownCommand(parent *cobra.Command, name string) error {
 	others := below(parent)
 	said := "there is no command " + strings.Join(append(words(parent), name), " ")
-	if _, err := exec.LookPath(name); err == nil && !parent.HasParent() { // who forgot run
-		return usage(parent, "%s; the program of that name is run by: %s run -- %s", said, parent.DisplayName(), quoteCommand([]string{name}))
+	forgotten := "" // who forgot run is told how the program of that name is run
+	if _, err := exec.LookPath(name); err == nil && !parent.HasParent() && !strings.Contains(name, "/") {
+		forgotten = fmt.Sprintf("the program %s is run by: %s run -- %s", name, parent.DisplayName(), name)
 	}
 	switch near := parent.SuggestionsFor(name); {
+	case len(near) > 0 && forgotten != "":
+		said += "; did you mean " + strings.Join(near, " or ") + "? Or: " + forgotten
 	case len(near) > 0:
 		said += "; did you mean " + strings.Join(near, " or ") + "?"
+	case forgotten != "":
+		said += "; " + forgotten
 	case len(others) == 1:
 		said += "; there is only " + others[0]
 	case len(others) > 1:
