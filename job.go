@@ -72,7 +72,7 @@ type JobSpec struct {
 	Queue          string            `json:"queue,omitempty" maxLength:"64" doc:"The queue it waits in; default when it is missing."`
 	ConcurrencyKey string            `json:"concurrency_key,omitempty" maxLength:"200" doc:"Jobs of one queue with the same key share the queue's limit per key."`
 	Priority       int               `json:"priority,omitempty" minimum:"-1000" maximum:"1000" doc:"Higher runs first; 0 when it is missing."`
-	RunAt          *time.Time        `json:"run_at,omitempty" doc:"Not before this time."`
+	RunAt          *time.Time        `json:"run_at,omitempty" doc:"Not before this time, by the wall clock of the server as it is then."`
 	Labels         map[string]string `json:"labels,omitempty" doc:"Your own marks, to filter by. At most 64."`
 
 	Start *bool `json:"start,omitempty" doc:"Whether to start at once. true when there are no inputs; with inputs the job waits for start."`

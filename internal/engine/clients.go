@@ -31,9 +31,9 @@ func (e *Engine) Submit(ctx context.Context, s *Submission) (job *store.Job, rep
 	if err := e.await(ctx); err != nil {
 		return nil, false, err
 	}
-	now := e.clock.now()
+	now, wall := e.clock.now(), wallClock()
 	spec := s.Spec
-	refusal := e.normalize(&spec, now)
+	refusal := e.normalize(&spec, wall)
 	if refusal == nil {
 		refusal = e.admit()
 	}
@@ -51,7 +51,7 @@ func (e *Engine) Submit(ctx context.Context, s *Submission) (job *store.Job, rep
 	}
 	// With inputs the job waits for them. "start": true then means: as soon as the last one is here.
 	if len(spec.Inputs) == 0 && (spec.Start == nil || *spec.Start) {
-		start := startOf(job, now)
+		start := startOf(job, now, wall)
 		job.State, job.StartedAt, job.RunAt, job.QueuedAt = start.To, start.StartedAt, start.RunAt, start.QueuedAt
 		job.QueueDeadline, job.TotalDeadline = start.QueueDeadline, start.TotalDeadline
 	}
@@ -97,18 +97,17 @@ func (e *Engine) replay(ctx context.Context, s *Submission, refusal error) (job 
 	return job, replayed, err
 }
 
-// startOf returns the move that starts a job now.
-func startOf(job *store.Job, now time.Time) *store.Move {
+// startOf returns the move that starts a job now. A run_at is a time by its owner's clock, and so is what counts from
+// then; see [clock].
+func startOf(job *store.Job, now, wall time.Time) *store.Move {
 	m := &store.Move{
 		JobID: job.ID, Version: job.Version, From: dayfly.Created, To: dayfly.Queued, Event: "queued",
 		Time: now, StartedAt: now, QueuedAt: now,
 	}
-	if at := job.Spec.RunAt; at != nil && at.After(now) {
-		m.To, m.Event, m.RunAt, m.QueuedAt = dayfly.Scheduled, "scheduled", at.UTC(), time.Time{}
-	}
 	begin := now
-	if !m.RunAt.IsZero() {
-		begin = m.RunAt
+	if at := job.Spec.RunAt; at != nil && at.After(wall) {
+		begin = at.UTC()
+		m.To, m.Event, m.RunAt, m.QueuedAt = dayfly.Scheduled, "scheduled", begin, time.Time{}
 	}
 	t := job.Spec.Timeouts
 	if t.Total > 0 {
@@ -129,9 +128,7 @@ func (e *Engine) moved(job *store.Job) {
 		e.due(job.QueueDeadline)
 		e.due(job.TotalDeadline)
 	case dayfly.Scheduled:
-		e.due(job.RunAt)
-		e.due(job.QueueDeadline)
-		e.due(job.TotalDeadline)
+		e.due(e.clock.now().Add(job.RunAt.Sub(wallClock())))
 	case dayfly.Canceled, dayfly.Expired, dayfly.Failed:
 		e.freed(job)
 		e.wakeQueue.set()
@@ -183,7 +180,7 @@ func (e *Engine) Start(ctx context.Context, id string) (*store.Job, error) {
 		if missing := missingInputs(job); len(missing) > 0 {
 			return nil, fault.Say(fault.Conflict, "job %s cannot start: %s not been uploaded", id, plural(missing, "has", "have"))
 		}
-		return startOf(job, e.clock.now()), nil
+		return startOf(job, e.clock.now(), wallClock()), nil
 	})
 }
 

@@ -9,8 +9,10 @@ import (
 // counted since. Setting the wall clock while the server runs moves no timeout. Across a restart the clock does not go
 // back behind what the store has seen.
 //
-// What others compare with their own clocks, such as the end of a signed URL, is no business of this one: it is told by
-// the wall clock, which the others have too.
+// What others compare with their own clocks is no business of this one: the end of a signed URL, and the time before
+// which a job must not run. It is told by the wall clock, as that is at the moment, which the others have too. A wall clock
+// that was once ahead leaves this one ahead of it for good, and one that was set forward leaves this one behind until the
+// next start.
 type clock struct {
 	start time.Time            // with what the stored clock was ahead of the wall clock
 	count func() time.Duration // the time since some fixed moment
@@ -19,16 +21,19 @@ type clock struct {
 
 // newClock starts a clock that is not before last. A nil count is Go's monotonic clock.
 func newClock(last time.Time, count func() time.Duration) clock {
-	now := time.Now()
 	if count == nil {
-		count = func() time.Duration { return time.Since(now) }
+		began := time.Now()
+		count = func() time.Duration { return time.Since(began) }
 	}
-	c := clock{start: now.Round(0).UTC(), count: count, begun: count()}
+	c := clock{start: wallClock(), count: count, begun: count()}
 	if last.After(c.start) {
 		c.start = last.UTC()
 	}
 	return c
 }
+
+// wallClock returns the time as others tell it at the moment.
+func wallClock() time.Time { return time.Now().Round(0).UTC() }
 
 // now returns the clock's time.
 func (c clock) now() time.Time { return c.start.Add(c.count() - c.begun) }

@@ -10,13 +10,12 @@ import (
 )
 
 // clockLoop moves jobs on whose time has come: from scheduled to queued, and from the queue to expired. It sleeps until
-// the earliest of them, or until a new one may be earlier.
+// the earliest of them, or until a new one may be earlier, or for a minute, because the wall clock may be set.
 func (e *Engine) clockLoop(ctx context.Context) {
-	const most = 500
+	const most = 500 // of each sort
 	for ctx.Err() == nil {
 		e.armed.Store(math.MaxInt64) // whatever is scheduled from here on may be missed by the read below
-		now := e.clock.now()
-		moved, next, err := e.store.Promote(ctx, now, now, most)
+		moved, next, err := e.store.Promote(ctx, e.clock.now(), wallClock(), most)
 		if err != nil && ctx.Err() == nil {
 			e.logger.Warn("scheduled jobs could not be moved on; trying again", "error", err)
 			pause(ctx, time.Second)

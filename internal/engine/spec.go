@@ -47,7 +47,7 @@ var (
 
 // normalize checks what a schema cannot say and fills in every default, so that what is stored is what will happen
 // even if the defaults change. Errors are fault.FieldErrors in the request's own words.
-func (e *Engine) normalize(spec *dayfly.JobSpec, now time.Time) error {
+func (e *Engine) normalize(spec *dayfly.JobSpec, wall time.Time) error {
 	for _, check := range []func(*dayfly.JobSpec) error{checkCommand, checkEnv, checkFiles, checkLabels, checkTimes} {
 		if err := check(spec); err != nil {
 			return err
@@ -60,7 +60,7 @@ func (e *Engine) normalize(spec *dayfly.JobSpec, now time.Time) error {
 	if string(spec.Payload) == "null" {
 		spec.Payload = nil
 	}
-	if spec.RunAt != nil && spec.RunAt.After(now.Add(maxRunAt)) {
+	if spec.RunAt != nil && spec.RunAt.After(wall.Add(maxRunAt)) {
 		return fault.Field("run_at", "is more than five years away")
 	}
 	if spec.Provider == "" {

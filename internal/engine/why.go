@@ -53,11 +53,11 @@ func (e *Engine) whyCreated(w *dayfly.Why, job *store.Job) {
 }
 
 func (e *Engine) whyScheduled(w *dayfly.Why, job *store.Job) {
-	in := spoken(job.RunAt.Sub(e.clock.now()))
 	if job.Number == 0 {
-		say(w, "It is scheduled for %s, in %s.", job.RunAt.Format(time.RFC3339), in)
+		say(w, "It is scheduled for %s, in %s.", job.RunAt.Format(time.RFC3339), spoken(job.RunAt.Sub(wallClock())))
 		return
 	}
+	in := spoken(job.RunAt.Sub(e.clock.now()))
 	say(w, "Attempt %d ended and it waits %s before the next one, so that what was wrong has time to pass.", job.Number, in)
 	if job.Message != "" {
 		say(w, "Attempt %d: %s", job.Number, job.Message)

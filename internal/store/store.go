@@ -89,12 +89,15 @@ type Queue interface {
 	// is reached, in which case a job over its key's limit is marked held and the error is [ErrHeld] too. The last
 	// error is for the call as a whole.
 	Launch(ctx context.Context, launches []*Launch) ([]error, error)
-	// Promote moves up to limit scheduled jobs whose RunAt is not after now to queued, and gives up
-	// those, scheduled or queued, whose deadline is before clock, up to limit of each: it expires those whose command was
-	// never started (Starts is 0) for their QueueDeadline, and fails the others for their TotalDeadline
-	// ([dayfly.ReasonDeadline]). It returns the moved jobs, and the earliest time at which there will be more to do (zero:
-	// never).
-	Promote(ctx context.Context, now, clock time.Time, limit int) (moved []*Job, next time.Time, err error)
+	// Promote moves scheduled jobs to queued when their RunAt has come. A job that has never been ready (its QueuedAt is
+	// zero) waits for a time that its owner named: that is compared with wall. So are its deadlines named, which do not
+	// count before: when it becomes ready they are put off by what now is ahead of wall. Any other job waits for a
+	// backoff, and its RunAt is compared with now. Promote also gives up jobs that have been ready, scheduled or queued,
+	// whose deadline is before now: it expires those whose command was never started (Starts is 0) for their
+	// QueueDeadline, and fails the others for their TotalDeadline ([dayfly.ReasonDeadline]). Who becomes ready too late
+	// moves twice. Each sort of move is made for at most limit jobs, and at now. It returns the moved jobs, and the
+	// earliest time at which there will be more to do by the clock that tells now (zero: never).
+	Promote(ctx context.Context, now, wall time.Time, limit int) (moved []*Job, next time.Time, err error)
 	// Counts returns how many jobs there are in each non-terminal state, by lane.
 	Counts(ctx context.Context) ([]Count, error)
 }
@@ -193,7 +196,7 @@ type Job struct {
 	CreatedAt     time.Time
 	StartedAt     time.Time // when it was started by its owner: queue and total timeouts count from here
 	RunAt         time.Time // while scheduled: when it becomes ready
-	QueuedAt      time.Time // when it last became ready
+	QueuedAt      time.Time // when it last became ready; zero: it never was
 	FinishedAt    time.Time
 	QueueDeadline time.Time // expires if it waits then and its command was never started
 	TotalDeadline time.Time

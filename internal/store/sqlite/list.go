@@ -158,7 +158,8 @@ func candidates(s *query, q *store.Query) string {
 	for _, state := range q.States {
 		switch state {
 		case dayfly.Scheduled:
-			parts = append(parts, `SELECT seq FROM jobs WHERE run_at IS NOT NULL`)
+			parts = append(parts, `SELECT seq FROM jobs WHERE run_at IS NOT NULL AND queued_at IS NULL`,
+				`SELECT seq FROM jobs WHERE run_at IS NOT NULL AND queued_at IS NOT NULL`)
 		case dayfly.Queued:
 			parts = append(parts, `SELECT seq FROM jobs WHERE state = 'queued' AND held = 0`, `SELECT seq FROM jobs WHERE held = 1`)
 		case dayfly.Starting, dayfly.Running:

@@ -85,58 +85,73 @@ func (s *Store) Counts(context.Context) ([]store.Count, error) {
 	return s.writer.tally.counts(), nil
 }
 
-const dueJobs = selectJob + `WHERE j.run_at IS NOT NULL AND j.run_at <= $1 ORDER BY j.run_at LIMIT $2`
+const dueJobs = selectJob + `
+WHERE j.run_at IS NOT NULL AND j.queued_at IS NULL AND j.run_at <= $1 ORDER BY j.run_at LIMIT $2`
+
+const putOffJobs = selectJob + `
+WHERE j.run_at IS NOT NULL AND j.queued_at IS NOT NULL AND j.run_at <= $1 ORDER BY j.run_at LIMIT $2`
 
 const lateJobs = selectJob + `
-WHERE j.queue_deadline IS NOT NULL AND j.starts = 0 AND j.finished_at IS NULL AND j.queue_deadline < $1
-	AND j.state IN ('scheduled', 'queued')
+WHERE j.queue_deadline IS NOT NULL AND j.starts = 0 AND j.finished_at IS NULL AND j.queued_at IS NOT NULL
+	AND j.queue_deadline < $1 AND j.state IN ('scheduled', 'queued')
 ORDER BY j.queue_deadline LIMIT $2`
 
 const overdueJobs = selectJob + `
-WHERE j.total_deadline IS NOT NULL AND j.finished_at IS NULL AND j.total_deadline < $1 AND j.state IN ('scheduled', 'queued')
+WHERE j.total_deadline IS NOT NULL AND j.finished_at IS NULL AND j.queued_at IS NOT NULL
+	AND j.total_deadline < $1 AND j.state IN ('scheduled', 'queued')
 ORDER BY j.total_deadline LIMIT $2`
 
 const promoteJob = `
-UPDATE jobs SET version = $2, state = 'queued', run_at = NULL, queued_at = $3, events = $4 WHERE seq = $1`
+UPDATE jobs SET version = $2, state = 'queued', run_at = NULL, queued_at = $3, queue_deadline = $4, total_deadline = $5,
+	events = $6 WHERE seq = $1`
 
 const giveUpJob = `
 UPDATE jobs SET version = $2, state = $3, held = 0, run_at = NULL, finished_at = $4, reason = $5, message = $6,
 	events = $7 WHERE seq = $1`
 
-const nextDue = `SELECT run_at FROM jobs WHERE run_at IS NOT NULL ORDER BY run_at LIMIT 1`
+const nextDue = `SELECT run_at FROM jobs WHERE run_at IS NOT NULL AND queued_at IS NULL ORDER BY run_at LIMIT 1`
+
+const nextPutOff = `SELECT run_at FROM jobs WHERE run_at IS NOT NULL AND queued_at IS NOT NULL ORDER BY run_at LIMIT 1`
 
 const nextLate = `
 SELECT queue_deadline FROM jobs
-WHERE queue_deadline IS NOT NULL AND starts = 0 AND finished_at IS NULL AND state IN ('scheduled', 'queued')
+WHERE queue_deadline IS NOT NULL AND starts = 0 AND finished_at IS NULL AND queued_at IS NOT NULL
+	AND state IN ('scheduled', 'queued')
 ORDER BY queue_deadline LIMIT 1`
 
 const nextOverdue = `
 SELECT total_deadline FROM jobs
-WHERE total_deadline IS NOT NULL AND finished_at IS NULL AND state IN ('scheduled', 'queued')
+WHERE total_deadline IS NOT NULL AND finished_at IS NULL AND queued_at IS NOT NULL AND state IN ('scheduled', 'queued')
 ORDER BY total_deadline LIMIT 1`
 
-// Promote implements store.Queue. It gives up first, so that a job that is both due and late moves once.
-func (s *Store) Promote(ctx context.Context, now, clock time.Time, limit int) ([]*store.Job, time.Time, error) {
+// Promote implements store.Queue. Whoever has become ready for the first time comes first, because only then do its
+// deadlines count; and giving up comes before the end of a backoff, so that a job that is both due and late moves once.
+func (s *Store) Promote(ctx context.Context, now, wall time.Time, limit int) ([]*store.Job, time.Time, error) {
 	if limit < 1 {
 		return nil, time.Time{}, fmt.Errorf("sqlite: promote: %w: limit %d is not positive", fault.Invalid, limit)
 	}
+	ahead := stored(now).Sub(stored(wall))
 	var moved []*jobRow
 	var next time.Time
 	err := s.write(ctx, opPromote, func(t *tx) error {
-		late, err := t.giveUp(lateJobs, now, clock, limit)
+		due, err := t.promote(dueJobs, wall, now, ahead, limit)
 		if err != nil {
 			return err
 		}
-		overdue, err := t.giveUp(overdueJobs, now, clock, limit)
+		late, err := t.giveUp(lateJobs, now, limit)
 		if err != nil {
 			return err
 		}
-		due, err := t.promote(now, limit)
+		overdue, err := t.giveUp(overdueJobs, now, limit)
 		if err != nil {
 			return err
 		}
-		moved = slices.Concat(late, overdue, due)
-		next, err = t.next()
+		putOff, err := t.promote(putOffJobs, now, now, 0, limit)
+		if err != nil {
+			return err
+		}
+		moved = slices.Concat(due, late, overdue, putOff)
+		next, err = t.next(ahead)
 		return err
 	})
 	if err != nil {
@@ -145,17 +160,25 @@ func (s *Store) Promote(ctx context.Context, now, clock time.Time, limit int) ([
 	return s.readable(moved), next, nil
 }
 
-func (t *tx) promote(now time.Time, limit int) ([]*jobRow, error) {
-	due, err := readJobs(t.session, dueJobs, now.UnixMicro(), limit)
+// promote makes the jobs ready that the query finds: those whose time is not after at. Their deadlines are put off as
+// well.
+func (t *tx) promote(query string, at, now time.Time, putOff time.Duration, limit int) ([]*jobRow, error) {
+	due, err := readJobs(t.session, query, at.UnixMicro(), limit)
 	if err != nil {
 		return nil, err
 	}
 	for _, j := range due {
 		t.moved(j.lane(), j.State, dayfly.Queued)
 		j.State, j.RunAt, j.QueuedAt = dayfly.Queued, time.Time{}, stored(now)
+		for _, deadline := range []*time.Time{&j.QueueDeadline, &j.TotalDeadline} {
+			if !deadline.IsZero() {
+				*deadline = deadline.Add(putOff)
+			}
+		}
 		j.Version++
 		j.Events++
-		if _, _, err := t.exec(promoteJob, j.Seq, j.Version, micros(j.QueuedAt), j.Events); err != nil {
+		_, _, err := t.exec(promoteJob, j.Seq, j.Version, micros(j.QueuedAt), micros(j.QueueDeadline), micros(j.TotalDeadline), j.Events)
+		if err != nil {
 			return nil, err
 		}
 		t.event(event{job: j.Seq, seq: j.Events, time: now, kind: eventQueued, state: j.State})
@@ -164,8 +187,8 @@ func (t *tx) promote(now time.Time, limit int) ([]*jobRow, error) {
 }
 
 // giveUp ends the jobs that the query finds: those that wait although one of their deadlines has passed.
-func (t *tx) giveUp(query string, now, clock time.Time, limit int) ([]*jobRow, error) {
-	late, err := readJobs(t.session, query, clock.UnixMicro(), limit)
+func (t *tx) giveUp(query string, now time.Time, limit int) ([]*jobRow, error) {
+	late, err := readJobs(t.session, query, now.UnixMicro(), limit)
 	if err != nil {
 		return nil, err
 	}
@@ -209,14 +232,15 @@ func givenUp(reason dayfly.Reason, j *jobRow) string {
 	return text
 }
 
-// next returns when Promote will have more to do, or zero.
-func (t *tx) next() (time.Time, error) {
+// next returns when Promote will have more to do, or zero. The clock that tells is ahead of the wall clock by so much.
+func (t *tx) next(ahead time.Duration) (time.Time, error) {
 	var next time.Time
 	for _, look := range []struct {
 		query string
 		after time.Duration
 	}{
-		{nextDue, 0},
+		{nextDue, ahead},
+		{nextPutOff, 0},
 		{nextLate, time.Microsecond}, // a job is late when its deadline has passed, not when it comes
 		{nextOverdue, time.Microsecond},
 	} {

@@ -344,7 +344,7 @@ func (m *model) launch(l *store.Launch) error {
 	return nil
 }
 
-func (m *model) Promote(_ context.Context, now, clock time.Time, limit int) ([]*store.Job, time.Time, error) {
+func (m *model) Promote(_ context.Context, now, wall time.Time, limit int) ([]*store.Job, time.Time, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var moved []*store.Job
@@ -357,17 +357,29 @@ func (m *model) Promote(_ context.Context, now, clock time.Time, limit int) ([]*
 		slices.SortStableFunc(list, func(a, b *modelJob) int { return of(a).Compare(of(b)) })
 		return list
 	}
-	mayExpire := func(j *modelJob) bool {
-		return (j.State == dayfly.Scheduled || j.State == dayfly.Queued) && j.Starts == 0 && !j.QueueDeadline.IsZero()
+	waits := func(j *modelJob) bool {
+		return (j.State == dayfly.Scheduled || j.State == dayfly.Queued) && !j.QueuedAt.IsZero()
 	}
-	mayFail := func(j *modelJob) bool {
-		return (j.State == dayfly.Scheduled || j.State == dayfly.Queued) && !j.TotalDeadline.IsZero()
-	}
+	mayExpire := func(j *modelJob) bool { return waits(j) && j.Starts == 0 && !j.QueueDeadline.IsZero() }
+	mayFail := func(j *modelJob) bool { return waits(j) && !j.TotalDeadline.IsZero() }
 	deadline := func(j *modelJob) time.Time { return j.QueueDeadline }
 	total := func(j *modelJob) time.Time { return j.TotalDeadline }
 	due := func(j *modelJob) time.Time { return j.RunAt }
-	scheduled := func(j *modelJob) bool { return j.State == dayfly.Scheduled }
+	named := func(j *modelJob) bool { return j.State == dayfly.Scheduled && j.QueuedAt.IsZero() }
+	putOff := func(j *modelJob) bool { return j.State == dayfly.Scheduled && !j.QueuedAt.IsZero() }
 
+	promote := func(list []*modelJob, ahead time.Duration) {
+		for _, j := range list[:min(limit, len(list))] {
+			j.State, j.RunAt, j.QueuedAt = dayfly.Queued, time.Time{}, now
+			for _, deadline := range []*time.Time{&j.QueueDeadline, &j.TotalDeadline} {
+				if !deadline.IsZero() {
+					*deadline = deadline.Add(ahead)
+				}
+			}
+			j.moved(now, "queued", 0, "", "")
+			moved = append(moved, j.row())
+		}
+	}
 	giveUp := func(late []*modelJob, state dayfly.State, reason dayfly.Reason) {
 		for _, j := range late[:min(limit, len(late))] {
 			ready := m.ready(j)
@@ -380,16 +392,15 @@ func (m *model) Promote(_ context.Context, now, clock time.Time, limit int) ([]*
 			moved = append(moved, j.row())
 		}
 	}
-	giveUp(byTime(deadline, func(j *modelJob) bool { return mayExpire(j) && j.QueueDeadline.Before(clock) }), dayfly.Expired, dayfly.ReasonQueueTimeout)
-	giveUp(byTime(total, func(j *modelJob) bool { return mayFail(j) && j.TotalDeadline.Before(clock) }), dayfly.Failed, dayfly.ReasonDeadline)
-	promoted := byTime(due, func(j *modelJob) bool { return scheduled(j) && !j.RunAt.After(now) })
-	for _, j := range promoted[:min(limit, len(promoted))] {
-		j.State, j.RunAt, j.QueuedAt = dayfly.Queued, time.Time{}, now
-		j.moved(now, "queued", 0, "", "")
-		moved = append(moved, j.row())
-	}
+	promote(byTime(due, func(j *modelJob) bool { return named(j) && !j.RunAt.After(wall) }), now.Sub(wall))
+	giveUp(byTime(deadline, func(j *modelJob) bool { return mayExpire(j) && j.QueueDeadline.Before(now) }), dayfly.Expired, dayfly.ReasonQueueTimeout)
+	giveUp(byTime(total, func(j *modelJob) bool { return mayFail(j) && j.TotalDeadline.Before(now) }), dayfly.Failed, dayfly.ReasonDeadline)
+	promote(byTime(due, func(j *modelJob) bool { return putOff(j) && !j.RunAt.After(now) }), 0)
 	var next time.Time
-	if rest := byTime(due, scheduled); len(rest) > 0 {
+	if rest := byTime(due, named); len(rest) > 0 {
+		next = rest[0].RunAt.Add(now.Sub(wall))
+	}
+	if rest := byTime(due, putOff); len(rest) > 0 && (next.IsZero() || rest[0].RunAt.Before(next)) {
 		next = rest[0].RunAt
 	}
 	passed := func(at time.Time) {

@@ -25,6 +25,7 @@ func queueCases() []testCase {
 		{"OfManyLaunchesOfAJobOneWins", launchRace},
 		{"PromoteMovesDueJobsInOrder", promoteOrder},
 		{"PromoteMovesNoMoreThanItsLimit", promoteLimit},
+		{"PromoteLooksForNamedTimesByTheWallClock", promoteByTwoClocks},
 		{"PromoteExpiresJobsThatWereNeverStarted", promoteExpires},
 		{"PromoteFailsJobsThatWaitWhenTheirTotalTimeoutPasses", promoteFails},
 		{"PromoteSaysWhenThereIsMoreToDo", promoteNext},
@@ -267,38 +268,72 @@ func promoteLimit(k *kit) {
 	k.wantKind("a limit of 0", err, fault.Invalid)
 }
 
+// promoteByTwoClocks makes sure that what an owner named is looked for by the wall clock, and all else by the other.
+func promoteByTwoClocks(k *kit) {
+	for name, ahead := range map[string]time.Duration{"ahead of": time.Hour, "behind": -time.Hour} {
+		now := epoch().Add(24 * time.Hour)
+		wall := now.Add(-ahead)
+		due := k.submit(runAt(wall), queueDeadline(wall.Add(time.Minute)), totalDeadline(wall.Add(2*time.Minute)))
+		early := k.submit(runAt(wall.Add(time.Second)), queueDeadline(wall.Add(2*time.Second)), totalDeadline(wall.Add(3*time.Second)))
+		end := k.failure(k.running(), dayfly.Scheduled)
+		end.Job.RunAt = now
+		again := k.end(end)
+		end = k.failure(k.running(), dayfly.Scheduled)
+		end.Job.RunAt = now.Add(2 * time.Second)
+		waits := k.end(end)
+		moved, next, err := k.store.Promote(k.ctx, now, wall, 10)
+		k.must(err)
+		k.wantEqual("promoted jobs with a clock "+name+" the wall's", ids(moved), ids([]*store.Job{due, again}))
+		k.wantEqual("when to come again with a clock "+name+" the wall's", next, now.Add(time.Second))
+		want := *due
+		want.Version, want.Events, want.State, want.RunAt, want.QueuedAt = 2, 2, dayfly.Queued, time.Time{}, now
+		want.QueueDeadline, want.TotalDeadline = now.Add(time.Minute), now.Add(2*time.Minute)
+		k.wantEqual("the job whose time has come", k.job(due.ID), &want)
+		k.wantEqual("the job whose time has not come", k.job(early.ID), early)
+		k.wantEqual("the job that was put off", k.job(waits.ID).RunAt, waits.RunAt)
+		k.wantEqual("the deadlines of a job that comes back", k.job(again.ID).QueueDeadline, again.QueueDeadline)
+		for _, id := range []string{due.ID, early.ID, again.ID, waits.ID} {
+			k.cancel(k.job(id))
+		}
+	}
+}
+
 func promoteExpires(k *kit) {
-	clock := epoch().Add(time.Hour)
-	past := queueDeadline(clock.Add(-1e3))
-	queued, scheduled := k.submit(past), k.submit(runAt(clock.Add(time.Hour)), past)
-	at := k.submit(queueDeadline(clock))
+	now := epoch().Add(time.Hour)
+	past := queueDeadline(now.Add(-1e3))
+	queued, scheduled := k.submit(past), k.submit(runAt(now.Add(-time.Minute)), past)
+	at := k.submit(queueDeadline(now))
 	created := k.submit(inState(dayfly.Created), past)
+	later := k.submit(runAt(now.Add(time.Hour)), past) // its deadline counts when it has become ready
 	active := k.launch(k.submit(past))
 	retried := k.end(k.failure(k.running(past), dayfly.Queued))
 	refusal := k.failure(k.launch(k.submit(past)), dayfly.Scheduled)
-	refusal.Started, refusal.Job.Starts = false, 0
+	refusal.Started, refusal.Job.Starts, refusal.Job.RunAt = false, 0, now // it is due as well, and moves once
 	refused := k.end(refusal)
-	now := clock.Add(-24 * time.Hour) // the two clocks need not agree
-	moved, _, err := k.store.Promote(k.ctx, now, clock, 10)
+	moved, _, err := k.store.Promote(k.ctx, now, now, 10)
 	k.must(err)
-	got := ids(moved)
+	k.wantEqual("the job that became ready first", moved[0].ID, scheduled.ID)
+	got := ids(moved[1:])
 	slices.Sort(got)
 	k.wantEqual("expired jobs", got, slices.Sorted(slices.Values([]string{queued.ID, scheduled.ID, refused.ID})))
-	for _, job := range []*store.Job{queued, scheduled} {
-		want := *job
-		want.Version, want.Events, want.State, want.FinishedAt = 2, 2, dayfly.Expired, now
+	for i, job := range []*store.Job{queued, scheduled} {
+		want, moves := *job, int64(i+1)
+		want.Version, want.Events, want.State, want.FinishedAt = 1+moves, 1+moves, dayfly.Expired, now
 		want.Reason, want.RunAt = dayfly.ReasonQueueTimeout, time.Time{}
+		if job == scheduled {
+			want.QueuedAt = now
+		}
 		read := k.job(job.ID)
 		if read.Message == "" {
 			k.Errorf("an expired job has no message, want a sentence")
 		}
 		want.Message = read.Message
 		k.wantEqual("the expired job", read, &want)
-		k.wantEqual("its last event", k.events(job.ID)[1], &dayfly.Event{
-			Seq: 2, Job: job.ID, Time: now, Type: "expired", State: dayfly.Expired, Reason: want.Reason, Message: want.Message,
+		k.wantEqual("its last event", k.events(job.ID)[moves], &dayfly.Event{
+			Seq: 1 + moves, Job: job.ID, Time: now, Type: "expired", State: dayfly.Expired, Reason: want.Reason, Message: want.Message,
 		})
 	}
-	for _, job := range []*store.Job{at, created, active.Job, retried} {
+	for _, job := range []*store.Job{at, created, later, active.Job, retried} {
 		k.wantEqual("a job that does not expire", k.job(job.ID).State, job.State)
 	}
 }
@@ -308,31 +343,34 @@ func totalDeadline(at time.Time) func(*store.Submission) {
 }
 
 func promoteFails(k *kit) {
-	clock := epoch().Add(time.Hour)
-	past := totalDeadline(clock.Add(-1e3))
-	queued, scheduled := k.submit(past), k.submit(runAt(clock.Add(time.Hour)), past)
-	retried := k.end(k.failure(k.running(past), dayfly.Scheduled))
-	at := k.submit(totalDeadline(clock))
+	now := epoch().Add(time.Hour)
+	past := totalDeadline(now.Add(-1e3))
+	queued, scheduled := k.submit(past), k.submit(runAt(now.Add(-time.Minute)), past)
+	failure := k.failure(k.running(past), dayfly.Scheduled)
+	failure.Job.RunAt = now.Add(time.Hour)
+	retried := k.end(failure)
+	at := k.submit(totalDeadline(now))
+	later := k.submit(runAt(now.Add(time.Hour)), past) // its deadline counts when it has become ready
 	created := k.submit(inState(dayfly.Created), past)
 	active, running := k.launch(k.submit(past)), k.running(past)
-	moved, _, err := k.store.Promote(k.ctx, epoch(), clock, 10)
+	moved, _, err := k.store.Promote(k.ctx, now, now, 10)
 	k.must(err)
-	got := ids(moved)
+	got := ids(moved[1:]) // the first became ready, and is too late
 	slices.Sort(got)
 	k.wantEqual("failed jobs", got, slices.Sorted(slices.Values([]string{queued.ID, scheduled.ID, retried.ID})))
 	for _, job := range []*store.Job{queued, scheduled, retried} {
 		read := k.job(job.ID)
 		k.wantEqual("its state", read.State, dayfly.Failed)
 		k.wantEqual("its reason", read.Reason, dayfly.ReasonDeadline)
-		k.wantEqual("when it finished", read.FinishedAt, epoch())
+		k.wantEqual("when it finished", read.FinishedAt, now)
 		if read.Message == "" {
 			k.Errorf("a job that failed for its total timeout has no message, want a sentence")
 		}
 		events := k.events(job.ID)
-		k.wantEqual("its last event", events[len(events)-1], &dayfly.Event{Seq: job.Events + 1, Job: job.ID, Time: epoch(),
+		k.wantEqual("its last event", events[len(events)-1], &dayfly.Event{Seq: read.Events, Job: job.ID, Time: now,
 			Type: "failed", State: dayfly.Failed, Reason: dayfly.ReasonDeadline, Message: read.Message})
 	}
-	for _, job := range []*store.Job{at, created, active.Job, running.Job} {
+	for _, job := range []*store.Job{at, created, later, active.Job, running.Job} {
 		k.wantEqual("a job that does not fail", k.job(job.ID).State, job.State)
 	}
 }

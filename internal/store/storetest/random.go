@@ -275,10 +275,11 @@ func (d *drive) launch(t *rapid.T) {
 }
 
 func (d *drive) promote(t *rapid.T) {
-	now := d.now().Add(time.Duration(rapid.IntRange(-5, 15).Draw(t, "ahead")) * time.Second)
+	wall := d.now()
+	now := wall.Add(time.Duration(rapid.IntRange(-5, 15).Draw(t, "ahead")) * time.Second)
 	limit := rapid.IntRange(1, 4).Draw(t, "limit")
-	got, gotNext, err := d.real.Promote(d.kit.ctx, now, now, limit)
-	want, wantNext, wantErr := d.model.Promote(d.kit.ctx, now, now, limit)
+	got, gotNext, err := d.real.Promote(d.kit.ctx, now, wall, limit)
+	want, wantNext, wantErr := d.model.Promote(d.kit.ctx, now, wall, limit)
 	byID := func(a, b *store.Job) int { return cmp.Compare(a.ID+string(a.State), b.ID+string(b.State)) }
 	slices.SortFunc(got, byID)
 	slices.SortFunc(want, byID)

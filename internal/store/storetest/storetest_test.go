@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
@@ -40,6 +41,7 @@ type broken struct {
 	move    func(context.Context, *store.Move) (*store.Job, error)
 	ready   func(context.Context, store.Lane, int) ([]*store.Job, error)
 	launch  func(context.Context, []*store.Launch) ([]error, error)
+	promote func(ctx context.Context, now, wall time.Time, limit int) ([]*store.Job, time.Time, error)
 	counts  func(context.Context) ([]store.Count, error)
 	claim   func(context.Context, *store.Claim) (*store.Job, *store.Attempt, error)
 	end     func(context.Context, *store.Ending) (*store.Job, error)
@@ -84,6 +86,13 @@ func (b *broken) Launch(ctx context.Context, launches []*store.Launch) ([]error,
 		return b.launch(ctx, launches)
 	}
 	return b.Store.Launch(ctx, launches)
+}
+
+func (b *broken) Promote(ctx context.Context, now, wall time.Time, limit int) ([]*store.Job, time.Time, error) {
+	if b.promote != nil {
+		return b.promote(ctx, now, wall, limit)
+	}
+	return b.Store.Promote(ctx, now, wall, limit)
 }
 
 func (b *broken) Counts(ctx context.Context) ([]store.Count, error) {
@@ -173,6 +182,7 @@ func breakages() []breakage {
 		{"ignores the key's limit", ignoresKeyLimit, []string{"Limits/AKeyHasNoMoreActiveJobsThanItsLimit", modelCase}},
 		{"checks limits before it launches", checksLimitFirst, []string{"Limits/ConcurrentLaunchesExceedNoLimit"}},
 		{"takes the oldest job first", oldestFirst, []string{"Queue/ReadyJobsComeByPriorityAndThenByAge"}},
+		{"promotes by one clock", promotesByOneClock, []string{"Queue/PromoteLooksForNamedTimesByTheWallClock", modelCase}},
 		{"counts late", countsLate, []string{"Queue/CountsFollowEveryTransition", modelCase}},
 		{"overlooks running attempts", overlooksRunning, []string{"Attempts/LiveAttemptsArePagedBySeq", modelCase}},
 		{"moves a machine from any state", movesAnyMachine, []string{"Machines/AMachineMovesOnlyFromTheStatesNamed", modelCase}},
@@ -377,6 +387,12 @@ func oldestFirst(b *broken) {
 		jobs, err := b.Store.Ready(ctx, lane, limit)
 		slices.SortFunc(jobs, func(a, b *store.Job) int { return int(a.Seq - b.Seq) })
 		return jobs, err
+	}
+}
+
+func promotesByOneClock(b *broken) {
+	b.promote = func(ctx context.Context, now, _ time.Time, limit int) ([]*store.Job, time.Time, error) {
+		return b.Store.Promote(ctx, now, now, limit)
 	}
 }
 
