@@ -23,6 +23,10 @@ type Store interface {
 	Stat(ctx context.Context, key string) (*Info, error)
 	// List yields the objects whose keys begin with prefix, in key order.
 	List(ctx context.Context, prefix string) iter.Seq2[*Info, error]
+	// Folders yields what the keys that begin with prefix have between it and their next slash: the name of each folder,
+	// once, in any order. prefix is "" or ends in a slash, else it is fault.Invalid. A folder may be yielded whose last
+	// object has been deleted. Many folders take no more memory than few.
+	Folders(ctx context.Context, prefix string) iter.Seq2[string, error]
 	// Delete removes the object; removing what is not there is no error.
 	Delete(ctx context.Context, key string) error
 }

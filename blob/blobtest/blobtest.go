@@ -54,6 +54,8 @@ func Run(t *testing.T, h Harness) {
 		{"ListIsInKeyOrderAndFollowsThePrefix", listing},
 		{"ListYieldsManyObjectsOnceEach", longListing},
 		{"ListStopsWhenItsCallerDoes", listStops},
+		{"FoldersAreYieldedOnceEach", folders},
+		{"ManyFoldersAreYieldedOnceEach", manyFolders},
 		{"DeleteMayBeRepeated", deleteRepeats},
 		{"DeleteRemovesOneObjectOnly", deleteOne},
 		{"ConcurrentPutsOfOneKeyLeaveOneWholeObject", concurrentPuts},
@@ -263,6 +265,10 @@ func endedContext(t *testing.T, _ Harness, s blob.Store) {
 		last = err
 	}
 	wantKind(t, "List with an ended context", last, fault.Canceled)
+	for _, err := range s.Folders(ctx, "") {
+		last = err
+	}
+	wantKind(t, "Folders with an ended context", last, fault.Canceled)
 	wantBytes(t, s, "k", []byte("x"))
 }
 

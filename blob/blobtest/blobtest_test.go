@@ -131,6 +131,25 @@ func (m *memory) List(ctx context.Context, prefix string) iter.Seq2[*blob.Info, 
 	}
 }
 
+func (m *memory) Folders(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		if prefix != "" && !strings.HasSuffix(prefix, "/") {
+			yield("", fmt.Errorf("memory: %w: prefix %q", fault.Invalid, prefix))
+			return
+		}
+		last := ""
+		for info, err := range m.List(ctx, prefix) {
+			name, _, folder := strings.Cut(strings.TrimPrefix(info.Key, prefix), "/")
+			if err == nil && (!folder || name == last) {
+				continue
+			}
+			if last = name; !yield(name, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
 func (m *memory) Delete(ctx context.Context, key string) error {
 	if err := check(ctx, key); err != nil {
 		return err
@@ -176,6 +195,32 @@ func (b listsBackwards) List(ctx context.Context, prefix string) iter.Seq2[*blob
 		}
 		for _, info := range slices.Backward(all) {
 			if !yield(info, ctx.Err()) {
+				return
+			}
+		}
+	}
+}
+
+type repeatsFolders struct{ *memory }
+
+func (b repeatsFolders) Folders(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for info, err := range b.memory.List(ctx, prefix) {
+			name, _, folder := strings.Cut(strings.TrimPrefix(info.Key, prefix), "/")
+			if folder && !yield(name, err) {
+				return
+			}
+		}
+	}
+}
+
+type firstFolders struct{ *memory }
+
+func (b firstFolders) Folders(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		n := 0
+		for name, err := range b.memory.Folders(ctx, prefix) {
+			if n++; n > 64 || !yield(name, err) {
 				return
 			}
 		}
@@ -282,6 +327,8 @@ var broken = map[string]struct {
 	"keepsHalf":       {func() blob.Store { return keepsHalf{newMemory()} }, "APutWhoseReaderFailsLeavesNothing"},
 	"cutsRanges":      {func() blob.Store { return cutsRanges{newMemory()} }, "RangesAreExact"},
 	"listsBackwards":  {func() blob.Store { return listsBackwards{newMemory()} }, "ListIsInKeyOrderAndFollowsThePrefix"},
+	"repeatsFolders":  {func() blob.Store { return repeatsFolders{newMemory()} }, "FoldersAreYieldedOnceEach"},
+	"firstFolders":    {func() blob.Store { return firstFolders{newMemory()} }, "ManyFoldersAreYieldedOnceEach"},
 	"deletesOnce":     {func() blob.Store { return deletesOnce{newMemory()} }, "DeleteMayBeRepeated"},
 	"untypedAbsence":  {func() blob.Store { return untypedAbsence{newMemory()} }, "AnAbsentObjectIsNotFound"},
 	"cleansKeys":      {func() blob.Store { return cleansKeys{newMemory()} }, "HostileKeysReachNothingElse"},

@@ -168,6 +168,85 @@ func listStops(t *testing.T, _ Harness, s blob.Store) {
 	}
 }
 
+// foldersOf returns what Folders yields, sorted.
+func foldersOf(t *testing.T, s blob.Store, prefix string) (found []string) {
+	t.Helper()
+	for name, err := range s.Folders(t.Context(), prefix) {
+		if err != nil {
+			t.Fatalf("Folders of %q: %v", prefix, err)
+		}
+		found = append(found, name)
+	}
+	slices.Sort(found)
+	return found
+}
+
+func folders(t *testing.T, _ Harness, s blob.Store) {
+	long := strings.Repeat("l", 197)
+	all := append(keys(), "job_1/out", "job_1/out2", "job_1/x/y", "job_10/out", "job_2", long, long+"l/x", long+"ll/x", long+"l", long+"/a/b",
+		"in/"+long+"lll/x", "in/"+strings.Repeat(long, 3)+"/x")
+	for _, key := range all {
+		put(t, s, key, nil)
+	}
+	for _, prefix := range []string{"", "a/", "a/b/", "job_1/", "job_2/", "in/", "in/" + long + "lll/", "none/", "/", long + "/", long + "/a/"} {
+		var want []string
+		for _, key := range all {
+			rest, below := strings.CutPrefix(key, prefix)
+			if name, _, folder := strings.Cut(rest, "/"); below && folder && !slices.Contains(want, name) {
+				want = append(want, name)
+			}
+		}
+		slices.Sort(want)
+		if got := foldersOf(t, s, prefix); !slices.Equal(got, want) {
+			t.Errorf("Folders of %q yields\n%q, want\n%q", prefix, got, want)
+		}
+	}
+	for _, err := range s.Folders(t.Context(), "job") {
+		wantKind(t, "Folders of a prefix that does not end in a slash", err, fault.Invalid)
+	}
+	seen := 0
+	for range s.Folders(t.Context(), "") {
+		seen++
+		break
+	}
+	if seen != 1 {
+		t.Errorf("a caller that stops after one folder saw %d", seen)
+	}
+}
+
+func manyFolders(t *testing.T, h Harness, s blob.Store) {
+	n := h.Many
+	if n == 0 {
+		n = 100
+	}
+	var want []string
+	for i := range n {
+		name := fmt.Sprintf("%04d", i)
+		put(t, s, "many/"+name+"/x", nil)
+		put(t, s, "many/"+name+"/y", nil)
+		want = append(want, name)
+	}
+	if got := foldersOf(t, s, "many/"); !slices.Equal(got, want) {
+		t.Errorf("Folders yields %d names, want the %d that there are", len(got), len(want))
+	}
+	// Who deletes what he finds, finds all.
+	var deleted []string
+	for name, err := range s.Folders(t.Context(), "many/") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range []string{"/x", "/y"} {
+			if err := s.Delete(t.Context(), "many/"+name+file); err != nil {
+				t.Fatal(err)
+			}
+		}
+		deleted = append(deleted, name)
+	}
+	if slices.Sort(deleted); !slices.Equal(deleted, want) {
+		t.Errorf("Folders yields %d names while they are deleted, want %d", len(deleted), len(want))
+	}
+}
+
 func deleteRepeats(t *testing.T, _ Harness, s blob.Store) {
 	put(t, s, "a/b", []byte("x"))
 	for i := range 3 {

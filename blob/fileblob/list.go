@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"path"
@@ -24,6 +25,64 @@ func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[*blob.Info, e
 		dirs, _ := components(prefix)
 		w := walk{store: s, prefix: prefix, yield: yield}
 		w.directory(ctx, path.Clean("./"+dirs), prefix[:decodedLength(dirs)])
+	}
+}
+
+// folderBatch is how many entries of a directory Folders has in memory at a time.
+const folderBatch = 500
+
+// Folders yields the folders below prefix. It reads one directory, a part at a time, and those that continue the names of
+// others.
+func (s *Store) Folders(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		if prefix != "" && !strings.HasSuffix(prefix, "/") {
+			yield("", fmt.Errorf("fileblob: folders of %.100q: %w: it does not end in a slash", prefix, fault.Invalid))
+			return
+		}
+		if len(prefix) > maxKey || strings.HasPrefix(prefix, "/") {
+			return // no key begins like that
+		}
+		dirs, _ := components(prefix)
+		if _, err := s.folders(ctx, path.Clean("./"+dirs), "", yield); err != nil {
+			yield("", fmt.Errorf("fileblob: folders of %.100q: %w", prefix, classify(err)))
+		}
+	}
+}
+
+// folders yields the folders in a directory, whose names all begin with base. It reports whether to go on.
+func (s *Store) folders(ctx context.Context, dir, base string, yield func(string, error) bool) (more bool, err error) {
+	d, err := s.root.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	for {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		list, err := d.ReadDir(folderBatch)
+		if errors.Is(err, io.EOF) || errors.Is(err, fs.ErrNotExist) {
+			return true, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		for _, item := range list {
+			text, kind := parseName(item.Name(), item.IsDir())
+			more = true
+			switch kind {
+			case directory:
+				more = yield(base+text, nil)
+			case continuation:
+				more, err = s.folders(ctx, path.Join(dir, item.Name()), base+text, yield)
+			}
+			if err != nil || !more {
+				return false, err
+			}
+		}
 	}
 }
 

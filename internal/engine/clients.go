@@ -390,7 +390,8 @@ func (e *Engine) awaitGone(ctx context.Context, m *store.Machine) error {
 	return nil
 }
 
-// remove removes first what the rows lead to, and then the rows: whatever is interrupted is found again.
+// remove removes first what the rows lead to, and then the rows: whatever is interrupted is found again. An upload that
+// ends meanwhile may still put a file there, and is about to remove it: see [Engine.orphanLoop].
 func (e *Engine) remove(ctx context.Context, job *store.Job) error {
 	for _, a := range job.AttemptLog {
 		if a.Machine != nil && a.Machine.State != store.MachineGone {
@@ -398,14 +399,9 @@ func (e *Engine) remove(ctx context.Context, job *store.Job) error {
 				"confirmed that it is gone; it is asked until it has, so delete the job later", job.ID, a.Machine.Name, a.Machine.Provider)
 		}
 	}
-	for _, prefix := range []string{ticket.InputPrefix(job.ID), ticket.ArtifactPrefix(job.ID)} {
-		for info, err := range e.blobs.List(ctx, prefix) {
-			if err != nil {
-				return err
-			}
-			if err := e.blobs.Delete(ctx, info.Key); err != nil {
-				return err
-			}
+	for _, folder := range ticket.Folders() {
+		if _, err := e.removeFiles(ctx, folder+job.ID+"/"); err != nil {
+			return err
 		}
 	}
 	for _, a := range job.AttemptLog {
@@ -414,6 +410,20 @@ func (e *Engine) remove(ctx context.Context, job *store.Job) error {
 		}
 	}
 	return e.store.Delete(ctx, job.ID)
+}
+
+// removeFiles removes the files whose keys begin with prefix, and returns how many it has removed.
+func (e *Engine) removeFiles(ctx context.Context, prefix string) (n int, err error) {
+	for info, err := range e.blobs.List(ctx, prefix) {
+		if err == nil {
+			err = e.blobs.Delete(ctx, info.Key)
+		}
+		if err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
 }
 
 // Job returns a job with everything that belongs to it, or fault.NotFound.

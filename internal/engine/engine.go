@@ -161,7 +161,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	close(e.ready)
 	group, ctx := errgroup.WithContext(ctx)
 	loops := []func(context.Context){
-		e.dispatchLoop, e.clockLoop, e.tickLoop, e.touchLoop, e.progressLoop, e.reconcileLoop, e.retentionLoop,
+		e.dispatchLoop, e.clockLoop, e.tickLoop, e.touchLoop, e.progressLoop, e.reconcileLoop, e.retentionLoop, e.orphanLoop,
 		e.notes.run, e.moves.run, e.doomed.run,
 	}
 	for name, provider := range e.providers {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/ticket"
 )
 
 // clockLoop moves jobs on whose time has come: from scheduled to queued, and from the queue to expired. It sleeps until
@@ -93,4 +94,60 @@ func (e *Engine) expend(ctx context.Context, failed map[string]bool) (tried int,
 		}
 	}
 	return tried, failures
+}
+
+// The sweep for files of no job is in no hurry.
+const (
+	orphanSweep = time.Hour            // from the end of one to the next; the first is so long after the start
+	orphanPause = 5 * time.Millisecond // from one folder to the next
+	maxOrphans  = 1000                 // that are remembered from one sweep to the next
+)
+
+// orphanLoop removes files that belong to no job. A job is written down before its files and deleted after them, so
+// there is one way to such a file: an upload ended when its job was being deleted, and the server was killed before it
+// had removed what it had just put there.
+func (e *Engine) orphanLoop(ctx context.Context) {
+	var orphans map[string]bool
+	for {
+		pause(ctx, orphanSweep)
+		if ctx.Err() != nil {
+			return
+		}
+		var err error
+		if orphans, err = e.sweepOrphans(ctx, orphans); err != nil && ctx.Err() == nil {
+			e.logger.Warn("the files could not be searched for those of no job; trying again", "error", err)
+		}
+	}
+}
+
+// sweepOrphans removes the folders of jobs that do not exist, if the sweep before found them too, and returns those that
+// it has found now. In between somebody can notice that this is not the store that the files belong to.
+func (e *Engine) sweepOrphans(ctx context.Context, before map[string]bool) (found map[string]bool, err error) {
+	found = map[string]bool{}
+	for _, folder := range ticket.Folders() {
+		for job, failed := range e.blobs.Folders(ctx, folder) {
+			if failed != nil {
+				return found, errors.Join(err, failed)
+			}
+			pause(ctx, orphanPause)
+			// The files are listed before the store is read, so a job that has just been submitted is known.
+			if _, known := e.store.Events(ctx, job, 0, 1); fault.Of(known) != fault.NotFound {
+				continue
+			}
+			if prefix := folder + job + "/"; before[prefix] && !e.restored(e.clock.now()) {
+				err = errors.Join(err, e.removeOrphans(ctx, prefix)) // one that cannot be removed keeps no other
+			} else if len(found) < maxOrphans {
+				found[prefix] = true
+			}
+		}
+	}
+	return found, err
+}
+
+func (e *Engine) removeOrphans(ctx context.Context, prefix string) error {
+	n, err := e.removeFiles(ctx, prefix)
+	if n > 0 {
+		e.logger.Warn("files that belong to no job were removed", "folder", prefix, "files", n)
+	}
+	return err
 }

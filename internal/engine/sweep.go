@@ -121,7 +121,7 @@ func (s *sweep) view(ctx context.Context, list []*machine.Machine, now time.Time
 		}
 	}
 	s.firstSeen = seen
-	view.older = now.UnixNano() < e.wary.Load()
+	view.older = e.restored(now)
 	return view, nil
 }
 
@@ -194,6 +194,9 @@ func (e *Engine) noticeOlder(m *machine.Machine, now time.Time) {
 		"or is not the only one. Machines it does not know are left alone for a while; look at them with: dayfly machines audit",
 		"machine", m.Name, "its_epoch", m.Labels["epoch"], "stored_epoch", e.identity.Epoch-1, "left_alone_for", restoreHold)
 }
+
+// restored reports whether the store may be an older copy, so that what it does not know is left alone.
+func (e *Engine) restored(now time.Time) bool { return now.UnixNano() < e.wary.Load() }
 
 // recallStrays goes on being wary when the last start ended with strays under watch. The epoch alone would not do:
 // every start raises it, and the second one after a backup was restored would see nothing wrong any more.

@@ -250,11 +250,20 @@ func (k Key) URL(base string, f File) string {
 	return strings.TrimSuffix(base, "/") + "/v1/blobs/" + strings.Join(segments, "/") + "?" + k.Query(f)
 }
 
+// Folders returns what the keys of all files begin with. What follows in a key, up to its next slash, is the job that the
+// file belongs to.
+func Folders() []string { return []string{inputs, artifacts} }
+
+const (
+	inputs    = "inputs/"
+	artifacts = "artifacts/"
+)
+
 // InputKey returns the key by which an input of a job is uploaded. Each upload is kept under a [NewUploadKey] of its own.
 func InputKey(job, name string) string { return InputPrefix(job) + name }
 
 // InputPrefix returns what the keys of all uploads of a job's inputs begin with.
-func InputPrefix(job string) string { return "inputs/" + job + "/" }
+func InputPrefix(job string) string { return inputs + job + "/" }
 
 // NewUploadKey returns a key under which nothing is kept yet, for one upload of an input of a job. So an upload that
 // turns out to come too late has changed nothing.
@@ -267,4 +276,4 @@ func ArtifactKey(job, attempt, name string) string {
 }
 
 // ArtifactPrefix returns what the keys of all artifacts of a job begin with.
-func ArtifactPrefix(job string) string { return "artifacts/" + job + "/" }
+func ArtifactPrefix(job string) string { return artifacts + job + "/" }
