@@ -520,8 +520,10 @@ func TestResultThatTheServerCannotReadIsReportedAsSuch(t *testing.T) {
 		warnings, kept int
 	}{
 		"WithoutItsValue":         {`{"deep":1}`, 1, wire.Succeeded, "", 2, 1},
-		"WhateverTheValue":        {`{"deep":1}`, 2, wire.Failed, "output_failed", 0, 0},
-		"WhenThereNeverWasAValue": {"", 1, wire.Failed, "output_failed", 0, 0},
+		"WhateverTheValue":        {`{"deep":1}`, 2, wire.Failed, "output_failed", 0, 1},
+		"WhenThereNeverWasAValue": {"", 1, wire.Failed, "output_failed", 0, 1},
+		"WithoutItsFiles":         {"", 2, wire.Failed, "output_failed", 0, 0},
+		"WithNeither":             {`{"deep":1}`, 3, wire.Failed, "output_failed", 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachLink(t, func(t *testing.T, link agent.Link) {

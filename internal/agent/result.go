@@ -100,10 +100,14 @@ func (a *attempt) deliver(r *wire.Result) error {
 		r = a.withoutValue(r, err)
 		err = a.line.do(a.line.life, send)
 	}
-	if err != nil && !retryable(err) && a.line.over() == nil {
-		a.log.Warn("the server refused the result; reporting a failure instead", "error", err)
-		r = refusedResult(r, err)
+	// The outputs are stored, and say more than the report of a failure. So they are left out only if that is refused, too.
+	for artifacts := r.Artifacts; err != nil && !retryable(err) && a.line.over() == nil; artifacts = nil {
+		a.log.Warn("the server refused the result; reporting a failure instead", "artifacts", len(artifacts), "error", err)
+		r = refusedResult(r, artifacts, err)
 		err = a.line.do(a.line.life, send)
+		if len(artifacts) == 0 {
+			break
+		}
 	}
 	if a.kept && (err == nil || final(err)) {
 		if err := a.files.forgetUndelivered(); err != nil {
@@ -160,14 +164,14 @@ func (a *attempt) withoutValue(r *wire.Result, err error) *wire.Result {
 }
 
 // refusedResult is what is reported when the server does not take the result as it is, so that the attempt ends with
-// the truth and not with silence: what the command did, and that its result was refused.
-func refusedResult(r *wire.Result, err error) *wire.Result {
+// the truth and not with silence: what the command did, which of its outputs are stored, and that its result was refused.
+func refusedResult(r *wire.Result, artifacts []wire.Artifact, err error) *wire.Result {
 	reduced := &wire.Result{
 		Outcome: wire.Failed, Exit: r.Exit, Started: r.Started, Reason: "output_failed",
 		Message:     printable(fmt.Sprintf("The server refused the attempt's result: %v.", err), wire.MaxSentence),
 		StdoutBytes: r.StdoutBytes, StderrBytes: r.StderrBytes,
 		FetchMS: r.FetchMS, RunMS: r.RunMS, FinishMS: r.FinishMS, MaxRSSKB: r.MaxRSSKB, UserMS: r.UserMS, SystemMS: r.SystemMS,
-		StartedMS: r.StartedMS, AgentInfo: r.AgentInfo,
+		StartedMS: r.StartedMS, AgentInfo: r.AgentInfo, Artifacts: artifacts,
 	}
 	if r.Outcome != wire.Succeeded {
 		reduced.Outcome, reduced.Reason = r.Outcome, r.Reason
