@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/lmittmann/tint"
 
@@ -130,7 +132,31 @@ func newLogger(l Log, w io.Writer, colors bool) *slog.Logger {
 	if l.Format == "json" {
 		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
 	}
-	return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: time.DateTime, NoColor: !colors}))
+	return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: time.DateTime, NoColor: !colors, ReplaceAttr: tame}))
+}
+
+// tame makes visible what the handler does not quote, as it does whatever else cannot be shown: escape sequences, which it
+// takes for colors and passes on to a terminal, and otherwise drops along with some of what follows; and what is no UTF-8
+// or stands for that, at which it stops. Nobody who writes log lines here colors values, and others have a say in them:
+// what a provider answers, what a file is called.
+func tame(_ []string, a slog.Attr) slog.Attr {
+	if kind := a.Value.Kind(); kind != slog.KindString && kind != slog.KindAny && kind != slog.KindLogValuer {
+		return a
+	}
+	text := a.Value.Resolve().String()
+	shown := strings.Map(func(r rune) rune {
+		switch r {
+		case '\x1b':
+			return '␛'
+		case utf8.RuneError:
+			return '?'
+		}
+		return r
+	}, text)
+	if shown == text {
+		return a
+	}
+	return slog.String(a.Key, shown)
 }
 
 // supervisor is the command that supervises machines on this host: the small program beside this one, or else this

@@ -73,6 +73,9 @@ func (e *Engine) normalize(spec *dayfly.JobSpec, wall time.Time) error {
 	if _, err := sizeOf(spec); err != nil {
 		return fault.Field("size", "there is no size %q; the sizes are %s", spec.Size, strings.Join(machine.Presets(), ", "))
 	}
+	if strings.ContainsFunc(spec.Image, unicode.IsControl) {
+		return fault.Field("image", "holds a control character")
+	}
 	if spec.Queue == "" {
 		spec.Queue = defaultQueue
 	}
@@ -208,10 +211,8 @@ func checkFileName(field, name string) error {
 			return fault.Field(field, "a part of the path is longer than 255 bytes")
 		}
 	}
-	for _, r := range name {
-		if r < 0x20 || r == 0x7f {
-			return fault.Field(field, "holds a control character")
-		}
+	if strings.ContainsFunc(name, unicode.IsControl) {
+		return fault.Field(field, "holds a control character")
 	}
 	return nil
 }
