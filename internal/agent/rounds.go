@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -151,6 +152,7 @@ func (r *rounds) send(members []*beating, wait time.Duration) (early bool, err e
 	began := time.Now()
 	answer, err := r.client.send(context.Background(), &post{
 		url:         r.url + "/agent/v1/heartbeats",
+		token:       members[rand.IntN(len(members))].beat.Token,
 		contentType: "application/json",
 		body:        body,
 		wait:        wait,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 
@@ -109,6 +110,7 @@ type lane struct {
 // queued is a call that waits for its batch, and then for its answer.
 type queued struct {
 	body   []byte // a wire.BatchCall
+	token  string // in it
 	claim  bool
 	gone   atomic.Bool
 	done   chan struct{} // closed when answer and err are set
@@ -122,7 +124,7 @@ func (l *lane) do(ctx context.Context, call *wire.BatchCall) (*wire.CallAnswer, 
 	if err != nil {
 		return nil, err
 	}
-	q := &queued{body: body, claim: call.Claim != nil, done: make(chan struct{})}
+	q := &queued{body: body, token: call.Token, claim: call.Claim != nil, done: make(chan struct{})}
 	l.mu.Lock()
 	l.queue = append(l.queue, q)
 	start := l.batches < maxBatches
@@ -201,6 +203,7 @@ func (l *lane) send(batch []*queued) {
 	// The calls are of several callers, none of whose contexts is that of the request; the client ends it in time.
 	answer, err := l.client.send(context.Background(), &post{
 		url:         l.url + "/agent/v1/batch",
+		token:       batch[rand.IntN(len(batch))].token,
 		contentType: "application/json",
 		body:        body.Bytes(),
 		maxAnswer:   maxBatchAnswer,

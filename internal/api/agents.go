@@ -33,18 +33,43 @@ func answer(w http.ResponseWriter, v any) error {
 	return nil
 }
 
-// agentToken returns the token of a call by an agent or a command.
-func agentToken(r *http.Request) (string, error) {
+// agentToken returns the token of a call by an agent or a command. One that this server has not signed is refused before
+// anything else is looked at. It costs next to nothing to say so, and cannot be guessed, so nobody is made to wait: many
+// agents share one address, and one whose token has become void has to learn that.
+func (a *API) agentToken(r *http.Request) (string, error) {
 	token, err := bearer(r)
-	if err == nil && token == "" {
-		err = fault.Say(fault.Unauthenticated, "a token is needed; send it as: Authorization: Bearer TOKEN")
+	switch {
+	case err != nil:
+		return "", err
+	case token == "":
+		return "", fault.Say(fault.Unauthenticated, "a token is needed; send it as: Authorization: Bearer TOKEN")
+	case !a.key.Genuine(token):
+		a.measures.refusedToken()
+		return "", fault.Say(fault.Unauthenticated, "this token is not one of this server's")
 	}
-	return token, err
+	return token, nil
+}
+
+// maxStrangers is how many bodies with the calls of several attempts are read at once for callers who have not shown a
+// token before. Such a body is large, and the tokens are in it.
+const maxStrangers = 16
+
+// readCalls reads a body with the calls of several attempts. There are few places for strangers; whoever shows a
+// token of this server's in the header as well, any of those in the body, needs none.
+func readCalls[B any](a *API, w http.ResponseWriter, r *http.Request, limit int64, decoder *strict.Decoder[B]) (*B, error) {
+	if token, err := bearer(r); err != nil || !a.key.Genuine(token) {
+		release, err := a.strangers.take("requests without a token in their header")
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+	}
+	return readJSON(w, r, limit, decoder)
 }
 
 // sessionOf returns the token of a call about an attempt, having made sure that it speaks for the one in the path.
 func (a *API) sessionOf(r *http.Request) (token string, err error) {
-	if token, err = agentToken(r); err != nil {
+	if token, err = a.agentToken(r); err != nil {
 		return "", err
 	}
 	return token, a.checkSession(token, r.PathValue("id"))
@@ -77,7 +102,7 @@ func called[B, A any](a *API, w http.ResponseWriter, r *http.Request, decoder *s
 }
 
 func (a *API) claim(w http.ResponseWriter, r *http.Request) error {
-	token, err := agentToken(r)
+	token, err := a.agentToken(r)
 	if err != nil {
 		return err
 	}
@@ -179,7 +204,7 @@ func parseChunk(rawQuery string) (*wire.LogChunk, error) {
 
 // progress takes what a running command says of itself, with its own token.
 func (a *API) progress(w http.ResponseWriter, r *http.Request) error {
-	token, err := agentToken(r)
+	token, err := a.agentToken(r)
 	if err != nil {
 		return err
 	}
@@ -195,7 +220,7 @@ func (a *API) progress(w http.ResponseWriter, r *http.Request) error {
 
 // heartbeats takes the heartbeats of many attempts, each of which has its own token in the body.
 func (a *API) heartbeats(w http.ResponseWriter, r *http.Request) error {
-	body, err := readJSON(w, r, wire.MaxRequest, a.decoders.beats)
+	body, err := readCalls(a, w, r, wire.MaxRequest, a.decoders.beats)
 	if err != nil {
 		return err
 	}
@@ -205,6 +230,9 @@ func (a *API) heartbeats(w http.ResponseWriter, r *http.Request) error {
 	}
 	for i := range said.Orders {
 		if p := said.Orders[i].Error; p != nil {
+			if fault.Kind(p.Code) == fault.Unauthenticated {
+				a.measures.refusedToken()
+			}
 			p.Status = statusOfKind(fault.Kind(p.Code))
 			p.Title = http.StatusText(p.Status)
 		}
@@ -215,7 +243,7 @@ func (a *API) heartbeats(w http.ResponseWriter, r *http.Request) error {
 // batch carries out calls of several attempts: those of one attempt one after the other, in their order, and different
 // attempts at the same time, so that the store commits them together.
 func (a *API) batch(w http.ResponseWriter, r *http.Request) error {
-	batch, err := readJSON(w, r, wire.MaxBatchBytes, a.decoders.batch)
+	batch, err := readCalls(a, w, r, wire.MaxBatchBytes, a.decoders.batch)
 	if err != nil {
 		return err
 	}
@@ -250,6 +278,9 @@ func (a *API) carryOut(r *http.Request, c *wire.BatchCall, out *wire.CallAnswer)
 	err := recovering(func() error { return a.call(r.Context(), c, out) })
 	if err == nil {
 		return
+	}
+	if fault.Of(err) == fault.Unauthenticated {
+		a.measures.refusedToken()
 	}
 	p := a.problem(r.Context(), err)
 	out.Error = &wire.Problem{Status: p.Status, Title: p.Title, Code: string(p.Code), Detail: p.Detail}

@@ -152,6 +152,7 @@ type API struct {
 	measures     *measures
 	streams      slots
 	uploads      slots
+	strangers    slots
 }
 
 // decoders read the bodies that clients and agents send.
@@ -191,7 +192,7 @@ func New(o Options) (*API, error) {
 			batch:     strict.NewDecoder[wire.Batch](),
 		},
 		streams: make(slots, o.Limits.Streams),
-		uploads: make(slots, o.Limits.Uploads),
+		uploads: make(slots, o.Limits.Uploads), strangers: make(slots, maxStrangers),
 	}
 	var err error
 	if a.measures, err = newMeasures(o.Metrics, o.Engine, a); err != nil {

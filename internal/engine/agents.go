@@ -32,7 +32,7 @@ func (e *Engine) Claim(ctx context.Context, token string, c *wire.ClaimRequest) 
 	}
 	switch {
 	case !e.key.CheckBootstrap(token, c.Attempt):
-		return nil, fault.Say(fault.Unauthenticated, "this is not the bootstrap token of attempt %s", c.Attempt)
+		return nil, fault.Say(fault.Unauthenticated, "this is not the bootstrap token of attempt %.128s", c.Attempt)
 	case c.Protocol != wire.Version:
 		return nil, fault.Field("protocol", "is %d; this server speaks %d: run the agent that came with it", c.Protocol, wire.Version)
 	case c.Instance == "" || len(c.Instance) > 128:

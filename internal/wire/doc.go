@@ -56,5 +56,7 @@
 // # Many machines, one connection
 //
 // A supervisor of many machines on one host speaks for all of them: POST /agent/v1/batch carries calls of several
-// attempts, each with its own token and its own answer. It means exactly what the calls would mean one by one.
+// attempts, each with its own token and its own answer. It means exactly what the calls would mean one by one. A server
+// that is short of memory reads no such request from somebody it does not know; so any one of the tokens is sent in the
+// header too, another each time, because one may have become void.
 package wire

@@ -16,7 +16,7 @@ func sum(data []byte) string {
 	return hex.EncodeToString(s[:])
 }
 
-func (h *Home) serveBatch(w http.ResponseWriter, body []byte) {
+func (h *Home) serveBatch(w http.ResponseWriter, token string, body []byte) {
 	var b wire.Batch
 	if !decode(h.t, body, &b) {
 		refuse(fault.Invalid, http.StatusBadRequest, "not a batch").write(w)
@@ -24,6 +24,9 @@ func (h *Home) serveBatch(w http.ResponseWriter, body []byte) {
 	}
 	if len(b.Calls) == 0 || len(b.Calls) > wire.MaxBatchCalls {
 		h.t.Errorf("a batch of %d calls", len(b.Calls))
+	}
+	if !slices.ContainsFunc(b.Calls, func(c wire.BatchCall) bool { return c.Token == token }) {
+		h.t.Errorf("a batch of %d calls with a token in its header that is none of theirs", len(b.Calls))
 	}
 	f := h.failure(Call{Kind: "batch", Calls: len(b.Calls)})
 	if h.before(w, f) {
@@ -77,7 +80,7 @@ func (h *Home) carryOut(w http.ResponseWriter, c *wire.BatchCall) (reply wire.Ca
 	return reply
 }
 
-func (h *Home) serveBeats(w http.ResponseWriter, r *http.Request, body []byte) {
+func (h *Home) serveBeats(w http.ResponseWriter, r *http.Request, token string, body []byte) {
 	f := h.failure(Call{Kind: "beats"})
 	if h.before(w, f) {
 		return
@@ -89,6 +92,9 @@ func (h *Home) serveBeats(w http.ResponseWriter, r *http.Request, body []byte) {
 	}
 	if len(b.Beats) == 0 || len(b.Beats) > wire.MaxBatchCalls || b.WaitMS > 30_000 {
 		h.t.Errorf("%d heartbeats that wait for %d ms", len(b.Beats), b.WaitMS)
+	}
+	if !slices.ContainsFunc(b.Beats, func(c wire.Beat) bool { return c.Token == token }) {
+		h.t.Errorf("%d heartbeats with a token in their header that is none of theirs", len(b.Beats))
 	}
 	deadline := time.NewTimer(time.Duration(b.WaitMS) * time.Millisecond)
 	defer deadline.Stop()

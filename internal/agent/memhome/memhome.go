@@ -227,9 +227,9 @@ func (h *Home) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case path == "claim":
 		h.serveClaim(w, token, body)
 	case path == "batch":
-		h.serveBatch(w, body)
+		h.serveBatch(w, token, body)
 	case path == "heartbeats":
-		h.serveBeats(w, r, body)
+		h.serveBeats(w, r, token, body)
 	case strings.HasPrefix(path, "attempts/"):
 		id, call, _ := strings.Cut(strings.TrimPrefix(path, "attempts/"), "/")
 		h.serveAttempt(w, r, id, call, token, body)
