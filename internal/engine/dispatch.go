@@ -29,7 +29,7 @@ func (e *Engine) dispatchLoop(ctx context.Context) {
 			}
 			scanned = now
 		}
-		launched, err := e.dispatch(ctx)
+		launched, searching, err := e.dispatch(ctx)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			e.logger.Error("jobs could not be launched", "error", err)
@@ -43,7 +43,11 @@ func (e *Engine) dispatchLoop(ctx context.Context) {
 			}
 			continue // there may be more
 		}
-		timer := time.NewTimer(e.nextProbe(laneScan))
+		wait := e.nextProbe(laneScan)
+		if searching {
+			wait = min(wait, searchEvery)
+		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 		case <-e.wakeQueue:
@@ -81,8 +85,8 @@ func (e *Engine) crowded() bool {
 	return true
 }
 
-// dispatch launches one group and returns how many jobs it moved.
-func (e *Engine) dispatch(ctx context.Context) (moved int, err error) {
+// dispatch launches one group and returns how many jobs it moved, and whether there are others to be looked at soon.
+func (e *Engine) dispatch(ctx context.Context) (moved int, searching bool, err error) {
 	now := e.clock.now()
 	w := world{now: now, timers: e.timers, room: e.room(), gates: e.gates(now)}
 	for _, lane := range e.readyLanes() {
@@ -92,13 +96,19 @@ func (e *Engine) dispatch(ctx context.Context) (moved int, err error) {
 		if e.queueRoom(lane.Queue) <= 0 {
 			continue
 		}
-		limit := min(w.room[lane.Provider], launchGroup)
-		if len(w.gates[lane.Provider]) > 0 {
+		limit, gated := min(w.room[lane.Provider], launchGroup), len(w.gates[lane.Provider]) > 0
+		if gated {
 			limit = launchGroup // the first may be refused, and those behind them may not
 		}
 		heads, err := e.head(ctx, lane, limit)
+		if err == nil && gated && len(heads) == launchGroup {
+			var behind []*store.Job
+			behind, err = e.search(ctx, lane, heads, now)
+			heads = append(heads[:launchGroup:launchGroup], behind...)
+			searching = true
+		}
 		if err != nil {
-			return 0, err
+			return 0, searching, err
 		}
 		w.lanes = append(w.lanes, e.laneView(lane, heads))
 	}
@@ -106,7 +116,8 @@ func (e *Engine) dispatch(ctx context.Context) (moved int, err error) {
 	if len(actions) > launchGroup {
 		actions = actions[:launchGroup]
 	}
-	return e.launch(ctx, actions, w.now)
+	moved, err = e.launch(ctx, actions, w.now)
+	return moved, searching, err
 }
 
 // laneView returns the head of a lane with the room that its queue and keys have left by the attempts this server knows

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
 
 	"github.com/dayfly-run/dayfly/internal/store"
 )
@@ -17,6 +18,9 @@ type lineup struct {
 	more    bool // the store may have jobs behind these
 	heavy   bool // its jobs are too large to be kept for later
 	changes int  // how often something was noted about the lane
+
+	behind   *store.Job // the last that was looked at behind the head; nil: none
+	searched time.Time  // when that was
 }
 
 // The bounds of what is kept of a lane.
@@ -24,6 +28,9 @@ const (
 	lineupLength = 64
 	lineupWeight = 16 << 10 // of one job, in bytes
 )
+
+// searchEvery is how often some of the jobs behind the head of a lane are looked at.
+const searchEvery = 100 * time.Millisecond
 
 // order compares the places of two jobs that wait: higher priority first, then older first.
 func order(a, b *store.Job) int {
@@ -112,7 +119,7 @@ func (e *Engine) head(ctx context.Context, lane store.Lane, limit int) ([]*store
 		read = limit
 	}
 	e.mu.Unlock()
-	jobs, err := e.store.Ready(ctx, lane, read)
+	jobs, err := e.store.Ready(ctx, lane, nil, read)
 	if err != nil {
 		return nil, err
 	}
@@ -125,6 +132,34 @@ func (e *Engine) head(ctx context.Context, lane store.Lane, limit int) ([]*store
 		}
 	}
 	return jobs[:min(limit, len(jobs))], nil
+}
+
+// search returns some of the jobs behind the head of a lane: others each time, until all have been seen, and then again.
+// Its provider refuses machines, and if it is those that the head wants, a smaller one may be had for somebody behind.
+func (e *Engine) search(ctx context.Context, lane store.Lane, head []*store.Job, now time.Time) ([]*store.Job, error) {
+	e.mu.Lock()
+	l := e.lanes[lane]
+	if l == nil || now.Sub(l.searched) < searchEvery {
+		e.mu.Unlock()
+		return nil, nil
+	}
+	l.searched = now
+	last := head[len(head)-1]
+	after := l.behind
+	if after == nil || order(after, last) < 0 {
+		after = last
+	}
+	e.mu.Unlock()
+	jobs, err := e.store.Ready(ctx, lane, after, launchGroup)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if l.behind = nil; len(jobs) == launchGroup {
+		l.behind = &store.Job{Priority: jobs[len(jobs)-1].Priority, Seq: jobs[len(jobs)-1].Seq}
+	}
+	return jobs, nil
 }
 
 func laneOf(job *store.Job) store.Lane { return store.Lane{Provider: job.Provider, Queue: job.Queue} }

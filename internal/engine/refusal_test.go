@@ -151,3 +151,31 @@ func TestAJobThatItsProviderHasNoRoomForKeepsNoSmallerOneWaiting(t *testing.T) {
 		}
 	})
 }
+
+func TestASmallJobIsFoundBehindAnyNumberThatItsProviderHasNoRoomFor(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, nil)
+		large := func(s *dayfly.JobSpec) { s.CPUs, s.MemoryMB, s.Priority = 8, 1<<15, 10 }
+		small := func(s *dayfly.JobSpec) { s.CPUs, s.MemoryMB = 1, 1<<10 }
+		f.cloud.Fail(memmachine.Create, memmachine.Refuse(fault.Exhausted)).When(func(c *memmachine.Call) bool {
+			return c.Spec.Size.CPUs > 4
+		})
+		waiting := f.crowd(200, large)
+		wait(t.Context(), time.Minute)
+		waiting = append(waiting, f.crowd(200, func(s *dayfly.JobSpec) { large(s); s.Priority = 0 })...)
+		small1 := f.crowd(3, small)
+		waiting = append(waiting, f.crowd(200, func(s *dayfly.JobSpec) { large(s); s.Priority = -1 })...)
+		small2 := f.crowd(100, func(s *dayfly.JobSpec) { small(s); s.Priority = -2 })
+		for _, id := range append(small1, small2...) {
+			if job := f.finished(id, 2*time.Minute); job.State != dayfly.Succeeded {
+				t.Fatalf("a small job is %s, want it succeeded: %s", job.State, job.Message)
+			}
+		}
+		for _, id := range waiting {
+			if job := f.job(id); job.State.Terminal() || job.Starts > 0 {
+				t.Fatalf("a large job is %s, want it waiting: %s", job.State, job.Message)
+			}
+		}
+	})
+}

@@ -49,7 +49,7 @@ func (e *Engine) launchable(ctx context.Context) (bool, error) {
 		if w.room[lane.Provider] <= 0 || e.queueRoom(lane.Queue) <= 0 {
 			continue
 		}
-		heads, err := e.store.Ready(ctx, lane, launchGroup)
+		heads, err := e.store.Ready(ctx, lane, nil, launchGroup)
 		if err != nil {
 			return false, err
 		}

@@ -77,9 +77,10 @@ type Queue interface {
 	// Lanes returns every pair of provider and queue that has ready jobs (queued and not held), in any order. Its
 	// cost depends on the number of lanes, not of jobs.
 	Lanes(ctx context.Context) ([]Lane, error)
-	// Ready returns the first limit ready jobs of a lane: higher priority first, then older first. The jobs come
-	// without inputs, attempts and artifacts.
-	Ready(ctx context.Context, lane Lane, limit int) ([]*Job, error)
+	// Ready returns the first limit ready jobs of a lane behind after, which need not be ready any more, or from the
+	// first if that is nil: higher priority first, then older first. The jobs come without inputs, attempts and artifacts.
+	// Its cost does not depend on how many come before.
+	Ready(ctx context.Context, lane Lane, after *Job, limit int) ([]*Job, error)
 	// Ahead returns how many ready jobs of the same lane come before this one.
 	Ahead(ctx context.Context, job *Job) (int, error)
 	// Launch commits the intent to run attempts: for each, in one transaction, the attempt (creating), its machine

@@ -238,7 +238,7 @@ func BenchmarkDispatch(b *testing.B) {
 				if err != nil || len(lanes) != 1 {
 					b.Fatalf("got %d lanes and error %v, want 1", len(lanes), err)
 				}
-				if ready, err := s.Ready(context.Background(), lanes[0], launchBatch); err != nil || len(ready) != launchBatch {
+				if ready, err := s.Ready(context.Background(), lanes[0], nil, launchBatch); err != nil || len(ready) != launchBatch {
 					b.Fatalf("got %d jobs and error %v, want %d", len(ready), err, launchBatch)
 				}
 				if _, err := s.Counts(context.Background()); err != nil {

@@ -97,13 +97,14 @@ func everyStatement(t *testing.T) (texts []string, path string) {
 	failure.Artifacts = []dayfly.Artifact{{Name: "a"}}
 	_, ended := s.End(t.Context(), failure)
 	_, lanes := s.Lanes(t.Context())
-	_, readied := s.Ready(t.Context(), store.Lane{}, 10)
+	_, readied := s.Ready(t.Context(), store.Lane{}, nil, 10)
+	_, behind := s.Ready(t.Context(), store.Lane{}, job, 10)
 	_, ahead := s.Ahead(t.Context(), job)
 	_, _, live := s.Live(t.Context(), 0, 10)
 	_, events := s.Events(t.Context(), job.ID, 0, 10)
 	_, tokens := s.Tokens(t.Context())
 	_, expendable := s.Expendable(t.Context(), time.Now(), 10)
-	if err := errors.Join(err, again, launched, submitted, canceled, ended, lanes, readied, ahead, live, events, tokens, expendable, s.Check(t.Context())); err != nil {
+	if err := errors.Join(err, again, launched, submitted, canceled, ended, lanes, readied, behind, ahead, live, events, tokens, expendable, s.Check(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	collect(s)

@@ -30,6 +30,16 @@ const readyJobs = selectJob + `
 WHERE j.state = 'queued' AND j.held = 0 AND j.provider = $1 AND j.queue = $2
 ORDER BY j.priority DESC, j.seq LIMIT $3 + 0 OFFSET $4`
 
+// Those behind a job are in two ranges of the index: of the same priority, and of lower ones.
+const (
+	readyBeside = selectJob + `
+WHERE j.state = 'queued' AND j.held = 0 AND j.provider = $1 AND j.queue = $2 AND j.priority = $5 AND j.seq > $6
+ORDER BY j.seq LIMIT $3 + 0 OFFSET $4`
+	readyBelow = selectJob + `
+WHERE j.state = 'queued' AND j.held = 0 AND j.provider = $1 AND j.queue = $2 AND j.priority < $5
+ORDER BY j.priority DESC, j.seq LIMIT $3 + 0 OFFSET $4`
+)
+
 const readyAhead = `
 SELECT count(*) FROM jobs
 WHERE state = 'queued' AND held = 0 AND provider = $1 AND queue = $2 AND priority >= $3 AND (priority > $3 OR seq < $4)`
@@ -49,13 +59,27 @@ func (s *Store) Lanes(ctx context.Context) ([]store.Lane, error) {
 }
 
 // Ready implements store.Queue.
-func (s *Store) Ready(ctx context.Context, lane store.Lane, limit int) ([]*store.Job, error) {
+func (s *Store) Ready(ctx context.Context, lane store.Lane, after *store.Job, limit int) ([]*store.Job, error) {
+	if after == nil {
+		return s.readyOf(ctx, limit, readyJobs, lane)
+	}
+	jobs, err := s.readyOf(ctx, limit, readyBeside, lane, after.Priority, after.Seq)
+	if err != nil || len(jobs) >= limit {
+		return jobs, err
+	}
+	below, err := s.readyOf(ctx, limit-len(jobs), readyBelow, lane, after.Priority)
+	return append(jobs, below...), err
+}
+
+// readyOf returns the first limit jobs of a lane that the query finds and that can be read.
+func (s *Store) readyOf(ctx context.Context, limit int, query string, lane store.Lane, more ...any) ([]*store.Job, error) {
 	var jobs []*store.Job
 	for passed := 0; limit > 0; {
 		missing := limit - len(jobs)
+		args := append([]any{lane.Provider, lane.Queue, missing, passed}, more...)
 		var rows []*jobRow
 		err := s.read(ctx, func(c *session) (err error) {
-			rows, err = readJobs(c, readyJobs, lane.Provider, lane.Queue, missing, passed)
+			rows, err = readJobs(c, query, args...)
 			return err
 		})
 		if err != nil {

@@ -295,7 +295,7 @@ func TestRowsThatCannotBeReadHideNoOthers(t *testing.T) {
 		}
 	}
 	for range 2 {
-		ready, err := s.Ready(t.Context(), store.Lane{Provider: "local", Queue: "default"}, 5)
+		ready, err := s.Ready(t.Context(), store.Lane{Provider: "local", Queue: "default"}, nil, 5)
 		if err != nil || len(ready) != 1 || ready[0].ID != request(n-1).Job.ID {
 			t.Fatalf("Ready returned %d jobs and error %v, want the one that can be read", len(ready), err)
 		}
@@ -318,7 +318,7 @@ func TestRowsThatCannotBeReadHideNoOthers(t *testing.T) {
 // ready returns the first ready job.
 func ready(t *testing.T, s *sqlite.Store) *store.Job {
 	t.Helper()
-	jobs, err := s.Ready(t.Context(), store.Lane{Provider: "local", Queue: "default"}, 1)
+	jobs, err := s.Ready(t.Context(), store.Lane{Provider: "local", Queue: "default"}, nil, 1)
 	if err != nil || len(jobs) != 1 {
 		t.Fatalf("Ready returned %d jobs and error %v, want 1", len(jobs), err)
 	}

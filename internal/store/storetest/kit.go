@@ -291,7 +291,7 @@ func (k *kit) events(id string) []*dayfly.Event {
 // ready reads the ids of the ready jobs of a lane.
 func (k *kit) ready(provider, queue string) []string {
 	k.Helper()
-	jobs, err := k.store.Ready(k.ctx, store.Lane{Provider: provider, Queue: queue}, 100)
+	jobs, err := k.store.Ready(k.ctx, store.Lane{Provider: provider, Queue: queue}, nil, 100)
 	k.must(err)
 	return ids(jobs)
 }

@@ -256,12 +256,13 @@ func (m *model) Lanes(context.Context) ([]store.Lane, error) {
 	return slices.Collect(maps.Keys(lanes)), nil
 }
 
-func (m *model) Ready(_ context.Context, lane store.Lane, limit int) ([]*store.Job, error) {
+func (m *model) Ready(_ context.Context, lane store.Lane, after *store.Job, limit int) ([]*store.Job, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	list := []*store.Job{}
 	for _, j := range m.inOrder(m.ready) {
-		if j.Provider == lane.Provider && j.Queue == lane.Queue && len(list) < limit {
+		behind := after == nil || j.Priority < after.Priority || j.Priority == after.Priority && j.Seq > after.Seq
+		if behind && j.Provider == lane.Provider && j.Queue == lane.Queue && len(list) < limit {
 			list = append(list, j.row())
 		}
 	}

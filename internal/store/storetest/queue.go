@@ -15,6 +15,7 @@ func queueCases() []testCase {
 	return []testCase{
 		{"LanesAreThoseWithReadyJobs", lanes},
 		{"ReadyJobsComeByPriorityAndThenByAge", readyOrder},
+		{"ReadyJobsBehindOneAreFound", readyBehind},
 		{"AheadCountsTheReadyJobsBeforeOne", ahead},
 		{"ALaunchCommitsAttemptMachineAndEvent", launchCommits},
 		{"ASubmissionMayLaunchItsJob", launchWithSubmit},
@@ -58,10 +59,32 @@ func readyOrder(k *kit) {
 	k.submit(inLane("local", "other"))
 	k.submit(inLane("other", "default"))
 	k.wantEqual("ready jobs", k.ready("local", "default"), ids([]*store.Job{b, d, a, e, c}))
-	some, err := k.store.Ready(k.ctx, store.Lane{Provider: "local", Queue: "default"}, 2)
+	some, err := k.store.Ready(k.ctx, store.Lane{Provider: "local", Queue: "default"}, nil, 2)
 	k.must(err)
 	k.wantEqual("the first two", ids(some), ids([]*store.Job{b, d}))
 	k.wantEqual("a ready job", some[0], b)
+}
+
+func readyBehind(k *kit) {
+	low, high := k.submit(withPriority(-3)), k.submit(withPriority(7))
+	first, second, third := k.submit(), k.submit(), k.submit()
+	lowest := k.submit(withPriority(-4))
+	k.submit(inLane("local", "other"))
+	k.submit(inState(dayfly.Created))
+	lane := store.Lane{Provider: "local", Queue: "default"}
+	order := []*store.Job{high, first, second, third, low, lowest}
+	for i, job := range order {
+		for limit := range len(order) {
+			rest := order[i+1:]
+			jobs, err := k.store.Ready(k.ctx, lane, job, limit)
+			k.must(err)
+			k.wantEqual(fmt.Sprintf("%d jobs behind job %d", limit, i), ids(jobs), ids(rest[:min(limit, len(rest))]))
+		}
+	}
+	k.cancel(second)
+	jobs, err := k.store.Ready(k.ctx, lane, second, 2)
+	k.must(err)
+	k.wantEqual("jobs behind one that is not ready any more", ids(jobs), ids([]*store.Job{third, low}))
 }
 
 func ahead(k *kit) {

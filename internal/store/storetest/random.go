@@ -384,9 +384,15 @@ func (d *drive) compare(*rapid.T) {
 	wantLanes, _ := d.model.Lanes(d.kit.ctx)
 	d.same("lanes", sorted(gotLanes), sorted(wantLanes), err, nil)
 	for _, lane := range wantLanes {
-		got, err := d.real.Ready(d.kit.ctx, lane, 3)
-		want, _ := d.model.Ready(d.kit.ctx, lane, 3)
+		got, err := d.real.Ready(d.kit.ctx, lane, nil, 3)
+		want, _ := d.model.Ready(d.kit.ctx, lane, nil, 3)
 		d.same("ready jobs", ids(got), ids(want), err, nil)
+		if len(want) > 0 {
+			after := want[0]
+			got, err = d.real.Ready(d.kit.ctx, lane, after, 3)
+			want, _ = d.model.Ready(d.kit.ctx, lane, after, 3)
+			d.same("ready jobs behind "+after.ID, ids(got), ids(want), err, nil)
+		}
 	}
 	gotCounts, err := d.real.Counts(d.kit.ctx)
 	wantCounts, _ := d.model.Counts(d.kit.ctx)

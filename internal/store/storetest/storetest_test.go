@@ -39,7 +39,7 @@ type broken struct {
 	submit  func(context.Context, *store.Submission) (*store.Job, bool, error)
 	events  func(context.Context, string, int64, int) ([]*dayfly.Event, error)
 	move    func(context.Context, *store.Move) (*store.Job, error)
-	ready   func(context.Context, store.Lane, int) ([]*store.Job, error)
+	ready   func(context.Context, store.Lane, *store.Job, int) ([]*store.Job, error)
 	launch  func(context.Context, []*store.Launch) ([]error, error)
 	promote func(ctx context.Context, now, wall time.Time, limit int) ([]*store.Job, time.Time, error)
 	counts  func(context.Context) ([]store.Count, error)
@@ -74,11 +74,11 @@ func (b *broken) Move(ctx context.Context, m *store.Move) (*store.Job, error) {
 	return b.Store.Move(ctx, m)
 }
 
-func (b *broken) Ready(ctx context.Context, lane store.Lane, limit int) ([]*store.Job, error) {
+func (b *broken) Ready(ctx context.Context, lane store.Lane, after *store.Job, limit int) ([]*store.Job, error) {
 	if b.ready != nil {
-		return b.ready(ctx, lane, limit)
+		return b.ready(ctx, lane, after, limit)
 	}
-	return b.Store.Ready(ctx, lane, limit)
+	return b.Store.Ready(ctx, lane, after, limit)
 }
 
 func (b *broken) Launch(ctx context.Context, launches []*store.Launch) ([]error, error) {
@@ -182,6 +182,7 @@ func breakages() []breakage {
 		{"ignores the key's limit", ignoresKeyLimit, []string{"Limits/AKeyHasNoMoreActiveJobsThanItsLimit", modelCase}},
 		{"checks limits before it launches", checksLimitFirst, []string{"Limits/ConcurrentLaunchesExceedNoLimit"}},
 		{"takes the oldest job first", oldestFirst, []string{"Queue/ReadyJobsComeByPriorityAndThenByAge"}},
+		{"forgets lower priorities", forgetsLowerPriorities, []string{"Queue/ReadyJobsBehindOneAreFound", modelCase}},
 		{"promotes by one clock", promotesByOneClock, []string{"Queue/PromoteLooksForNamedTimesByTheWallClock", modelCase}},
 		{"counts late", countsLate, []string{"Queue/CountsFollowEveryTransition", modelCase}},
 		{"overlooks running attempts", overlooksRunning, []string{"Attempts/LiveAttemptsArePagedBySeq", modelCase}},
@@ -383,10 +384,17 @@ func limited(launches []*store.Launch, change func(*store.Launch)) []*store.Laun
 }
 
 func oldestFirst(b *broken) {
-	b.ready = func(ctx context.Context, lane store.Lane, limit int) ([]*store.Job, error) {
-		jobs, err := b.Store.Ready(ctx, lane, limit)
+	b.ready = func(ctx context.Context, lane store.Lane, after *store.Job, limit int) ([]*store.Job, error) {
+		jobs, err := b.Store.Ready(ctx, lane, after, limit)
 		slices.SortFunc(jobs, func(a, b *store.Job) int { return int(a.Seq - b.Seq) })
 		return jobs, err
+	}
+}
+
+func forgetsLowerPriorities(b *broken) {
+	b.ready = func(ctx context.Context, lane store.Lane, after *store.Job, limit int) ([]*store.Job, error) {
+		jobs, err := b.Store.Ready(ctx, lane, after, limit)
+		return slices.DeleteFunc(jobs, func(j *store.Job) bool { return after != nil && j.Priority != after.Priority }), err
 	}
 }
 
