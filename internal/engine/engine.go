@@ -184,24 +184,16 @@ func (e *Engine) boot(ctx context.Context) error {
 	}
 	e.identity, e.clock = identity, newClock(identity.Clock, e.options.Clock)
 	now := e.clock.now()
-	const page = 500
-	for after := int64(0); ; {
-		live, bad, err := e.store.Live(ctx, after, page)
-		if err != nil {
-			return fmt.Errorf("engine: reading the attempts in flight: %w", err)
-		}
-		for _, problem := range bad {
-			e.logger.Error("an attempt in flight cannot be read and is left alone", "error", problem)
-		}
-		for _, a := range live {
-			f := newFlight(a, now)
-			f.unheard = f.state == dayfly.AttemptRunning
-			e.addFlight(f)
-			after = max(after, a.Seq)
-		}
-		if len(live)+len(bad) < page {
-			break
-		}
+	bad, err := e.eachLive(ctx, func(a *store.Attempt) {
+		f := newFlight(a, now)
+		f.unheard = f.state == dayfly.AttemptRunning
+		e.addFlight(f)
+	})
+	if err != nil {
+		return err
+	}
+	for _, problem := range bad {
+		e.logger.Error("an attempt in flight cannot be read and is left alone", "error", problem)
 	}
 	deleting, err := e.condemn(ctx, 0)
 	if err != nil {

@@ -50,25 +50,17 @@ func (e *Engine) reconcile(ctx context.Context, age time.Duration) error {
 	e.mu.Lock()
 	flights := maps.Clone(e.flights) // those that were here before the store was read
 	e.mu.Unlock()
-	const page = 500
-	for after := int64(0); ; {
-		live, bad, err := e.store.Live(ctx, after, page)
-		if err != nil {
-			return fmt.Errorf("engine: reading the attempts in flight: %w", err)
-		}
+	_, err := e.eachLive(ctx, func(a *store.Attempt) {
 		now := e.clock.now()
-		for _, a := range live {
-			after = max(after, a.Seq)
-			delete(flights, a.ID)
-			if f := e.flightOf(a.ID); f != nil {
-				e.refresh(f, a, now)
-			} else if age == 0 || now.Sub(a.CreatedAt) >= age {
-				e.adopt(ctx, a.ID)
-			}
+		delete(flights, a.ID)
+		if f := e.flightOf(a.ID); f != nil {
+			e.refresh(f, a, now)
+		} else if age == 0 || now.Sub(a.CreatedAt) >= age {
+			e.adopt(ctx, a.ID)
 		}
-		if len(live)+len(bad) < page {
-			break
-		}
+	})
+	if err != nil {
+		return err
 	}
 	var failed error
 	for _, f := range flights {
@@ -77,6 +69,25 @@ func (e *Engine) reconcile(ctx context.Context, age time.Duration) error {
 		}
 	}
 	return failed
+}
+
+// eachLive hands over every attempt that is in flight according to the store, and returns why others cannot be read.
+func (e *Engine) eachLive(ctx context.Context, each func(*store.Attempt)) (bad []error, err error) {
+	const page = 500
+	for after := int64(0); ; {
+		live, unreadable, err := e.store.Live(ctx, after, page)
+		if err != nil {
+			return nil, fmt.Errorf("engine: reading the attempts in flight: %w", err)
+		}
+		bad = append(bad, unreadable...)
+		for _, a := range live {
+			after = a.Seq
+			each(a)
+		}
+		if len(live) < page {
+			return bad, nil
+		}
+	}
 }
 
 // adopt takes up an attempt that this server does not know. It is read again, because it may have ended since.

@@ -112,8 +112,9 @@ type Attempts interface {
 	// Note records what is known of attempts in flight, in one transaction: answers of providers and progress. A
 	// note whose attempt has moved beyond what it says is skipped.
 	Note(ctx context.Context, notes []*Note) error
-	// Live returns up to limit attempts that are not terminal with Seq > after, each with its Job, by Seq. A row
-	// that cannot be read is passed over and reported in bad, so that one bad row hides no other.
+	// Live returns the first limit attempts that are not terminal with Seq > after, each with its Job, by Seq. A row
+	// that cannot be read is passed over and reported in bad, so that one bad row hides no other: there are fewer than
+	// limit only if no others follow.
 	Live(ctx context.Context, after int64, limit int) (live []*Attempt, bad []error, err error)
 	// Attempt returns one attempt with its Job and machine, or fault.NotFound.
 	Attempt(ctx context.Context, id string) (*Attempt, error)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/engine"
 	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine/memmachine"
@@ -52,6 +53,17 @@ func TestAJobThatThereIsNoRoomForIsNotStarting(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestAJobThatItsProviderHasNoRoomForIsNotStarting(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, nil)
+		f.cloud.Fail(memmachine.Create, memmachine.Refuse(fault.Exhausted))
+		f.crowd(3, nil)
+		wait(t.Context(), time.Minute+10*time.Second) // and not the moment at which the provider is asked again
+		f.told("while the provider has no room", (*engine.Engine).Starting, false)
+	})
 }
 
 func TestAJobWithInputsIsStartingUntilItHasThem(t *testing.T) {

@@ -44,7 +44,8 @@ func (e *Engine) launchable(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	w := world{now: e.clock.now(), timers: e.timers, room: e.room()}
+	now := e.clock.now()
+	w := world{now: now, timers: e.timers, room: e.room(), gates: e.gates(now)}
 	for _, lane := range lanes {
 		if w.room[lane.Provider] <= 0 || e.queueRoom(lane.Queue) <= 0 {
 			continue
