@@ -45,7 +45,7 @@ func TestAJobStartsAtItsTimeByTheWallClockAsItIsThen(t *testing.T) {
 				f := newFleet(t, paced(c.speed))
 				wait(t.Context(), time.Second)
 				f.ahead(c.ahead)
-				at := time.Now().Add(3 * time.Hour)
+				at := time.Now().Add(20 * time.Minute)
 				job := f.submit(func(s *dayfly.JobSpec) {
 					s.RunAt, s.Timeouts.Total, s.Timeouts.Queue = &at, dayfly.Duration(time.Minute), dayfly.Duration(time.Minute)
 				})
