@@ -13,3 +13,6 @@ func EmptyTrash(dir string) error { return layout(dir).emptyTrash() }
 
 // Order does once what Run does all the time.
 func (p *Provider) Order(ctx context.Context) error { return p.order(ctx) }
+
+// Prefix returns the name of the cgroup directory of a state directory, which must exist.
+func Prefix(dir string) (string, error) { return layout(dir).prefix() }

@@ -1,11 +1,13 @@
 package local
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -52,32 +54,48 @@ func (l layout) make() error {
 
 // prefix returns the name of the cgroup directory of all machines here. It is made once, so that it stays the same
 // when the directory is moved or reached by another path.
+//
+// It is not flushed to the disk either. A file that is empty, or full of zeros, is what a loss of power has left of one
+// that was just made, and is given an id anew: every machine that had its name from there is gone with its boot.
 func (l layout) prefix() (string, error) {
 	file := filepath.Join(string(l), "id")
-	for {
-		id, err := os.ReadFile(file)
-		if err == nil {
-			if len(id) != 8 {
-				return "", fmt.Errorf("%s: %q is not an id of eight characters", file, id)
-			}
-			return "dayfly-" + string(id), nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return "", err
-		}
-		var random [4]byte
-		_, _ = rand.Read(random[:]) // never fails
-		draft := file + "." + rand.Text()
-		if err := os.WriteFile(draft, hex.AppendEncode(nil, random[:]), 0o600); err != nil {
-			return "", err
-		}
-		// A link to a complete file, because another process may be doing the same.
-		err = os.Link(draft, file)
-		_ = os.Remove(draft)
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return "", err
-		}
+	id, err := os.ReadFile(file)
+	if unmade(id) && (err == nil || errors.Is(err, fs.ErrNotExist)) {
+		id, err = l.makeID(file)
 	}
+	if err != nil {
+		return "", err
+	}
+	if len(id) != 8 {
+		return "", fmt.Errorf("%s holds %q, which is not an id of eight characters; put back what it held, "+
+			"or remove the file when no machine of this computer runs", file, id)
+	}
+	return "dayfly-" + string(id), nil
+}
+
+// unmade reports whether the file of the id was never written, as far as the disk knows.
+func unmade(id []byte) bool { return len(bytes.Trim(id, "\x00")) == 0 }
+
+// makeID writes the id, unless another process is faster. It writes under a lock into the file itself: a file that is
+// put in its place could replace one whose id somebody has just begun to use.
+func (l layout) makeID(file string) ([]byte, error) {
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", file, err)
+	}
+	id, err := io.ReadAll(f)
+	if err != nil || !unmade(id) {
+		return id, err
+	}
+	var random [4]byte
+	_, _ = rand.Read(random[:]) // never fails
+	id = hex.AppendEncode(nil, random[:])
+	_, err = f.WriteAt(id, 0)
+	return id, err
 }
 
 // numbers returns the supervisors that have a directory, newest first.
