@@ -314,6 +314,9 @@ func TestExitsAreToldApart(t *testing.T) {
 		"ProgramPathIsMissing":   {[]string{"/nowhere/frobnicate"}, "command_not_found", &machine.Exit{Code: 127}, "/nowhere/frobnicate"},
 		"ProgramIsNotExecutable": {[]string{notExecutable}, "command_not_found", &machine.Exit{Code: 126}, "The program " + notExecutable + " cannot be executed: permission denied. Make"},
 		"ProgramIsALinkToItself": {[]string{loop}, "command_not_found", &machine.Exit{Code: 126}, loop + " cannot be executed: too many levels of symbolic links. Let"},
+		"ArgumentIsTooLong":      {[]string{"true", strings.Repeat("a", 200_000)}, "command_not_found", &machine.Exit{Code: 126}, "argument 1, \"aaaa"},
+		"ArgumentsAreTooLong":    {append([]string{"true"}, slices.Repeat([]string{strings.Repeat("a", 100_000)}, 70)...), "command_not_found", &machine.Exit{Code: 126}, "Put the long part into a file"},
+		"ProgramNameIsTooLong":   {[]string{"/bin/" + strings.Repeat("a", 300)}, "command_not_found", &machine.Exit{Code: 126}, "has 305 bytes"},
 		"NoneInPathIsExecutable": {[]string{"readme.txt"}, "command_not_found", &machine.Exit{Code: 126}, "The program " + notExecutable + " cannot be executed: permission denied. Make"},
 	} {
 		t.Run(name, func(t *testing.T) {

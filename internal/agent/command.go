@@ -311,7 +311,7 @@ func (a *attempt) failStart(r *wire.Result, err error) {
 		return
 	}
 	r.Outcome, r.Reason = wire.Failed, "never_started"
-	text := strings.TrimPrefix(plain(err), string(fault.NotFound)+": ")
+	text := strings.TrimPrefix(strings.TrimPrefix(plain(err), string(fault.NotFound)+": "), string(fault.TooLarge)+": ")
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
 		r.Reason, r.Exit = "command_not_found", &machine.Exit{Code: statusNotFound}
@@ -320,6 +320,12 @@ func (a *attempt) failStart(r *wire.Result, err error) {
 	case errors.Is(err, syscall.ELOOP):
 		r.Reason, r.Exit = "command_not_found", &machine.Exit{Code: statusNotExecutable}
 		r.Message = "The program " + text + ". Let its symbolic links, and those of the program that is to read it, end at a file."
+	case errors.Is(err, syscall.E2BIG):
+		r.Reason, r.Exit = "command_not_found", &machine.Exit{Code: statusNotExecutable}
+		r.Message = "The command cannot be executed: " + text + ". Put the long part into a file, as an input of the job for example, and name the file in the command."
+	case errors.Is(err, syscall.ENAMETOOLONG):
+		r.Reason, r.Exit = "command_not_found", &machine.Exit{Code: statusNotExecutable}
+		r.Message = "The program cannot be executed: " + text + ". Check the command, or give the program a shorter name."
 	case fault.Of(err) == fault.NotFound:
 		r.Reason, r.Exit = "command_not_found", &machine.Exit{Code: statusNotExecutable}
 		r.Message = "The program " + text + ". Make the file executable, or name the program that is to read it."

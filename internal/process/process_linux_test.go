@@ -443,6 +443,38 @@ func TestAProgramThatCannotRunIsNotFound(t *testing.T) {
 	}
 }
 
+func TestACommandThatIsTooLongIsToldApart(t *testing.T) {
+	t.Parallel()
+	group := newGroup(t, newHost(t, false), machine.Size{})
+	long := strings.Repeat("a", 200_000)
+	cases := []struct {
+		name string
+		argv []string
+		env  []string
+		dir  string
+		also error
+		says string
+	}{
+		{"OneArgument", []string{"true", "b", long}, nil, "/", syscall.E2BIG, "argument 2, \"aaaa"},
+		{"OneVariable", []string{"true"}, []string{"LONG=" + long}, "/", syscall.E2BIG, `the variable "LONG" of its environment has 200000 bytes`},
+		{"AllArguments", append([]string{"true"}, slices.Repeat([]string{long[:100_000]}, 70)...), nil, "/", syscall.E2BIG, "71 arguments of 7000075 bytes"},
+		{"AFileName", []string{"/bin/" + long[:300]}, nil, "/", syscall.ENAMETOOLONG, "the path of the program"},
+		{"APath", []string{"/bin/" + strings.Repeat("./", 2100) + "true"}, nil, "/", syscall.ENAMETOOLONG, "has 4209 bytes"},
+		{"TheDirectory", []string{"true"}, nil, strings.Repeat("/.", 2100), syscall.ENAMETOOLONG, "its working directory"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := group.Start(&process.Command{Argv: c.argv, Env: append(environment(), c.env...), Dir: c.dir})
+			if fault.Of(err) != fault.TooLarge || !errors.Is(err, c.also) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("got %v, want fault.TooLarge and %v saying %q", err, c.also, c.says)
+			}
+			if err != nil && len(err.Error()) > 300 {
+				t.Errorf("got a text of %d bytes, want one that a person reads", len(err.Error()))
+			}
+		})
+	}
+}
+
 func TestAClosedGroupStartsNothing(t *testing.T) {
 	modes(t, func(t *testing.T, scan bool) {
 		group := newGroup(t, newHost(t, scan), machine.Size{})

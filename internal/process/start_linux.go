@@ -45,8 +45,9 @@ type spawning struct {
 //
 // A program that does not exist is fault.NotFound and exec.ErrNotFound, one that cannot be executed fault.NotFound and
 // what the kernel says, such as fs.ErrPermission; the text says where it was searched. A group that has been closed or killed, or whose cgroup
-// somebody has removed, is fault.Conflict; a computer or a group without room for another process, fault.Exhausted.
-// Anything else is fault.Unavailable.
+// somebody has removed, is fault.Conflict; a computer or a group without room for another process, fault.Exhausted;
+// arguments, an environment or a name that are longer than the kernel takes, fault.TooLarge and unix.E2BIG or
+// unix.ENAMETOOLONG. Anything else is fault.Unavailable.
 func (g *Group) Start(c *Command) (*Process, error) {
 	path, err := lookUp(c)
 	if err != nil {
@@ -114,30 +115,6 @@ func (g *Group) spawn(r *spawning) error {
 		return g.startFailed(r)
 	}
 	return nil
-}
-
-// startFailed classifies what the fork or the exec answered.
-func (g *Group) startFailed(r *spawning) error {
-	switch {
-	case errors.Is(r.err, unix.ENODEV), errors.Is(r.err, fs.ErrNotExist) && g.removed():
-		return fmt.Errorf("process: group %s: %w: its cgroup has been removed", g.name, fault.Conflict)
-	case errors.Is(r.err, fs.ErrNotExist) && unix.Access(r.path, unix.F_OK) == nil:
-		return fmt.Errorf("process: %w: %w: the interpreter of %s, named in its first line or header, or the directory %s does not exist",
-			fault.NotFound, exec.ErrNotFound, r.path, r.attr.Dir)
-	case errors.Is(r.err, fs.ErrNotExist), errors.Is(r.err, unix.ENOTDIR): // the path leads through a file
-		return fmt.Errorf("process: %w: %w: %s", fault.NotFound, exec.ErrNotFound, r.path)
-	case errors.Is(r.err, fs.ErrPermission), errors.Is(r.err, unix.ENOEXEC), errors.Is(r.err, unix.ELOOP):
-		return fmt.Errorf("process: %w: %s cannot be executed: %w", fault.NotFound, r.path, r.err)
-	case errors.Is(r.err, unix.EAGAIN), errors.Is(r.err, unix.ENOMEM), errors.Is(r.err, unix.EMFILE), errors.Is(r.err, unix.ENFILE):
-		return fmt.Errorf("process: start %s: %w: %w", r.path, fault.Exhausted, r.err)
-	}
-	return fmt.Errorf("process: start %s: %w: %w", r.path, fault.Unavailable, r.err)
-}
-
-// removed reports whether somebody has removed the directory that processes are forked into. The kernel answers
-// such a fork with the same error as the exec of a program that does not exist. The caller holds mu.
-func (g *Group) removed() bool {
-	return g.fd >= 0 && unix.Faccessat(g.fd, "cgroup.procs", unix.F_OK, 0) != nil
 }
 
 // spawner is one thread that starts processes. It is locked to its thread and ends only with the host: the kernel

@@ -34,7 +34,7 @@ func (c *cell) start() error {
 	}
 	p, err := c.group.Start(&process.Command{Argv: c.spec.Command, Env: c.environment(), Dir: c.slot.work})
 	switch {
-	case errors.Is(err, fault.NotFound):
+	case errors.Is(err, fault.NotFound), errors.Is(err, fault.TooLarge):
 		c.stop(errOver)
 		return c.finish(machine.Exit{Code: -1, Message: fmt.Sprintf("The command could not be started: %v.", err)})
 	case err != nil:

@@ -167,6 +167,9 @@ func TestTheEndIsToldApart(t *testing.T) {
 		{"NotExecutable", program("plain", "/etc/passwd"), func(e *machine.Exit) bool {
 			return e.Code == -1 && strings.Contains(e.Message, "/etc/passwd cannot be executed")
 		}},
+		{"TooLongAnArgument", program("long", "true", strings.Repeat("a", 200_000)), func(e *machine.Exit) bool {
+			return e.Code == -1 && strings.Contains(e.Message, "has 200000 bytes")
+		}},
 		{"OutOfMemory", limited(newSpec("hog", "exec tail /dev/zero"), machine.Size{MemoryMB: 32}), func(e *machine.Exit) bool {
 			return e.OOMKilled && !e.DiskFull && e.Message != ""
 		}},
@@ -209,8 +212,8 @@ func TestWhatIsToldOfAnEndIsShort(t *testing.T) {
 	}
 	path := newSpec("path", "")
 	path.Command = []string{"/" + strings.Repeat("\x01", 150<<10)}
-	if m, err := p.Create(t.Context(), path); err == nil || len(err.Error()) > 2<<10 {
-		t.Errorf("got %+v and %v, want a short error", m, err)
+	if exit := outcome(t, p, path); len(exit.Message) > 1<<10 || !strings.Contains(exit.Message, "has 153601 bytes") {
+		t.Errorf("got a message of %d bytes, %.300q, want a short one that says what is too long", len(exit.Message), exit.Message)
 	}
 }
 
