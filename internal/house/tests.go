@@ -70,6 +70,7 @@ func skips() []skip {
 		{"this user cannot mount", "a full disk takes a file system of its own"},
 		{"this kernel allows no mount namespace", "a full disk takes a file system of its own"},
 		{"this machine lets nobody mount", "a full disk takes a file system of its own"},
+		{"this user cannot make an opening wait", "fanotify, which stands for a file system that does not answer, is for root and an option of the kernel"},
 		{"no jobs yet", "a random walk draws another step when one does not apply; it skips the step, not the test"},
 		{"no attempts yet", "a random walk draws another step when one does not apply; it skips the step, not the test"},
 		{"not a move of an active job", "a random walk draws another step when one does not apply; it skips the step, not the test"},

@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 	if script := os.Getenv(supervise); script != "" {
 		os.Exit(superviseOne(script))
 	}
+	if path := os.Getenv(hang); path != "" {
+		os.Exit(startHanging(path))
+	}
 	os.Exit(m.Run())
 }
 

@@ -6,8 +6,6 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -53,6 +51,7 @@ func (g *Group) Start(c *Command) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	readAhead(c.Dir, path)
 	p := &Process{group: g, dir: c.Dir, done: make(chan struct{})}
 	request := &spawning{path: path, argv: c.Argv, group: g, pidfd: -1, done: make(chan struct{})}
 	request.attr = &syscall.ProcAttr{
@@ -225,39 +224,4 @@ func (h *Host) descriptor(f *os.File) uintptr {
 		f = h.null
 	}
 	return f.Fd()
-}
-
-// lookUp finds the program that c names: a path as it is, relative to Dir, and a plain name in the PATH of Env.
-func lookUp(c *Command) (string, error) {
-	if len(c.Argv) == 0 || c.Argv[0] == "" {
-		return "", fmt.Errorf("process: %w: no program is named", fault.Invalid)
-	}
-	name, path := c.Argv[0], ""
-	if strings.Contains(name, "/") {
-		return name, nil
-	}
-	for _, entry := range c.Env {
-		if value, ok := strings.CutPrefix(entry, "PATH="); ok {
-			path = value
-		}
-	}
-	found := ""
-	for _, dir := range filepath.SplitList(path) {
-		if !filepath.IsAbs(dir) {
-			continue // An empty or relative element would search the working directory, which the machine writes to.
-		}
-		candidate := dir + "/" + name
-		var st unix.Stat_t
-		if unix.Stat(candidate, &st) != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			continue
-		}
-		if unix.Access(candidate, unix.X_OK) == nil {
-			return candidate, nil
-		}
-		found = candidate
-	}
-	if found != "" {
-		return "", fmt.Errorf("process: %w: %s cannot be executed: %w", fault.NotFound, found, fs.ErrPermission)
-	}
-	return "", fmt.Errorf("process: %w: %w: %q is not in PATH %q", fault.NotFound, exec.ErrNotFound, name, path)
 }
