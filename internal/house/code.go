@@ -47,6 +47,7 @@ func allowedGlobals() map[string]string {
 	return map[string]string{
 		"cmd/dayfly.version":       "the linker sets it (-X), which works on variables only",
 		"cmd/dayfly-agent.version": "the linker sets it (-X), which works on variables only",
+		"internal/process.forking": "it guards a resource limit, of which a process has one, however many hosts it makes",
 	}
 }
 

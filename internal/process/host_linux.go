@@ -26,6 +26,7 @@ type Host struct {
 
 	starting sync.Once      // the threads are started with the first process
 	requests chan *spawning // to the threads; closed by Close
+	untagged sync.Once      // said why processes get no tag
 	threads  sync.WaitGroup // the threads, until they are back where this program is
 
 	mu     sync.Mutex
@@ -159,10 +160,15 @@ func (h *Host) newGroup(name string) (*Group, error) {
 	return &Group{host: h, name: name, fd: -1, events: -1}, nil
 }
 
-// Names returns the names of the groups that exist on this host under its prefix, sorted, for sweeping.
-func (h *Host) Names() ([]string, error) {
+// Names returns the names of the groups that exist on this host under its prefix, sorted, for sweeping. Where there are
+// no cgroups, a group whose every process has wiped its environment is among them only if its name is one of the known.
+func (h *Host) Names(known ...string) ([]string, error) {
 	if h.trees.kill == nil && len(h.places) == 0 {
-		return markedGroups(h.prefix)
+		groups := make([]*Group, len(known))
+		for i, name := range known {
+			groups[i] = &Group{host: h, name: name}
+		}
+		return livingGroups(h.prefix, groups)
 	}
 	found := map[string]bool{}
 	for _, dir := range append(h.Places(), h.places...) {

@@ -46,7 +46,7 @@ func (*Host) Group(string, machine.Size) (*Group, error) { return nil, unsupport
 func (*Host) Find(string) (*Group, error) { return nil, unsupported() }
 
 // Names returns fault.Unsupported.
-func (*Host) Names() ([]string, error) { return nil, unsupported() }
+func (*Host) Names(...string) ([]string, error) { return nil, unsupported() }
 
 // Start returns fault.Unsupported.
 func (*Group) Start(*Command) (*Process, error) { return nil, unsupported() }

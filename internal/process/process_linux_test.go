@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/process"
 	"github.com/dayfly-run/dayfly/machine"
@@ -25,11 +27,16 @@ import (
 const supervise = "DAYFLY_TEST_SUPERVISE"
 
 func TestMain(m *testing.M) {
+	// A test may start this binary at the moment at which another one has a group's tag, and this forks children, too.
+	_ = syscall.Setrlimit(unix.RLIMIT_LOCKS, &syscall.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
 	if script := os.Getenv(supervise); script != "" {
 		os.Exit(superviseOne(script))
 	}
 	if path := os.Getenv(hang); path != "" {
 		os.Exit(startHanging(path))
+	}
+	if os.Getenv(restart) != "" {
+		os.Exit(startAgainAndAgain())
 	}
 	os.Exit(m.Run())
 }
@@ -266,6 +273,129 @@ func TestKillReachesAProcessThatHidesItsEnvironment(t *testing.T) {
 		}
 		if alive(pid) {
 			t.Errorf("process %d lives, want none", pid)
+		}
+	})
+}
+
+// hidden is a script that leaves behind a process which is not its child, not in its session and without its
+// environment, and writes the id of that to a file.
+func hidden(file string) string {
+	return fmt.Sprintf(`(setsid env -i sh -c 'echo $$ > %[1]s.new; mv %[1]s.new %[1]s; exec /bin/sleep 1000' &); while [ ! -s %[1]s ]; do sleep 0.01; done
+`, file)
+}
+
+func hiddenID(t *testing.T, file string) int {
+	t.Helper()
+	pid, err := strconv.Atoi(strings.TrimSpace(read(t, file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+func TestKillReachesADaemonOfWhichNothingTellsAndNoOther(t *testing.T) {
+	modes(t, func(t *testing.T, scan bool) {
+		host, dir := newHost(t, scan), t.TempDir()
+		one := newGroup(t, host, machine.Size{})
+		other, err := host.Group("other", machine.Size{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var pids []int
+		for i, group := range []*process.Group{one, other} {
+			file := filepath.Join(dir, strconv.Itoa(i))
+			p, _ := start(t, group, "/", hidden(file))
+			p.Exit()
+			pids = append(pids, hiddenID(t, file))
+			if empty, err := group.Empty(); empty || err != nil {
+				t.Errorf("got %v, %v, want a tree that is not empty", empty, err)
+			}
+			if err := group.Close(); !errors.Is(err, fault.Conflict) {
+				t.Errorf("got %v, want fault.Conflict", err)
+			}
+		}
+		if err := one.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if alive(pids[0]) || !alive(pids[1]) {
+			t.Errorf("the daemon of the group lives: %v, that of the other: %v, want only the other", alive(pids[0]), alive(pids[1]))
+		}
+		if err := other.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if alive(pids[1]) {
+			t.Error("the daemon of the other group lives, want none")
+		}
+		if err := other.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestADaemonThatLeavesAtOnceIsFound starts many, since each has but the time that it takes to begin.
+func TestADaemonThatLeavesAtOnceIsFound(t *testing.T) {
+	t.Parallel()
+	host, dir := newHost(t, true), t.TempDir()
+	group := newGroup(t, host, machine.Size{})
+	const many = 200
+	var processes []*process.Process
+	for i := range many {
+		script := fmt.Sprintf("setsid env -i sleep 10%d & echo $! > %s/%d", i, dir, i)
+		p, _ := start(t, group, "/", script)
+		processes = append(processes, p)
+	}
+	for _, p := range processes {
+		p.Exit()
+	}
+	if err := group.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range many {
+		if pid := hiddenID(t, filepath.Join(dir, strconv.Itoa(i))); alive(pid) {
+			t.Errorf("process %d lives, want none", pid)
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+}
+
+func TestADaemonOfWhichNothingTellsIsFoundWhenItsSupervisorIsDead(t *testing.T) {
+	modes(t, func(t *testing.T, scan bool) {
+		prefix, file := newPrefix(), filepath.Join(t.TempDir(), "hidden")
+		supervisor := exec.Command(os.Args[0])
+		supervisor.Env = append(environment(), supervise+"="+hidden(file)+"sleep 1000", "DAYFLY_TEST_PREFIX="+prefix)
+		if scan {
+			supervisor.Env = append(supervisor.Env, "DAYFLY_TEST_SCAN=1")
+		}
+		supervisor.Stderr = os.Stderr
+		if err := supervisor.Start(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the daemon runs", func() bool { _, err := os.Stat(file); return err == nil })
+		if err := supervisor.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = supervisor.Wait()
+
+		host, err := process.NewHost(&process.Options{Prefix: prefix, DisableCgroups: scan})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer host.Close()
+		if names, err := host.Names("one", "never"); err != nil || !slices.Equal(names, []string{"one"}) {
+			t.Errorf("got groups %v, %v, want the one that was left behind", names, err)
+		}
+		group, err := host.Find("one")
+		if err != nil || group == nil {
+			t.Fatalf("got %v, %v, want the group", group, err)
+		}
+		if err := group.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if alive(hiddenID(t, file)) {
+			t.Error("the daemon lives, want none")
+		}
+		if err := group.Close(); err != nil {
+			t.Error(err)
 		}
 	})
 }

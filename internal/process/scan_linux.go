@@ -26,7 +26,10 @@ type entry struct {
 	pid, parent, session int
 	start                string   // ticks since boot, which together with pid names a process for good
 	marks                []string // the marks of groups in its environment; mostly one or none
+	tag                  uint64   // of the group, which survives what takes the marks away
 	virtual              string   // bytes of memory it has mapped; "0" is a thread of the kernel, or ends this moment
+	forked               bool     // it has not executed a program since it was forked
+	starting             bool     // it may be what a thread that starts processes has forked and waits for
 }
 
 const (
@@ -64,7 +67,7 @@ func entries(look func(entry)) (settled bool, err error) {
 	present := func(pid int) bool {
 		e, ok := readEntry(pid)
 		if ok {
-			e.marks = e.readMarks()
+			e.tag, e.marks = tagOf(pid), e.readMarks()
 			look(e)
 		}
 		return ok
@@ -125,7 +128,11 @@ func readEntry(pid int) (entry, bool) {
 	}
 	parent, _ := strconv.Atoi(fields[1])
 	session, _ := strconv.Atoi(fields[3])
-	return entry{pid: pid, parent: parent, session: session, start: fields[19], virtual: fields[20]}, true
+	flags, _ := strconv.ParseUint(fields[6], 10, 64)
+	const forkedNotExecuted = 0x40 // PF_FORKNOEXEC, which has been this for as long as Linux shows it
+	return entry{
+		pid: pid, parent: parent, session: session, start: fields[19], virtual: fields[20], forked: flags&forkedNotExecuted != 0,
+	}, true
 }
 
 // markName is the environment variable by which a search knows what belongs to a group.
@@ -163,14 +170,27 @@ func marksIn(environ []byte) []string {
 	return found
 }
 
-// markedGroups returns the names of the groups under prefix of which a process lives.
-func markedGroups(prefix string) ([]string, error) {
+// livingGroups returns the names of the groups under prefix of which a process lives. One of which nothing has a mark is
+// among them if it is known to the caller.
+func livingGroups(prefix string, known []*Group) ([]string, error) {
+	tags := make(map[uint64]string, len(known))
+	for _, g := range known {
+		tags[g.tag()] = g.name
+	}
 	var names []string
+	found := func(name string) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
 	settled, err := entries(func(e entry) {
 		for _, mark := range e.marks {
-			if name, ok := strings.CutPrefix(mark, markName+prefix+"/"); ok && !slices.Contains(names, name) {
-				names = append(names, name)
+			if name, ok := strings.CutPrefix(mark, markName+prefix+"/"); ok {
+				found(name)
 			}
+		}
+		if name, ok := tags[e.tag]; ok && e.isChild() {
+			found(name)
 		}
 	})
 	if err != nil {
@@ -183,7 +203,7 @@ func markedGroups(prefix string) ([]string, error) {
 	return names, nil
 }
 
-// search looks for the group's tree: what carries its mark, what belongs to one of its sessions, and all descendants.
+// search looks for the group's tree: what carries its mark or tag, what belongs to one of its sessions, and all descendants.
 // It calls found with each of them as soon as it is known to be one. It finds none without an error only if none lives.
 func (g *Group) search(found func(entry)) (tree map[int]entry, err error) {
 	tree = map[int]entry{}
@@ -200,7 +220,7 @@ func (g *Group) search(found func(entry)) (tree map[int]entry, err error) {
 			delete(members, root.leader)
 		}
 	}
-	own := os.Getpid()
+	own, tag, mark := os.Getpid(), g.tag(), g.mark()
 	settled, err := entries(func(e entry) {
 		_, ours := members[e.session]
 		_, child := tree[e.parent]
@@ -209,7 +229,10 @@ func (g *Group) search(found func(entry)) (tree map[int]entry, err error) {
 		case ours:
 			members[e.session]++
 			belongs(e)
-		case child || slices.Contains(e.marks, g.mark()):
+		case child || slices.Contains(e.marks, mark):
+			belongs(e)
+		case e.tag == tag && e.isChild():
+			e.starting = e.forked
 			belongs(e)
 		default:
 			others[e.pid] = e
@@ -255,6 +278,9 @@ func (e entry) signal(s syscall.Signal) error {
 func (g *Group) signalMarked(s syscall.Signal) error {
 	tree, err := g.search(func(entry) {})
 	for _, e := range tree {
+		if e.starting {
+			continue // There is no program yet to be told.
+		}
 		if failed := e.signal(s); failed != nil {
 			err = failed
 		}
@@ -264,10 +290,20 @@ func (g *Group) signalMarked(s syscall.Signal) error {
 
 // killMarked stops what it finds the moment it is found, since it may fork what was not seen, and kills what was
 // stopped. It repeats this until two searches in a row have found nothing.
+//
+// What is just being started is killed at once: if it were stopped, the thread that waits until it executes its program
+// would stand still with all of Go behind it, which may be this program. Nothing else is lost by it, as what was found
+// by its tag needs no parent for its children to be found.
 func (g *Group) killMarked(ctx context.Context) error {
 	wait := time.Millisecond
 	for quiet := 0; ; {
-		tree, err := g.search(func(e entry) { _ = e.signal(unix.SIGSTOP) })
+		tree, err := g.search(func(e entry) {
+			if e.starting {
+				_ = e.signal(unix.SIGKILL)
+			} else {
+				_ = e.signal(unix.SIGSTOP)
+			}
+		})
 		for _, e := range tree {
 			_ = e.signal(unix.SIGKILL)
 		}

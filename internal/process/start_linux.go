@@ -145,7 +145,7 @@ func (h *Host) spawner(running chan<- struct{}) {
 	for r := range h.requests {
 		r.err = r.moveIn(thread)
 		if r.err == nil {
-			r.pid, r.err = syscall.ForkExec(r.path, r.argv, r.attr)
+			r.fork()
 		}
 		r.moveOut(h, thread, resting)
 		if r.err == nil {
@@ -153,6 +153,17 @@ func (h *Host) spawner(running chan<- struct{}) {
 		}
 		close(r.done)
 	}
+}
+
+func (r *spawning) fork() {
+	fork := func() { r.pid, r.err = syscall.ForkExec(r.path, r.argv, r.attr) }
+	if len(r.group.dirs) == 0 {
+		r.group.tagged(fork)
+		return
+	}
+	forking.RLock() // which others who only read do not wait for
+	defer forking.RUnlock()
+	fork()
 }
 
 // moveIn and moveOut put this thread into the version 1 cgroups of the group for as long as it forks, so that the

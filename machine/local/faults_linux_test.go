@@ -163,6 +163,18 @@ func TestAListByANewProcessEndsWhatADeadSupervisorLeft(t *testing.T) {
 	})
 }
 
+func TestTheDeathOfASupervisorEndsADaemonOfWhichNothingTells(t *testing.T) {
+	modes(t, func(t *testing.T, scan bool) {
+		p := newProvider(t, newDir(t), scan)
+		dir := t.TempDir()
+		m := create(t, p, newSpec("m", "cd "+dir+"; "+hidden+"; echo $$ > first; exec sleep 1000"))
+		pids := []int{readID(t, filepath.Join(dir, "first")), readID(t, filepath.Join(dir, "hidden"))}
+		signalSupervisor(t, p.dir, 1, syscall.SIGKILL)
+		exited(t, p, m.ID)
+		wantDead(t, pids)
+	})
+}
+
 func TestAStoppedSupervisorHoldsUpNobody(t *testing.T) {
 	modes(t, func(t *testing.T, scan bool) {
 		p := newImpatientProvider(t, scan)

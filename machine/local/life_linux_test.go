@@ -255,14 +255,19 @@ trap "" TERM HUP INT
 sleep 1000 & echo $! > child
 setsid sh -c 'echo $$ > session; exec sleep 1000' &
 ( setsid sh -c 'trap "" HUP TERM INT QUIT; (sh -c "echo \$\$ > daemon; while :; do sleep 1000; done" &) ' & )
+(`+hidden+`)
 echo $$ > first
 wait`, dir)
 }
 
+// hidden is a script that leaves a daemon of which nothing tells whose it is: not its parent, its session, nor its
+// environment. It ends when the daemon has written its id.
+const hidden = `(setsid env -i PWD="$PWD" sh -c 'trap "" TERM; echo $$ > hidden; exec sleep 1000' &); while [ ! -s hidden ]; do sleep 0.01; done`
+
 func descendantIDs(t *testing.T, dir string) []int {
 	t.Helper()
 	var pids []int
-	for _, name := range []string{"first", "child", "session", "daemon"} {
+	for _, name := range []string{"first", "child", "session", "daemon", "hidden"} {
 		pids = append(pids, readID(t, filepath.Join(dir, name)))
 	}
 	return pids

@@ -86,20 +86,24 @@ func (p *Provider) bury(ctx context.Context, number int) error {
 	} else if alive {
 		return nil
 	}
-	if err := p.endAll(ctx, number); err != nil {
-		return err
-	}
-	var names []string
+	var births []*birth
 	err := p.records(ctx, func(r *record) error {
-		if r.Supervisor != number || r.Boot != p.boot || r.ended != nil {
-			return nil
+		if r.Supervisor == number && r.Boot == p.boot && r.ended == nil {
+			births = append(births, &r.birth)
 		}
-		if err := p.machines.end(&r.birth, &ending{Lost: true}); err != nil {
-			return unavailable(err)
-		}
-		names = append(names, r.Name)
 		return nil
 	})
+	if failed := p.endAll(ctx, number, births); failed != nil {
+		return errors.Join(err, failed)
+	}
+	var names []string
+	for _, b := range births {
+		if failed := p.machines.end(b, &ending{Lost: true}); failed != nil {
+			err = errors.Join(err, unavailable(failed))
+			continue
+		}
+		names = append(names, b.Name)
+	}
 	if len(names) > 0 {
 		p.log.Warn("a supervisor has died; what was left of its machines has been ended", "supervisor", number, "machines", len(names))
 		p.look(names...)
@@ -107,8 +111,9 @@ func (p *Provider) bury(ctx context.Context, number int) error {
 	return err
 }
 
-// endAll ends every process tree of a dead supervisor, whatever record there is of it.
-func (p *Provider) endAll(ctx context.Context, number int) error {
+// endAll ends every process tree of a dead supervisor, whatever record there is of it. Where there are no cgroups, some
+// may only be found if it is known that they were there.
+func (p *Provider) endAll(ctx context.Context, number int, known []*birth) error {
 	trees, err := p.treesOf(number)
 	if err != nil {
 		return err
@@ -116,7 +121,11 @@ func (p *Provider) endAll(ctx context.Context, number int) error {
 	if trees != p.trees {
 		defer trees.Close()
 	}
-	groups, err := trees.Names()
+	asked := make([]string, len(known))
+	for i, b := range known {
+		asked[i] = b.group()
+	}
+	groups, err := trees.Names(asked...)
 	if err != nil {
 		return err
 	}
