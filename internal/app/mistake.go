@@ -67,7 +67,7 @@ func valueOf(table map[string]any, key toml.Key) any {
 
 // mismatch says what a value is when it is not of the wanted type, or "".
 func mismatch(want reflect.Type, value any) string {
-	fits := false
+	var fits bool
 	switch want {
 	case reflect.TypeFor[string]():
 		_, fits = value.(string)

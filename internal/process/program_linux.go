@@ -2,6 +2,7 @@ package process
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os/exec"
@@ -95,7 +96,7 @@ func beginning(path string) []byte {
 // insist calls a function again that a signal has interrupted.
 func insist(call func() error) error {
 	for {
-		if err := call(); err != unix.EINTR {
+		if err := call(); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}

@@ -74,7 +74,7 @@ func readyBehind(k *kit) {
 	lane := store.Lane{Provider: "local", Queue: "default"}
 	order := []*store.Job{high, first, second, third, low, lowest}
 	for i, job := range order {
-		for limit := range len(order) {
+		for limit := range order {
 			rest := order[i+1:]
 			jobs, err := k.store.Ready(k.ctx, lane, job, limit)
 			k.must(err)
