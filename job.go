@@ -197,7 +197,7 @@ type Attempt struct {
 	CreatedAt time.Time  `json:"created_at"`
 	EndedAt   *time.Time `json:"ended_at,omitempty"`
 
-	MaxRSSKB int64 `json:"max_rss_kb,omitempty" doc:"Largest resident set of any one process, in KiB."`
+	MaxRSSKB int64 `json:"max_rss_kb,omitempty" doc:"Largest resident set of any one process, in KiB. Left out when not known, as on the local provider when it is small."`
 	UserMS   int64 `json:"user_ms,omitempty" doc:"CPU time in user mode, in milliseconds."`
 	SystemMS int64 `json:"system_ms,omitempty" doc:"CPU time in the kernel, in milliseconds."`
 }

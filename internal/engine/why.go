@@ -228,7 +228,7 @@ func spoken(d time.Duration) string {
 		return fmt.Sprintf("%d ms", d.Milliseconds())
 	case d < 59950*time.Millisecond:
 		return strings.Replace(fmt.Sprintf("%.1f s", d.Seconds()), ".0 s", " s", 1)
-	case d < time.Hour:
+	case d < time.Hour-time.Second/2: // else it is rounded to 60 minutes
 		return pair(d.Round(time.Second), time.Minute, "min", time.Second, "s")
 	case d < 2*day:
 		return pair(d.Round(time.Minute), time.Hour, "h", time.Minute, "min")

@@ -21,6 +21,8 @@ func TestALengthOfTimeIsWrittenAsOneSaysIt(t *testing.T) {
 		{10 * time.Second, "10 s"},
 		{time.Minute, "1 min"},
 		{90 * time.Second, "1 min 30 s"},
+		{time.Hour - time.Second, "59 min 59 s"},
+		{time.Hour - 20*time.Millisecond, "1 h"},
 		{time.Hour, "1 h"},
 		{time.Hour + 5*time.Minute + 29*time.Second, "1 h 5 min"},
 		{27248 * time.Hour, "1135 days"},

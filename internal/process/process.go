@@ -50,6 +50,8 @@ type Command struct {
 
 // Usage is what one process and the children it waited for have used.
 type Usage struct {
-	MaxRSSKB     int64 // the largest resident set of any one of them, in KiB
+	// MaxRSSKB is the largest resident set of any one of them, in KiB, or 0 if none was larger than this program's own:
+	// then Linux tells only the latter.
+	MaxRSSKB     int64
 	User, System time.Duration
 }

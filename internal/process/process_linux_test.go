@@ -523,8 +523,18 @@ func TestUsageCountsWaitedChildren(t *testing.T) {
 	if usage.User+usage.System < 10*time.Millisecond {
 		t.Errorf("got %v of processor time for a loop that takes longer", usage.User+usage.System)
 	}
-	if usage.MaxRSSKB < 100 {
-		t.Errorf("got a resident set of %d KiB, want what a shell needs", usage.MaxRSSKB)
+}
+
+func TestTheLargestResidentSetIsTheProcesssOwn(t *testing.T) {
+	t.Parallel()
+	group := newGroup(t, newHost(t, false), machine.Size{})
+	p, _ := start(t, group, "/", "dd if=/dev/zero of=/dev/null bs=400M count=1 2>/dev/null")
+	if _, usage := p.Exit(); usage.MaxRSSKB < 400<<10 || usage.MaxRSSKB > 500<<10 {
+		t.Errorf("of a process that fills 400 MiB: got a resident set of %d KiB, want as much", usage.MaxRSSKB)
+	}
+	p, _ = start(t, group, "/", "true")
+	if _, usage := p.Exit(); usage.MaxRSSKB != 0 {
+		t.Errorf("of a process smaller than this test: got a resident set of %d KiB, want 0, as nobody knows", usage.MaxRSSKB)
 	}
 }
 

@@ -61,13 +61,23 @@ func (p *Process) wait(pidfd int) {
 		reap(0)
 	}
 	p.usage = Usage{
-		MaxRSSKB: usage.Maxrss,
+		MaxRSSKB: beyondOwn(usage.Maxrss),
 		User:     time.Duration(usage.Utime.Nano()),
 		System:   time.Duration(usage.Stime.Nano()),
 	}
 	p.exit = p.group.classify(status, p.dir)
 	p.group.host.ended()
 	close(p.done)
+}
+
+// beyondOwn returns the largest resident set of a process, or 0 if that may be this program's. Between the fork and the
+// exec the two share their memory, and Linux counts all of it as the child's.
+func beyondOwn(kilobytes int64) int64 {
+	var own syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &own); err != nil || kilobytes <= own.Maxrss {
+		return 0
+	}
+	return kilobytes
 }
 
 // awaitReadable calls ready, and calls it again each time the descriptor becomes readable, until it reports true. It

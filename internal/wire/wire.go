@@ -195,7 +195,7 @@ type Result struct {
 	FetchMS   int64  `json:"fetch_ms"`        // fetching inputs
 	RunMS     int64  `json:"run_ms"`          // the command, start to end
 	FinishMS  int64  `json:"finish_ms"`       // uploading outputs
-	MaxRSSKB  int64  `json:"max_rss_kb"`      // largest resident set of any one process of the command
+	MaxRSSKB  int64  `json:"max_rss_kb"`      // largest resident set of any one process of the command; 0: not known
 	UserMS    int64  `json:"user_ms"`         // CPU time in user mode
 	SystemMS  int64  `json:"system_ms"`       // CPU time in the kernel
 	StartedMS int64  `json:"started_at"`      // when the command started, Unix milliseconds of the agent's clock, to show
