@@ -29,7 +29,7 @@ func (e *Engine) dispatchLoop(ctx context.Context) {
 			}
 			scanned = now
 		}
-		launched, searching, err := e.dispatch(ctx)
+		launched, look, err := e.dispatch(ctx)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			e.logger.Error("jobs could not be launched", "error", err)
@@ -44,8 +44,8 @@ func (e *Engine) dispatchLoop(ctx context.Context) {
 			continue // there may be more
 		}
 		wait := e.nextProbe(laneScan)
-		if searching {
-			wait = min(wait, searchEvery)
+		if !look.IsZero() {
+			wait = min(wait, max(0, look.Sub(e.clock.now())))
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -85,8 +85,9 @@ func (e *Engine) crowded() bool {
 	return true
 }
 
-// dispatch launches one group and returns how many jobs it moved, and whether there are others to be looked at soon.
-func (e *Engine) dispatch(ctx context.Context) (moved int, searching bool, err error) {
+// dispatch launches one group and returns how many jobs it moved, and when to look at others (zero: when something has
+// happened).
+func (e *Engine) dispatch(ctx context.Context) (moved int, look time.Time, err error) {
 	now := e.clock.now()
 	w := world{now: now, timers: e.timers, room: e.room(), gates: e.gates(now)}
 	for _, lane := range e.readyLanes() {
@@ -103,12 +104,15 @@ func (e *Engine) dispatch(ctx context.Context) (moved int, searching bool, err e
 		heads, err := e.head(ctx, lane, limit)
 		if err == nil && gated && len(heads) == launchGroup {
 			var behind []*store.Job
-			behind, err = e.search(ctx, lane, heads, now)
+			var again time.Time
+			behind, again, err = e.search(ctx, lane, heads, now)
 			heads = append(heads[:launchGroup:launchGroup], behind...)
-			searching = true
+			if look.IsZero() || again.Before(look) {
+				look = again
+			}
 		}
 		if err != nil {
-			return 0, searching, err
+			return 0, look, err
 		}
 		w.lanes = append(w.lanes, e.laneView(lane, heads))
 	}
@@ -117,7 +121,7 @@ func (e *Engine) dispatch(ctx context.Context) (moved int, searching bool, err e
 		actions = actions[:launchGroup]
 	}
 	moved, err = e.launch(ctx, actions, w.now)
-	return moved, searching, err
+	return moved, look, err
 }
 
 // laneView returns the head of a lane with the room that its queue and keys have left by the attempts this server knows

@@ -20,7 +20,7 @@ type lineup struct {
 	changes int  // how often something was noted about the lane
 
 	behind   *store.Job // the last that was looked at behind the head; nil: none
-	searched time.Time  // when that was
+	searchAt time.Time  // when to look at others
 }
 
 // The bounds of what is kept of a lane.
@@ -29,8 +29,11 @@ const (
 	lineupWeight = 16 << 10 // of one job, in bytes
 )
 
-// searchEvery is how often some of the jobs behind the head of a lane are looked at.
-const searchEvery = 100 * time.Millisecond
+// How often the jobs behind the head of a lane are looked at: some of them, and all.
+const (
+	searchEvery = 100 * time.Millisecond
+	searchRound = 2 * time.Second
+)
 
 // order compares the places of two jobs that wait: higher priority first, then older first.
 func order(a, b *store.Job) int {
@@ -134,32 +137,36 @@ func (e *Engine) head(ctx context.Context, lane store.Lane, limit int) ([]*store
 	return jobs[:min(limit, len(jobs))], nil
 }
 
-// search returns some of the jobs behind the head of a lane: others each time, until all have been seen, and then again.
-// Its provider refuses machines, and if it is those that the head wants, a smaller one may be had for somebody behind.
-func (e *Engine) search(ctx context.Context, lane store.Lane, head []*store.Job, now time.Time) ([]*store.Job, error) {
+// search returns some of the jobs behind the head of a lane, and when to search on: others each time, until all have been
+// seen, and then again. Its provider refuses machines, and if it is those that the head wants, a smaller one may be had
+// for somebody behind.
+func (e *Engine) search(ctx context.Context, lane store.Lane, head []*store.Job, now time.Time) (some []*store.Job, again time.Time, err error) {
 	e.mu.Lock()
 	l := e.lanes[lane]
-	if l == nil || now.Sub(l.searched) < searchEvery {
+	if l == nil { // meanwhile its last job has left it
 		e.mu.Unlock()
-		return nil, nil
+		return nil, now.Add(searchRound), nil
 	}
-	l.searched = now
-	last := head[len(head)-1]
-	after := l.behind
-	if after == nil || order(after, last) < 0 {
+	after, again := l.behind, l.searchAt
+	e.mu.Unlock()
+	if now.Before(again) {
+		return nil, again, nil
+	}
+	if last := head[len(head)-1]; after == nil || order(after, last) < 0 {
 		after = last
 	}
-	e.mu.Unlock()
-	jobs, err := e.store.Ready(ctx, lane, after, launchGroup)
-	if err != nil {
-		return nil, err
+	if some, err = e.store.Ready(ctx, lane, after, launchGroup); err != nil {
+		return nil, now.Add(searchRound), err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if l.behind = nil; len(jobs) == launchGroup {
-		l.behind = &store.Job{Priority: jobs[len(jobs)-1].Priority, Seq: jobs[len(jobs)-1].Seq}
+	if len(some) == launchGroup {
+		last := some[len(some)-1]
+		l.behind, l.searchAt = &store.Job{Priority: last.Priority, Seq: last.Seq}, now.Add(searchEvery)
+	} else {
+		l.behind, l.searchAt = nil, now.Add(searchRound) // it may be long until something changes
 	}
-	return jobs, nil
+	return some, l.searchAt, nil
 }
 
 func laneOf(job *store.Job) store.Lane { return store.Lane{Provider: job.Provider, Queue: job.Queue} }
