@@ -254,7 +254,7 @@ func TestRunEndsMachinesWhoseStoppedSupervisorDoesNot(t *testing.T) {
 	p.SetOverdue(500 * time.Millisecond)
 	dir := t.TempDir()
 	spec := newSpec("overdue", descendants(dir))
-	spec.Lifetime = 500 * time.Millisecond
+	spec.Lifetime = 3 * time.Second // in which a slow computer has started them all
 	create(t, p, spec)
 	pids := descendantIDs(t, dir)
 	signalSupervisor(t, p.dir, 1, syscall.SIGSTOP)
