@@ -44,12 +44,11 @@ func (a *attempt) run(r *wire.Result) {
 		a.failStart(r, err)
 		return
 	}
-	child, pipes, err := a.insist(env)
+	child, pipes, began, err := a.insist(env)
 	if err != nil {
 		a.failStart(r, err)
 		return
 	}
-	began := a.line.clock()
 	r.Started, r.StartedMS = true, time.Now().UnixMilli()
 	a.status.enter(wire.Running)
 	for i, s := range a.out {
@@ -70,13 +69,16 @@ func (a *attempt) run(r *wire.Result) {
 // starting: other commands of the computer end meanwhile. Nothing of it has run, so it may be started again.
 const startPatience = time.Minute
 
-// insist is start, repeated with growing pauses for as long as there is no room for the command.
-func (a *attempt) insist(env []string) (*process.Process, [2]*os.File, error) {
+// insist is start, repeated with growing pauses for as long as there is no room for the command. It returns also when
+// the try began that succeeded: the command may have run for a while, and the machine been suspended, before anybody here
+// looks at the clock again.
+func (a *attempt) insist(env []string) (child *process.Process, pipes [2]*os.File, began time.Duration, err error) {
 	limit := a.line.clock() + min(startPatience, milliseconds(a.job.RunTimeoutMS, startPatience))
 	for tries := 0; ; tries++ {
-		child, pipes, err := a.start(env)
+		began = a.line.clock()
+		child, pipes, err = a.start(env)
 		if fault.Of(err) != fault.Exhausted || a.line.clock() >= limit || !pause(a.work, backoff(tries, nil)) || !a.line.listen() {
-			return child, pipes, err
+			return child, pipes, began, err
 		}
 	}
 }

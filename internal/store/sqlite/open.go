@@ -277,7 +277,9 @@ func migrate(ctx context.Context, path string, c driver.Connector) error {
 		return err
 	}
 	if _, err := provider.Up(ctx); err != nil {
-		return fmt.Errorf("migrate %s: %w", path, (&session{folder: filepath.Dir(path)}).fail(err))
+		err = (&session{folder: filepath.Dir(path)}).fail(err)
+		return fault.Say(fault.Of(err), "the database %s cannot be brought from schema %d to %d: %v; what it holds is not changed by that. "+
+			"Unless its disk is full or faulty, somebody else has changed its tables: put a backup in its place", path, have, want, err)
 	}
 	return failpoint.Hit("store.migrate.after")
 }
