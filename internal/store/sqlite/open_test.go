@@ -55,9 +55,7 @@ func wantRefused(t *testing.T, path string, kind fault.Kind, words ...string) {
 	if !bytes.Equal(before, after) {
 		t.Error("the file was changed, want it as it was")
 	}
-	if _, err := sqlite.Owner(path); fault.Of(err) != fault.NotFound {
-		t.Errorf("after the refusal Owner returned error %v, want not_found", err)
-	}
+	wantNoOwner(t, "after the refusal", path)
 }
 
 func TestAFileThatIsNoDatabaseIsRefused(t *testing.T) {
