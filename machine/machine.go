@@ -93,19 +93,37 @@ type Spec struct {
 	// required. At its end the machine is stopped as if it had been told to, whoever is still watching.
 	Lifetime time.Duration `json:"lifetime"`
 
-	// Exactly one of Agent and Command is set.
+	// At most one of Agent and Command is set. With neither the machine runs what its Image says.
 	//
 	// Agent makes the machine run Dayfly's agent, which dials home for its work.
 	Agent *Agent `json:"agent,omitempty"`
-	// Command is run as it is: the first element is the program, found in the machine's PATH.
+	// Command is run as it is: the first element is the program, found in the machine's PATH. In an image with an
+	// entrypoint it is that entrypoint's arguments, as for docker run.
 	Command []string `json:"command,omitempty"`
+	// Entrypoint replaces the Image's entrypoint, and its default command too. Providers without images refuse it.
+	Entrypoint []string `json:"entrypoint,omitempty"`
 
 	// Env is the environment of what runs in the machine, beyond the provider's own minimum.
 	Env map[string]string `json:"env,omitempty"`
+	// Files are in the machine before its first process starts.
+	Files []File `json:"files,omitempty"`
+	// User is who the first process runs as, in the form of the provider's images: "name", "1000:1000". "" leaves it to
+	// the image.
+	User string `json:"user,omitempty"`
 	// Image is the container or machine image, for providers that have images. Others refuse a Spec that names one.
 	Image string `json:"image,omitempty"`
+	// Region is where to create it, in the provider's words, or a list of regions to try in order, separated by commas.
+	// "" leaves it to the provider. Providers without regions refuse a Spec that names one.
+	Region string `json:"region,omitempty"`
 	// Size is the machine's share of CPU, memory and disk; the zero Size is the provider's default.
 	Size Size `json:"size,omitzero"`
+}
+
+// File is a small file that a machine is created with.
+type File struct {
+	Path string `json:"path"` // absolute, in the machine
+	Data []byte `json:"data"`
+	Mode uint32 `json:"mode,omitempty"` // permission bits; 0: 0o644
 }
 
 // Agent tells the agent inside a machine where home is and which attempt it has come for.
@@ -128,6 +146,7 @@ type Machine struct {
 	Created  time.Time         `json:"created"`  // by the provider's clock: to show, not to decide from
 	Expires  time.Time         `json:"expires"`  // Created plus the Lifetime, to show
 	Exit     *Exit             `json:"exit"`     // how it ended; nil before Exited, or when nobody knows
+	Image    string            `json:"image"`    // what it runs, with the digest it was resolved to; "" without images
 	Location string            `json:"location"` // where it runs, in the provider's words: "host web-1, pid 4711", "ams"
 }
 

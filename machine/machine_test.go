@@ -26,6 +26,13 @@ func good() *machine.Spec {
 	}
 }
 
+func files(paths ...string) (files []machine.File) {
+	for _, path := range paths {
+		files = append(files, machine.File{Path: path})
+	}
+	return files
+}
+
 func TestValidateAcceptsWhatProvidersMustAccept(t *testing.T) {
 	t.Parallel()
 	cases := map[string]func(*machine.Spec){
@@ -39,6 +46,10 @@ func TestValidateAcceptsWhatProvidersMustAccept(t *testing.T) {
 		"the shortest lifetime":          func(s *machine.Spec) { s.Lifetime = 1 },
 		"the provider's default size":    func(s *machine.Spec) { s.Size = machine.Size{} },
 		"a label value that is a script": func(s *machine.Spec) { s.Labels["job"] = "\"'\n<script>" },
+		"an image in place of a command": func(s *machine.Spec) { s.Command, s.Image = nil, "debian:12" },
+		"files, a region and a user": func(s *machine.Spec) {
+			s.Files, s.Region, s.User = files("/tmp/events.json", "/a"), "ams,fra", "1000:1000"
+		},
 		"an agent in place of a command": func(s *machine.Spec) {
 			s.Command, s.Agent = nil, &machine.Agent{URL: "http://127.0.0.1:8080", Attempt: "att_1", Token: "t"}
 		},
@@ -69,39 +80,47 @@ func TestValidateRefusesWithASentenceAboutTheMistake(t *testing.T) {
 		change func(*machine.Spec)
 		want   string // part of the sentence
 	}{
-		"an empty name":                    {func(s *machine.Spec) { s.Name = "" }, `name ""`},
-		"a name of 64 characters":          {func(s *machine.Spec) { s.Name = strings.Repeat("a", 64) }, "1 to 63"},
-		"a name beginning with a dash":     {func(s *machine.Spec) { s.Name = "-a" }, "beginning with a letter"},
-		"a capital in the name":            {func(s *machine.Spec) { s.Name = "aB" }, `name "aB"`},
-		"an underscore in the name":        {func(s *machine.Spec) { s.Name = "a_b" }, `name "a_b"`},
-		"a letter beyond ASCII":            {func(s *machine.Spec) { s.Name = "café" }, "café"},
-		"an empty owner":                   {func(s *machine.Spec) { s.Owner = "" }, `owner ""`},
-		"33 labels":                        {func(s *machine.Spec) { s.Labels = labels(33) }, "33 labels"},
-		"a dot in a label key":             {func(s *machine.Spec) { s.Labels["a.b"] = "" }, `"a.b"`},
-		"a label key beginning with _":     {func(s *machine.Spec) { s.Labels["_a"] = "" }, `"_a"`},
-		"a label value of 257 bytes":       {func(s *machine.Spec) { s.Labels["job"] = strings.Repeat("v", 257) }, "label job"},
-		"a NUL in a label value":           {func(s *machine.Spec) { s.Labels["job"] = "\x00" }, "label job"},
-		"no lifetime":                      {func(s *machine.Spec) { s.Lifetime = 0 }, "lifetime 0s"},
-		"a negative lifetime":              {func(s *machine.Spec) { s.Lifetime = -1 }, "lifetime"},
-		"too long a lifetime":              {func(s *machine.Spec) { s.Lifetime = machine.MaxLifetime + 1 }, "lifetime"},
-		"the longest duration":             {func(s *machine.Spec) { s.Lifetime = math.MaxInt64 }, "lifetime"},
-		"neither agent nor command":        {func(s *machine.Spec) { s.Command = nil }, "exactly one"},
-		"both agent and command":           {func(s *machine.Spec) { s.Agent = &machine.Agent{URL: "u", Attempt: "a", Token: "t"} }, "exactly one"},
-		"an agent without a token":         {func(s *machine.Spec) { s.Command, s.Agent = nil, &machine.Agent{URL: "u", Attempt: "a"} }, "token"},
-		"an empty first word":              {func(s *machine.Spec) { s.Command = []string{"", "x"} }, "first word"},
-		"a NUL in an argument":             {func(s *machine.Spec) { s.Command = []string{"echo", "a\x00"} }, "NUL"},
-		"a label value that is no text":    {func(s *machine.Spec) { s.Labels["job"] = "a\xff" }, "label job"},
-		"an argument that is no text":      {func(s *machine.Spec) { s.Command = []string{"echo", "a\xff"} }, "not UTF-8"},
-		"a variable name that is no text":  {func(s *machine.Spec) { s.Env["A\xff"] = "x" }, "in UTF-8"},
-		"a variable value that is no text": {func(s *machine.Spec) { s.Env["A"] = "a\xff" }, "in UTF-8"},
-		"an image that is no text":         {func(s *machine.Spec) { s.Image = "a\xff" }, "of UTF-8"},
-		"an empty variable name":           {func(s *machine.Spec) { s.Env[""] = "x" }, "environment"},
-		"an equals sign in a variable":     {func(s *machine.Spec) { s.Env["A=B"] = "x" }, "A=B"},
-		"a NUL in a variable's value":      {func(s *machine.Spec) { s.Env["A"] = "\x00" }, `"A"`},
-		"negative CPUs":                    {func(s *machine.Spec) { s.Size.CPUs = -0.5 }, "negative"},
-		"negative memory":                  {func(s *machine.Spec) { s.Size.MemoryMB = -1 }, "negative"},
-		"negative disk":                    {func(s *machine.Spec) { s.Size.DiskMB = -1 }, "negative"},
-		"negative processes":               {func(s *machine.Spec) { s.Size.Processes = -1 }, "negative"},
+		"an empty name":                     {func(s *machine.Spec) { s.Name = "" }, `name ""`},
+		"a name of 64 characters":           {func(s *machine.Spec) { s.Name = strings.Repeat("a", 64) }, "1 to 63"},
+		"a name beginning with a dash":      {func(s *machine.Spec) { s.Name = "-a" }, "beginning with a letter"},
+		"a capital in the name":             {func(s *machine.Spec) { s.Name = "aB" }, `name "aB"`},
+		"an underscore in the name":         {func(s *machine.Spec) { s.Name = "a_b" }, `name "a_b"`},
+		"a letter beyond ASCII":             {func(s *machine.Spec) { s.Name = "café" }, "café"},
+		"an empty owner":                    {func(s *machine.Spec) { s.Owner = "" }, `owner ""`},
+		"33 labels":                         {func(s *machine.Spec) { s.Labels = labels(33) }, "33 labels"},
+		"a dot in a label key":              {func(s *machine.Spec) { s.Labels["a.b"] = "" }, `"a.b"`},
+		"a label key beginning with _":      {func(s *machine.Spec) { s.Labels["_a"] = "" }, `"_a"`},
+		"a label value of 257 bytes":        {func(s *machine.Spec) { s.Labels["job"] = strings.Repeat("v", 257) }, "label job"},
+		"a NUL in a label value":            {func(s *machine.Spec) { s.Labels["job"] = "\x00" }, "label job"},
+		"no lifetime":                       {func(s *machine.Spec) { s.Lifetime = 0 }, "lifetime 0s"},
+		"a negative lifetime":               {func(s *machine.Spec) { s.Lifetime = -1 }, "lifetime"},
+		"too long a lifetime":               {func(s *machine.Spec) { s.Lifetime = machine.MaxLifetime + 1 }, "lifetime"},
+		"the longest duration":              {func(s *machine.Spec) { s.Lifetime = math.MaxInt64 }, "lifetime"},
+		"neither agent nor command":         {func(s *machine.Spec) { s.Command = nil }, "nothing to run"},
+		"both agent and command":            {func(s *machine.Spec) { s.Agent = &machine.Agent{URL: "u", Attempt: "a", Token: "t"} }, "only one"},
+		"an entrypoint without an image":    {func(s *machine.Spec) { s.Entrypoint = []string{"sh"} }, "needs an image"},
+		"an empty entrypoint":               {func(s *machine.Spec) { s.Image, s.Entrypoint = "debian", []string{""} }, "not empty"},
+		"a file without a place":            {func(s *machine.Spec) { s.Files = files("events.json") }, "absolute path"},
+		"a file above the root":             {func(s *machine.Spec) { s.Files = files("/../etc/passwd") }, "absolute path"},
+		"a file twice":                      {func(s *machine.Spec) { s.Files = files("/a", "/a") }, "twice"},
+		"a file that runs as its owner":     {func(s *machine.Spec) { s.Files = files("/a"); s.Files[0].Mode = 0o4755 }, "permission bits"},
+		"files that are too large together": {func(s *machine.Spec) { s.Files = files("/a"); s.Files[0].Data = make([]byte, 1<<20+1) }, "at most 1048576"},
+		"a region that is no text":          {func(s *machine.Spec) { s.Region = "\xff" }, "region"},
+		"an agent without a token":          {func(s *machine.Spec) { s.Command, s.Agent = nil, &machine.Agent{URL: "u", Attempt: "a"} }, "token"},
+		"an empty first word":               {func(s *machine.Spec) { s.Command = []string{"", "x"} }, "first word"},
+		"a NUL in an argument":              {func(s *machine.Spec) { s.Command = []string{"echo", "a\x00"} }, "NUL"},
+		"a label value that is no text":     {func(s *machine.Spec) { s.Labels["job"] = "a\xff" }, "label job"},
+		"an argument that is no text":       {func(s *machine.Spec) { s.Command = []string{"echo", "a\xff"} }, "not UTF-8"},
+		"a variable name that is no text":   {func(s *machine.Spec) { s.Env["A\xff"] = "x" }, "in UTF-8"},
+		"a variable value that is no text":  {func(s *machine.Spec) { s.Env["A"] = "a\xff" }, "in UTF-8"},
+		"an image that is no text":          {func(s *machine.Spec) { s.Image = "a\xff" }, "of UTF-8"},
+		"an empty variable name":            {func(s *machine.Spec) { s.Env[""] = "x" }, "environment"},
+		"an equals sign in a variable":      {func(s *machine.Spec) { s.Env["A=B"] = "x" }, "A=B"},
+		"a NUL in a variable's value":       {func(s *machine.Spec) { s.Env["A"] = "\x00" }, `"A"`},
+		"negative CPUs":                     {func(s *machine.Spec) { s.Size.CPUs = -0.5 }, "negative"},
+		"negative memory":                   {func(s *machine.Spec) { s.Size.MemoryMB = -1 }, "negative"},
+		"negative disk":                     {func(s *machine.Spec) { s.Size.DiskMB = -1 }, "negative"},
+		"negative processes":                {func(s *machine.Spec) { s.Size.Processes = -1 }, "negative"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -3,6 +3,8 @@ package machine
 import (
 	"fmt"
 	"math"
+	"path"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -14,7 +16,8 @@ import (
 const MaxLifetime = 30 * 24 * time.Hour
 
 // Validate reports what every provider must refuse in a Spec, as fault.Invalid: a name, owner or label that does not
-// have its form, no lifetime, neither or both of Agent and Command, an environment name or value that no process
+// have its form, no lifetime, nothing to run or two things, files
+// without a place, an environment name or value that no process
 // could be given, text that is not UTF-8. Providers call it first and then add their own refusals.
 func (s *Spec) Validate() error {
 	bad := func(format string, args ...any) error {
@@ -40,8 +43,11 @@ func (s *Spec) Validate() error {
 	if s.Lifetime <= 0 || s.Lifetime > MaxLifetime {
 		return bad("lifetime %v must be more than 0 and at most %v: every machine carries its own end", s.Lifetime, MaxLifetime)
 	}
-	if (s.Agent == nil) == (len(s.Command) == 0) {
-		return bad("exactly one of agent and command must be given")
+	if s.Agent != nil && len(s.Command) > 0 {
+		return bad("only one of agent and command may be given")
+	}
+	if s.Agent == nil && len(s.Command) == 0 && s.Image == "" {
+		return bad("one of agent, command and image must be given: there is nothing to run")
 	}
 	if s.Agent != nil && (s.Agent.URL == "" || s.Agent.Attempt == "" || s.Agent.Token == "") {
 		return bad("an agent needs url, attempt and token")
@@ -49,7 +55,10 @@ func (s *Spec) Validate() error {
 	if len(s.Command) > 0 && s.Command[0] == "" {
 		return bad("the command's first word is empty")
 	}
-	for _, arg := range s.Command {
+	if len(s.Entrypoint) > 0 && (s.Entrypoint[0] == "" || s.Image == "") {
+		return bad("an entrypoint needs an image and a first word that is not empty")
+	}
+	for _, arg := range slices.Concat(s.Command, s.Entrypoint) {
 		if !isText(arg) {
 			return bad("the command holds a NUL byte, or bytes that are not UTF-8")
 		}
@@ -65,8 +74,37 @@ func (s *Spec) Validate() error {
 	if !isText(s.Image) || len(s.Image) > 1024 {
 		return bad("the image must be at most 1024 bytes of UTF-8 without NUL")
 	}
+	if !isText(s.Region) || len(s.Region) > 256 || !isText(s.User) || len(s.User) > 256 {
+		return bad("region and user must each be at most 256 bytes of UTF-8 without NUL")
+	}
+	if err := s.validateFiles(); err != nil {
+		return bad("%v", err)
+	}
 	if s.Size.CPUs < 0 || s.Size.MemoryMB < 0 || s.Size.DiskMB < 0 || s.Size.Processes < 0 {
 		return bad("a size cannot be negative")
+	}
+	return nil
+}
+
+// MaxFileBytes is how much the Files of a Spec may hold together.
+const MaxFileBytes = 1 << 20
+
+func (s *Spec) validateFiles() error {
+	total, seen := 0, map[string]bool{}
+	for _, file := range s.Files {
+		total += len(file.Data)
+		switch {
+		case !path.IsAbs(file.Path) || path.Clean(file.Path) != file.Path || file.Path == "/" || !isText(file.Path):
+			return fmt.Errorf("the file %q needs an absolute path without \"..\", doubled or trailing slashes", file.Path)
+		case seen[file.Path]:
+			return fmt.Errorf("the file %q is given twice", file.Path)
+		case file.Mode&^0o777 != 0:
+			return fmt.Errorf("the mode %#o of the file %q has more than permission bits", file.Mode, file.Path)
+		}
+		seen[file.Path] = true
+	}
+	if total > MaxFileBytes {
+		return fmt.Errorf("the files hold %d bytes together; at most %d are allowed", total, MaxFileBytes)
 	}
 	return nil
 }

@@ -50,6 +50,9 @@ func TestProvider(t *testing.T) {
 			Exceeds: exceeds,
 			Refused: []machine.Spec{
 				{Image: "debian"},
+				{Region: "ams"},
+				{User: "nobody"},
+				{Files: []machine.File{{Path: "/tmp/x"}}},
 				{Size: machine.Size{GPU: "a100-pcie-40gb"}},
 				{Size: machine.Size{MemoryMB: 1 << 30}},
 				{Size: machine.Size{CPUs: 4096}},

@@ -262,6 +262,12 @@ func (p *Provider) check(spec *machine.Spec) error {
 	switch size := spec.Size; {
 	case spec.Image != "":
 		return refuse(fault.Unsupported, "Machines on this computer are plain processes and have no image; %q needs a provider with containers.", spec.Image)
+	case spec.Region != "":
+		return refuse(fault.Unsupported, "Machines on this computer are in no region; %q needs a provider that has regions.", spec.Region)
+	case spec.User != "":
+		return refuse(fault.Unsupported, "Machines on this computer run as Dayfly's own user; %q needs a provider with containers.", spec.User)
+	case len(spec.Files) > 0:
+		return refuse(fault.Unsupported, "Machines on this computer share its file system, so no file can be put at %s.", spec.Files[0].Path)
 	case size.GPU != "":
 		return refuse(fault.Unsupported, "Machines on this computer cannot be given a GPU such as %q.", size.GPU)
 	case size.MemoryMB > p.memoryMB:

@@ -109,7 +109,7 @@ func Run(t *testing.T, h Harness) {
 }
 
 // offered reports whether the harness describes a machine.
-func offered(spec *machine.Spec) bool { return spec.Agent != nil || len(spec.Command) > 0 }
+func offered(spec *machine.Spec) bool { return spec.Agent != nil || len(spec.Command) > 0 || spec.Image != "" }
 
 // subject is the provider under test in one case.
 type subject struct {
@@ -365,6 +365,8 @@ func clone(spec *machine.Spec) *machine.Spec {
 	out.Labels = maps.Clone(spec.Labels)
 	out.Env = maps.Clone(spec.Env)
 	out.Command = slices.Clone(spec.Command)
+	out.Entrypoint = slices.Clone(spec.Entrypoint)
+	out.Files = slices.Clone(spec.Files)
 	if spec.Agent != nil {
 		agent := *spec.Agent
 		out.Agent = &agent
