@@ -115,12 +115,12 @@ func listenRemembering(dir, address string) (net.Listener, error) {
 	return listener, nil
 }
 
-// machineURL is the base URL as machines see it.
-func (f *front) machineURL() string {
+// machineURL is the base URL as machines of a provider see it.
+func (f *front) machineURL(_ context.Context, _ string) (string, error) {
 	if f.fixed != "" {
-		return f.fixed
+		return f.fixed, nil
 	}
-	return f.localURL
+	return f.localURL, nil
 }
 
 // baseURL is the base URL as whoever made the request sees it.

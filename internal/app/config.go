@@ -54,17 +54,6 @@ type TLS struct {
 	Key         string `toml:"key"`
 }
 
-// Providers configures what machines are made by.
-type Providers struct {
-	Local Local `toml:"local"`
-}
-
-// Local configures machines that are process trees on the server's own host.
-type Local struct {
-	Enabled     bool `toml:"enabled"`
-	MaxMachines int  `toml:"max_machines"` // at once
-}
-
 // Queue limits how many jobs of one queue run at once.
 type Queue struct {
 	Concurrency    int `toml:"concurrency"`     // all together; 0: no limit
@@ -162,17 +151,13 @@ func (c *Config) Validate() error {
 
 // validateRunning checks what concerns the running of jobs.
 func (c *Config) validateRunning() error {
-	if !c.Providers.Local.Enabled {
-		return fault.Field("providers.local.enabled", "no provider is enabled, so no job could run; enable one")
-	}
-	if c.DefaultProvider != "local" {
-		return fault.Field("default_provider", "%q is not an enabled provider; the enabled providers are: local", c.DefaultProvider)
+	if err := c.validateProviders(); err != nil {
+		return err
 	}
 	for _, limit := range []struct {
 		key          string
 		value, least int
 	}{
-		{"providers.local.max_machines", c.Providers.Local.MaxMachines, 1},
 		{"limits.connections", c.Limits.Connections, 16}, // machines and waiting clients hold one each
 		{"limits.open_jobs", c.Limits.OpenJobs, 1},
 		{"limits.output_mb", c.Limits.OutputMB, 1},

@@ -177,7 +177,7 @@ func TestValidateNamesTheKey(t *testing.T) {
 		"log.level":                    func(c *app.Config) { c.Log.Level = "loud" },
 		"log.format":                   func(c *app.Config) { c.Log.Format = "xml" },
 		"tls":                          func(c *app.Config) { c.TLS.Key = "key.pem" },
-		"providers.local.enabled":      func(c *app.Config) { c.Providers.Local.Enabled = false },
+		"providers":                    func(c *app.Config) { c.Providers.Local.Enabled = false },
 		"default_provider":             func(c *app.Config) { c.DefaultProvider = "moon" },
 		"providers.local.max_machines": func(c *app.Config) { c.Providers.Local.MaxMachines = 0 },
 		"queues.a b":                   func(c *app.Config) { c.Queues["a b"] = app.Queue{} },

@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -17,7 +16,6 @@ import (
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/machine"
-	"github.com/dayfly-run/dayfly/machine/local"
 	"github.com/dayfly-run/dayfly/server"
 )
 
@@ -55,13 +53,13 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 	if err := server.MakeDir(c.DataDir); err != nil { // first of all, so that a wrong one is left as it is
 		return nil, err
 	}
-	provider, err := local.New(local.Options{
-		Dir:        filepath.Join(c.DataDir, "machines"),
-		Supervisor: supervisor(),
-		Logger:     logger,
-	})
+	all, err := c.openProviders(logger)
 	if err != nil {
 		return nil, err
+	}
+	providers, maxMachines := map[string]machine.Provider{}, map[string]int{}
+	for _, b := range c.enabledBackends() {
+		providers[b.name], maxMachines[b.name] = all[b.name].provider, b.maxMachines
 	}
 	queues := make(map[string]server.Queue, len(c.Queues))
 	for name, q := range c.Queues {
@@ -69,7 +67,7 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 	}
 	s, err := server.New(ctx, server.Options{
 		DataDir:         c.DataDir,
-		Providers:       map[string]machine.Provider{"local": provider},
+		Providers:       providers,
 		DefaultProvider: c.DefaultProvider,
 		Listen:          c.Listen,
 		TLS:             certificate,
@@ -78,7 +76,7 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 		AllowOpen:       c.AllowOpen,
 		Connections:     c.Limits.Connections,
 		Queues:          queues,
-		MaxMachines:     map[string]int{"local": c.Providers.Local.MaxMachines},
+		MaxMachines:     maxMachines,
 		MaxOpenJobs:     c.Limits.OpenJobs,
 		LogLimit:        int64(c.Limits.OutputMB) << 20,
 		Retention:       time.Duration(c.Retention),
@@ -91,10 +89,10 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 	if err != nil {
 		return nil, err
 	}
-	// A supervisor that has outlived the last server learns here where the new one is.
-	provider.SetHome(s.LocalURL())
-	if o.Prepare {
-		provider.Prepare()
+	for _, made := range all {
+		if made.started != nil {
+			made.started(s, o)
+		}
 	}
 	return s, nil
 }
@@ -157,18 +155,4 @@ func tame(_ []string, a slog.Attr) slog.Attr {
 		return a
 	}
 	return slog.String(a.Key, shown)
-}
-
-// supervisor is the command that supervises machines on this host: the small program beside this one, or else this
-// one itself, which can do that too.
-func supervisor() []string {
-	self, err := os.Executable()
-	if err != nil {
-		return []string{"dayfly-agent", "supervise"} // to be found in PATH; without it the provider says what is missing
-	}
-	small := filepath.Join(filepath.Dir(self), "dayfly-agent")
-	if info, err := os.Stat(small); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0 {
-		return []string{small, "supervise"}
-	}
-	return []string{self, "agent", "supervise"}
 }

@@ -64,10 +64,10 @@ func (e *Engine) Claim(ctx context.Context, token string, c *wire.ClaimRequest) 
 	}
 	e.refresh(f, attempt, now)
 	e.tell(job.ID, false)
-	return e.assignment(job, attempt, now), nil
+	return e.assignment(ctx, f.provider, job, attempt, now)
 }
 
-func (e *Engine) assignment(job *store.Job, a *store.Attempt, now time.Time) *wire.Assignment {
+func (e *Engine) assignment(ctx context.Context, provider string, job *store.Job, a *store.Attempt, now time.Time) (*wire.Assignment, error) {
 	spec := &job.Spec
 	or := func(d, otherwise time.Duration) int64 {
 		if d <= 0 {
@@ -90,11 +90,18 @@ func (e *Engine) assignment(job *store.Job, a *store.Attempt, now time.Time) *wi
 			w.RunTimeoutMS, w.RunIsTotal = left, true
 		}
 	}
+	if len(job.Inputs) == 0 {
+		return w, nil
+	}
+	home, err := e.url(ctx, provider)
+	if err != nil {
+		return nil, err
+	}
 	for _, in := range job.Inputs {
 		w.Inputs = append(w.Inputs, wire.Input{Name: in.Name, Size: in.Size, SHA256: in.SHA256,
-			URL: e.key.URL(e.url(), ticket.File{Method: "GET", Key: in.Blob, Expires: time.Now().Add(fileTTL)})})
+			URL: e.key.URL(home, ticket.File{Method: "GET", Key: in.Blob, Expires: time.Now().Add(fileTTL)})})
 	}
-	return w
+	return w, nil
 }
 
 // fileTTL is how long an agent's signed URL is good for: enough to move a large file slowly, and the agent asks for
@@ -253,12 +260,16 @@ func (e *Engine) Artifacts(ctx context.Context, token string, r *wire.ArtifactRe
 	if err := checkArtifactNames(r.Artifacts, func(a wire.ArtifactWant) string { return a.Name }); err != nil {
 		return nil, err
 	}
+	home, err := e.url(ctx, f.provider)
+	if err != nil {
+		return nil, err
+	}
 	answer := &wire.ArtifactAnswer{}
 	for i, want := range r.Artifacts {
 		if want.Size < 0 {
 			return nil, fault.Field(fmt.Sprintf("artifacts[%d].size", i), "is negative")
 		}
-		answer.Uploads = append(answer.Uploads, wire.Upload{Method: "PUT", URL: e.key.URL(e.url(), ticket.File{
+		answer.Uploads = append(answer.Uploads, wire.Upload{Method: "PUT", URL: e.key.URL(home, ticket.File{
 			Method: "PUT", Key: ticket.ArtifactKey(f.jobID, f.id, want.Name), Expires: time.Now().Add(fileTTL), Limit: max(1, want.Size),
 		})})
 	}

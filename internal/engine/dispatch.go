@@ -274,14 +274,18 @@ func lifetimeOf(spec *dayfly.JobSpec) time.Duration {
 }
 
 // machineSpec returns the machine to ask for, the same each time it is asked for.
-func (e *Engine) machineSpec(f *flight, job *store.Job) *machine.Spec {
+func (e *Engine) machineSpec(ctx context.Context, f *flight, job *store.Job) (*machine.Spec, error) {
+	home, err := e.url(ctx, f.provider)
+	if err != nil {
+		return nil, err
+	}
 	return &machine.Spec{
 		Name: f.machine, Owner: ownerOf(e.identity.Install),
 		Labels:   map[string]string{"job": job.ID, "attempt": f.id, "epoch": formatEpoch(e.identity.Epoch)},
 		Lifetime: lifetimeOf(&job.Spec),
-		Agent:    &machine.Agent{URL: e.url(), Attempt: f.id, Token: e.key.Bootstrap(f.id)},
+		Agent:    &machine.Agent{URL: home, Attempt: f.id, Token: e.key.Bootstrap(f.id)},
 		Image:    job.Spec.Image, Size: sizeOfJob(job),
-	}
+	}, nil
 }
 
 // create asks the provider for a flight's machine and deals with the answer.
@@ -293,7 +297,11 @@ func (e *Engine) create(ctx context.Context, f *flight) {
 	e.mu.Unlock()
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errProviderSlow)
 	defer cancel()
-	m, err := e.callCreate(ctx, f.provider, e.machineSpec(f, job))
+	var m *machine.Machine
+	spec, err := e.machineSpec(ctx, f, job)
+	if err == nil {
+		m, err = e.callCreate(ctx, f.provider, spec)
+	}
 	e.mu.Lock()
 	f.sending--
 	e.mu.Unlock()

@@ -31,7 +31,9 @@ type Options struct {
 	Logs            *joblog.Store               // where output is kept
 	Blobs           blob.Store                  // where inputs and artifacts are kept
 	Key             ticket.Key                  // signs what the engine hands out
-	URL             func() string               // the server's base URL as machines see it
+	// URL tells the server's base URL as machines of a provider see it. Its errors are those of [machine.Provider.Create],
+	// and none is ambiguous. It answers at once, except the first time that a provider is asked for a machine.
+	URL func(ctx context.Context, provider string) (string, error)
 
 	Queues      map[string]QueueLimits // by name; a queue that is not named has no limits
 	MaxMachines map[string]int         // by provider; 0: DefaultMaxMachines
@@ -72,7 +74,7 @@ type Engine struct {
 	logs            *joblog.Store
 	blobs           blob.Store
 	key             ticket.Key
-	url             func() string
+	url             func(context.Context, string) (string, error)
 	options         Options
 	timers          timers
 	logger          *slog.Logger

@@ -70,7 +70,7 @@ func newFleet(t *testing.T, change func(*engine.Options)) *fleet {
 	provider := memmachine.New(&memmachine.Options{Guest: f.agent})
 	f.store, f.cloud = db, provider.Cloud()
 	f.options = engine.Options{
-		Store: db, Logs: logs, Blobs: blobs, Key: ticket.NewKey(), URL: func() string { return "http://home" },
+		Store: db, Logs: logs, Blobs: blobs, Key: ticket.NewKey(), URL: func(context.Context, string) (string, error) { return "http://home", nil },
 		Providers: map[string]machine.Provider{"mem": provider}, DefaultProvider: "mem",
 	}
 	if os.Getenv("ENGINE_LOG") != "" {

@@ -1,0 +1,95 @@
+package app
+
+import (
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/machine"
+	"github.com/dayfly-run/dayfly/server"
+)
+
+// Providers configures what machines are made by, each in a section of its own.
+type Providers struct {
+	Local Local `toml:"local"`
+}
+
+// backend is one kind of provider, as this package knows it: its section of the configuration, and how it is made.
+type backend struct {
+	name        string // of the section, and what jobs call it
+	enabled     bool
+	maxMachines int
+	// validate reports what is wrong in the section, as Config.Validate does; it is asked only of an enabled one, and nil
+	// if maxMachines is all there is to check.
+	validate func() error
+	// open makes the provider. It does not wait for anything beyond this process: a provider that cannot be reached says so
+	// to whoever asks it for a machine.
+	open func(*slog.Logger) (*opened, error)
+}
+
+// opened is a provider that was made.
+type opened struct {
+	provider machine.Provider
+	// started, if it is not nil, is called once the server listens.
+	started func(*server.Server, *StartOptions)
+}
+
+// backends lists every kind of provider there is, with what the configuration says of it. A new one is a file of its own
+// beside this one and a line here.
+func (c *Config) backends() []backend {
+	return []backend{
+		c.localBackend(),
+	}
+}
+
+// enabledBackends are those that jobs may name.
+func (c *Config) enabledBackends() []backend {
+	return slices.DeleteFunc(c.backends(), func(b backend) bool { return !b.enabled })
+}
+
+// ProviderNames returns the names of the enabled providers, in the order in which the documents name them.
+func (c *Config) ProviderNames() []string {
+	var names []string
+	for _, b := range c.enabledBackends() {
+		names = append(names, b.name)
+	}
+	return names
+}
+
+// validateProviders checks the providers' sections, and that jobs that name none have one.
+func (c *Config) validateProviders() error {
+	enabled := c.enabledBackends()
+	if len(enabled) == 0 {
+		return fault.Field("providers", "no provider is enabled, so no job could run; enable one, such as providers.local.enabled")
+	}
+	for _, b := range enabled {
+		if b.maxMachines < 1 {
+			return fault.Field("providers."+b.name+".max_machines", "%d is too few; the least that works is 1", b.maxMachines)
+		}
+		if b.validate == nil {
+			continue
+		}
+		if err := b.validate(); err != nil {
+			return err
+		}
+	}
+	if names := c.ProviderNames(); !slices.Contains(names, c.DefaultProvider) {
+		return fault.Field("default_provider", "%q is not an enabled provider; the enabled providers are: %s",
+			c.DefaultProvider, strings.Join(names, ", "))
+	}
+	return nil
+}
+
+// openProviders makes every enabled provider.
+func (c *Config) openProviders(logger *slog.Logger) (map[string]*opened, error) {
+	all := map[string]*opened{}
+	for _, b := range c.enabledBackends() {
+		o, err := b.open(logger)
+		if err != nil {
+			return nil, err
+		}
+		all[b.name] = o
+	}
+	return all, nil
+}
