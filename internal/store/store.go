@@ -37,6 +37,7 @@ type Store interface {
 	Queue
 	Attempts
 	Machines
+	Costs
 	Tokens
 	Keeper
 	// Close ends the store after the writes in flight.
@@ -265,6 +266,9 @@ type Attempt struct {
 	StdoutLen int64
 	StderrLen int64
 
+	Price    *machine.Price // as it was at the launch; nil: nobody knows
+	Unbilled bool           // no machine was made for it
+
 	Machine *Machine
 	Job     *Job // by Live, Attempt and Claim
 }
@@ -355,9 +359,10 @@ type Launch struct {
 	JobID     string
 	Version   int64
 	AttemptID string
-	Machine   string        // its name
-	Provider  string        //
-	Lifetime  time.Duration //
+	Machine   string         // its name
+	Provider  string         //
+	Lifetime  time.Duration  //
+	Price     *machine.Price // what the machine costs, from now on; nil: nobody knows
 	Time      time.Time
 	// Limits on jobs in starting or running, this one included; 0: none.
 	QueueLimit, KeyLimit int
@@ -393,6 +398,7 @@ type Ending struct {
 	Message   string
 	Exit      *machine.Exit
 	Started   bool
+	Unbilled  bool              // the provider has made no machine for it, for certain: it costs nothing
 	Result    *wire.Result      // for the measurements, stream lengths and last progress; nil when no agent reported
 	Artifacts []dayfly.Artifact // published with the transition when Job is Succeeded or the attempt's command ran
 
@@ -429,6 +435,7 @@ type MachineMove struct {
 	From    []MachineState
 	To      MachineState
 	Time    time.Time
+	Wall    time.Time // what the wall clock shows at Time, to settle costs by; zero: Time
 	Message string
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 const endAttempt = `
-UPDATE attempts SET state = $2, ended_at = $3, reason = $4, message = $5, started = $6, report = $7,
+UPDATE attempts SET state = $2, ended_at = $3, reason = $4, message = $5, started = $6, report = $7, unbilled = $8,
 	delete_at = CASE WHEN machine_state IN ('creating', 'present') THEN $3 ELSE delete_at END,
 	machine_state = CASE WHEN machine_state IN ('creating', 'present') THEN 'deleting' ELSE machine_state END
 WHERE seq = $1`
@@ -142,7 +142,7 @@ func (r *jobRow) end(e *ending) {
 func (t *tx) writeEnd(p *pair, e *ending) error {
 	a, j := &p.attempt, &p.job
 	at := e.Time.UnixMicro()
-	_, _, err := t.exec(endAttempt, a.Seq, string(e.State), at, string(e.Reason), e.Message, e.Started, e.report)
+	_, _, err := t.exec(endAttempt, a.Seq, string(e.State), at, string(e.Reason), e.Message, e.Started, e.report, e.Unbilled)
 	if err != nil {
 		return err
 	}

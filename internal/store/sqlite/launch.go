@@ -24,8 +24,8 @@ UPDATE jobs SET reason = '', message = '', exit_code = NULL, result = NULL, prog
 
 const insertAttempt = `
 INSERT INTO attempts (seq, id, job, number, state, provider, queue, key, queued_at, created_at, machine, machine_state,
-	lifetime)
-VALUES ($1, $2, $3, $4, 'creating', $5, $6, $7, $8, $9, $10, 'creating', $11)`
+	lifetime, price_rate, price_minimum, price_date)
+VALUES ($1, $2, $3, $4, 'creating', $5, $6, $7, $8, $9, $10, 'creating', $11, $12, $13, $14)`
 
 // Launch implements store.Queue.
 func (s *Store) Launch(ctx context.Context, launches []*store.Launch) ([]error, error) {
@@ -35,6 +35,7 @@ func (s *Store) Launch(ctx context.Context, launches []*store.Launch) ([]error, 
 	wishes := make([]store.Launch, len(launches))
 	for i, l := range launches {
 		wishes[i] = *l
+		wishes[i].Price = copied(l.Price)
 	}
 	var refusals []error
 	err := s.write(ctx, opLaunch, func(t *tx) error {
@@ -96,7 +97,7 @@ func (t *tx) launchNew(seq int64, l *store.Launch) (*jobRow, *store.Attempt, err
 	}
 	return j, &store.Attempt{
 		Seq: attemptSeq(j.Seq, j.Number), ID: l.AttemptID, JobID: j.ID, Number: j.Number, State: dayfly.AttemptCreating,
-		Provider: l.Provider, QueuedAt: j.QueuedAt, CreatedAt: stored(l.Time),
+		Provider: l.Provider, QueuedAt: j.QueuedAt, CreatedAt: stored(l.Time), Price: copied(l.Price),
 		Machine: &store.Machine{
 			Name: l.Machine, Provider: l.Provider, Attempt: l.AttemptID, JobID: j.ID, State: store.MachineCreating,
 			Lifetime: l.Lifetime, CreatedAt: stored(l.Time),
@@ -164,8 +165,9 @@ func (t *tx) launch(j *jobRow, l *store.Launch) error {
 	a := &p.attempt
 	a.Seq, a.ID, a.Number, a.State = attemptSeq(j.Seq, j.Number), l.AttemptID, j.Number, dayfly.AttemptCreating
 	a.Provider, a.QueuedAt, a.CreatedAt = l.Provider, j.QueuedAt, stored(l.Time)
+	a.price = rowOf(l.Price)
 	_, _, err := t.exec(insertAttempt, a.Seq, a.ID, j.Seq, a.Number, a.Provider, j.Queue, j.Key, micros(a.QueuedAt),
-		micros(a.CreatedAt), l.Machine, l.Lifetime.Microseconds())
+		micros(a.CreatedAt), l.Machine, l.Lifetime.Microseconds(), a.price.rate, a.price.minimum, a.price.date)
 	if err != nil {
 		return err
 	}

@@ -80,6 +80,7 @@ const (
 type machineMove struct {
 	launched, adopted string
 	args              []any
+	gone              *settling // set when it moves to gone
 }
 
 func newMachineMove(m *store.MachineMove) (*machineMove, error) {
@@ -92,11 +93,15 @@ func newMachineMove(m *store.MachineMove) (*machineMove, error) {
 	}
 	switch m.To {
 	case store.MachineGone:
-		return &machineMove{`UPDATE attempts` + toGone, `UPDATE adopted` + toGone, args}, nil
+		wall := m.Wall
+		if wall.IsZero() {
+			wall = m.Time
+		}
+		return &machineMove{`UPDATE attempts` + toGone, `UPDATE adopted` + toGone, args, &settling{m.Name, wall}}, nil
 	case store.MachineDeleting:
-		return &machineMove{`UPDATE attempts` + toDeleting, `UPDATE adopted` + toDeleting, args}, nil
+		return &machineMove{`UPDATE attempts` + toDeleting, `UPDATE adopted` + toDeleting, args, nil}, nil
 	case store.MachineCreating, store.MachinePresent, store.MachineQuarantined:
-		return &machineMove{`UPDATE attempts` + toOther, `UPDATE adopted` + toOther, append(args, string(m.To))}, nil
+		return &machineMove{`UPDATE attempts` + toOther, `UPDATE adopted` + toOther, append(args, string(m.To)), nil}, nil
 	}
 	return nil, fmt.Errorf("sqlite: move machine %s: %w: state %q is unknown", m.Name, fault.Invalid, m.To)
 }
@@ -117,8 +122,11 @@ func (s *Store) MoveMachine(ctx context.Context, moves []*store.MachineMove) err
 	return s.write(ctx, opMoveMachine, func(t *tx) error {
 		for _, m := range list {
 			changed, _, err := t.exec(m.launched, m.args...)
-			if err == nil && changed == 0 {
+			switch {
+			case err == nil && changed == 0:
 				_, _, err = t.exec(m.adopted, m.args...)
+			case err == nil && m.gone != nil:
+				err = t.settle(m.gone)
 			}
 			if err != nil {
 				return err

@@ -10,7 +10,6 @@ import (
 
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
-	"github.com/dayfly-run/dayfly/internal/store"
 	"github.com/dayfly-run/dayfly/internal/store/sqlite"
 )
 
@@ -101,22 +100,12 @@ func TestADatabaseOfANewerVersionIsRefused(t *testing.T) {
 
 func TestInputsOfAnOlderVersionAreFoundWhereItStoredThem(t *testing.T) {
 	t.Parallel()
-	path := t.TempDir() + "/store.db"
-	s := open(t, path, nil)
-	sub := request(1)
-	sub.Job.State = dayfly.Created
-	sub.Inputs = []store.Input{{Name: "dir/in"}, {Name: "missing"}}
-	if _, _, err := s.Submit(t.Context(), sub); err != nil {
-		t.Fatal(err)
-	}
-	closeStore(t, s)
-	db := raw(t, path)
-	execute(t, db, `UPDATE inputs SET stored_at = 1 WHERE name = 'dir/in'`, `ALTER TABLE inputs DROP COLUMN blob`,
-		`DELETE FROM goose_db_version WHERE version_id >= 3`)
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	job, err := open(t, path, nil).Job(t.Context(), sub.Job.ID)
+	path := atSchema(t, 2, `
+		INSERT INTO jobs (seq, id, version, state, provider, queue, key, priority, name, created_at, events, inputs, retried_from, spec)
+			VALUES (1, 'job_1', 1, 'created', 'local', 'default', '', 0, 'true', 1, 1, 2, '', '{"command":["true"]}');
+		INSERT INTO inputs (job, place, name, content_type, size, sha256, stored_at)
+			VALUES (1, 0, 'dir/in', '', 0, '', 1), (1, 1, 'missing', '', 0, '', NULL)`)
+	job, err := open(t, path, nil).Job(t.Context(), "job_1")
 	if err != nil {
 		t.Fatal(err)
 	}

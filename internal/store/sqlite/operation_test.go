@@ -82,6 +82,7 @@ func moveTo(to dayfly.State) func(*sqlite.Store) error {
 
 func launchIt(s *sqlite.Store) error {
 	l := wish(&store.Job{ID: theJob().Job.ID, Version: 1})
+	l.Price = &machine.Price{Rate: machine.DollarPerHour}
 	refusals, err := s.Launch(context.Background(), []*store.Launch{l})
 	return errors.Join(append(refusals, err)...)
 }
@@ -100,6 +101,19 @@ func token(condition func(*store.Token) bool) func(*sqlite.Store) (bool, error) 
 		all, err := s.Tokens(context.Background())
 		return len(all) == 1 && condition(all[0]), err
 	}
+}
+
+// goneAndSettled reports whether the machine is gone. What it has cost is settled exactly if it is.
+func goneAndSettled(s *sqlite.Store) (bool, error) {
+	gone, err := jobIs(func(j *store.Job) bool { return j.AttemptLog[0].Machine.State == store.MachineGone })(s)
+	if err != nil {
+		return false, err
+	}
+	costs, err := s.Costs(context.Background(), "0000-01-01", "9999-12-31")
+	if err == nil && (len(costs) == 1) != gone {
+		err = fmt.Errorf("the machine is gone: %v, and the costs that are settled: %v", gone, costs)
+	}
+	return gone, err
 }
 
 // operations has one operation for every name in sqlite.Ops.
@@ -135,7 +149,7 @@ func operations() map[string]operation {
 			return s.MoveMachine(ctx, []*store.MachineMove{{
 				Name: theMachine(), From: []store.MachineState{store.MachineCreating}, To: store.MachineGone, Time: time.Now(),
 			}})
-		}, jobIs(func(j *store.Job) bool { return j.AttemptLog[0].Machine.State == store.MachineGone })},
+		}, goneAndSettled},
 		"adopt_machine": {nothing, func(s *sqlite.Store) error {
 			return s.AdoptMachine(ctx, &store.Machine{Name: "stray", State: store.MachineQuarantined, CreatedAt: time.Now()})
 		}, func(s *sqlite.Store) (bool, error) {

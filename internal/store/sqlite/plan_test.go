@@ -103,8 +103,10 @@ func everyStatement(t *testing.T) (texts []string, path string) {
 	_, _, live := s.Live(t.Context(), 0, 10)
 	_, events := s.Events(t.Context(), job.ID, 0, 10)
 	_, tokens := s.Tokens(t.Context())
+	_, costs := s.Costs(t.Context(), "2026-01-01", "2026-12-31")
+	_, unsettled := s.Unsettled(t.Context())
 	_, expendable := s.Expendable(t.Context(), time.Now(), 10)
-	if err := errors.Join(err, again, launched, submitted, canceled, ended, lanes, readied, behind, ahead, live, events, tokens, expendable, s.Check(t.Context())); err != nil {
+	if err := errors.Join(err, again, launched, submitted, canceled, ended, lanes, readied, behind, ahead, live, events, tokens, costs, unsettled, expendable, s.Check(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	collect(s)
@@ -121,8 +123,9 @@ func harmlessPlans() map[string]string {
 		"SELECT install, epoch, clock":            "there is one row",
 		"UPDATE installation":                     "there is one row",
 		"SELECT a.seq, a.id, a.number, a.state, a.fence, a.claimed_by, a.provider, a.queued_at, a.created_at, a.booted_at, " +
-			"a.claimed_at, a.ended_at, a.reason, a.message, a.started, a.report, a.machine": "sorts the few live attempts",
+			"a.claimed_at, a.ended_at, a.reason, a.message, a.started, a.report, a.price_rate, a.price_minimum, a.price_date, a.unbilled, a.machine": "sorts the few live attempts",
 		"SELECT id, name, hash": "lists all tokens, which are few",
+		"SELECT queue, provider, price_rate, price_minimum, price_date, created_at, gone_at, lifetime, unbilled FROM attempts INDEXED BY attempts_unsettled": "goes through the machines that run up costs, of an index that holds no others",
 	}
 }
 

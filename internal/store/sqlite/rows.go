@@ -86,22 +86,24 @@ func knownAttemptState(s dayfly.AttemptState) bool {
 
 // attemptColumns are what [attemptRow.columns] receives, of attempts a.
 const attemptColumns = `a.seq, a.id, a.number, a.state, a.fence, a.claimed_by, a.provider,
-	a.queued_at, a.created_at, a.booted_at, a.claimed_at, a.ended_at, a.reason, a.message, a.started, a.report`
+	a.queued_at, a.created_at, a.booted_at, a.claimed_at, a.ended_at, a.reason, a.message, a.started, a.report,
+	a.price_rate, a.price_minimum, a.price_date, a.unbilled`
 
 // attemptRow is an attempt as it was read.
 type attemptRow struct {
 	store.Attempt
 	report []byte
+	price  priceRow
 }
 
 // columns returns where to scan attemptColumns.
 func (r *attemptRow) columns() []column {
-	return []column{
+	return append([]column{
 		number(&r.Seq), word(&r.ID), number(&r.Number), word(&r.State),
 		number(&r.Fence), word(&r.ClaimedBy), word(&r.Provider),
 		instant(&r.QueuedAt), instant(&r.CreatedAt), instant(&r.BootedAt), instant(&r.ClaimedAt), instant(&r.EndedAt),
 		word(&r.Reason), word(&r.Message), flag(&r.Started), document(&r.report),
-	}
+	}, append(r.price.columns(), flag(&r.Unbilled))...)
 }
 
 // report is what is known of an attempt when it has ended.
@@ -121,6 +123,7 @@ type report struct {
 // understand is fault.Internal.
 func (r *attemptRow) decode() (*store.Attempt, error) {
 	a := r.Attempt
+	a.Price = r.price.decode()
 	if !knownAttemptState(a.State) {
 		return nil, fmt.Errorf("sqlite: attempt %s: %w: state %q is unknown to this version", a.ID, fault.Internal, a.State)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/machine"
 )
 
 // model is a store in memory that is as plain as can be: it keeps rows in slices and looks at all of them each time.
@@ -24,6 +25,8 @@ type model struct {
 	jobs     []*modelJob // by Seq
 	machines map[string]*store.Machine
 	lastSeq  int64
+	settled  map[string]machine.Money // by machine
+	costs    []store.Cost
 }
 
 // modelJob is a job with all that belongs to it.
@@ -37,7 +40,9 @@ type modelJob struct {
 	machine   map[string]string // of an attempt
 }
 
-func newModel() *model { return &model{machines: map[string]*store.Machine{}} }
+func newModel() *model {
+	return &model{machines: map[string]*store.Machine{}, settled: map[string]machine.Money{}}
+}
 
 func refuse(kind fault.Kind, format string, args ...any) error {
 	return fmt.Errorf("model: %w: %s", kind, fmt.Sprintf(format, args...))
@@ -117,8 +122,8 @@ func (m *model) whole(j *modelJob) *store.Job {
 
 func (m *model) wholeAttempt(j *modelJob, a *store.Attempt) *store.Attempt {
 	c := *a
-	machine := *m.machines[j.machine[a.ID]]
-	c.Machine = &machine
+	row := *m.machines[j.machine[a.ID]]
+	c.Machine = &row
 	return &c
 }
 
@@ -336,7 +341,7 @@ func (m *model) launch(l *store.Launch) error {
 	j.Number++
 	j.attempts = append(j.attempts, &store.Attempt{
 		Seq: j.Seq<<20 | int64(j.Number), ID: l.AttemptID, JobID: j.ID, Number: j.Number, State: dayfly.AttemptCreating,
-		Provider: l.Provider, QueuedAt: j.QueuedAt, CreatedAt: l.Time,
+		Provider: l.Provider, QueuedAt: j.QueuedAt, CreatedAt: l.Time, Price: l.Price,
 	})
 	j.machine[l.AttemptID] = l.Machine
 	m.machines[l.Machine] = &store.Machine{Name: l.Machine, Provider: l.Provider, Attempt: l.AttemptID, JobID: j.ID,

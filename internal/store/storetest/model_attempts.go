@@ -59,6 +59,7 @@ func (m *model) End(_ context.Context, e *store.Ending) (*store.Job, error) {
 		return nil, refuse(fault.Conflict, "job %s is at %d", j.ID, j.Version)
 	}
 	a.State, a.EndedAt, a.Reason, a.Message, a.Started, a.Exit = e.State, e.Time, e.Reason, e.Message, e.Started, e.Exit
+	a.Unbilled = e.Unbilled
 	if machine := m.machines[j.machine[a.ID]]; machine.State == store.MachineCreating || machine.State == store.MachinePresent {
 		machine.State, machine.DeleteAt = store.MachineDeleting, e.Time
 	}
@@ -171,6 +172,7 @@ func (m *model) MoveMachine(_ context.Context, moves []*store.MachineMove) error
 		switch w.To {
 		case store.MachineGone:
 			machine.GoneAt = w.Time
+			m.settle(machine, cmp.Or(w.Wall, w.Time))
 		case store.MachineDeleting:
 			machine.DeleteAt = w.Time
 		}

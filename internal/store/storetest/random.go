@@ -201,7 +201,7 @@ func (d *drive) submit(t *rapid.T) {
 	}
 	if s.Job.State == dayfly.Queued && pick(t, "launched", false, false, false, true) {
 		s.Launch = &store.Launch{AttemptID: d.name("att"), Machine: d.name("mach"), Provider: s.Job.Provider, Lifetime: time.Hour,
-			Time: s.Job.CreatedAt, QueueLimit: pick(t, "queue limit", 0, 0, 2), KeyLimit: pick(t, "key limit", 0, 1, 1)}
+			Price: d.price(t), Time: s.Job.CreatedAt, QueueLimit: pick(t, "queue limit", 0, 0, 2), KeyLimit: pick(t, "key limit", 0, 1, 1)}
 	}
 	got, replayed, err := d.real.Submit(d.kit.ctx, s)
 	want, wantReplayed, wantErr := d.model.Submit(d.kit.ctx, s)
@@ -264,7 +264,7 @@ func (d *drive) launch(t *rapid.T) {
 	for range rapid.IntRange(1, 4).Draw(t, "launches") {
 		job := d.queued(t)
 		wishes = append(wishes, &store.Launch{JobID: job.ID, Version: job.Version, AttemptID: d.name("att"), Machine: d.name("mach"),
-			Provider: job.Provider, Lifetime: time.Hour, Time: d.now(), QueueLimit: queueLimit, KeyLimit: keyLimit})
+			Provider: job.Provider, Lifetime: time.Hour, Price: d.price(t), Time: d.now(), QueueLimit: queueLimit, KeyLimit: keyLimit})
 	}
 	got, err := d.real.Launch(d.kit.ctx, wishes)
 	want, wantErr := d.model.Launch(d.kit.ctx, wishes)
@@ -318,7 +318,7 @@ func (d *drive) end(t *rapid.T) {
 	e := &store.Ending{
 		Attempt: a.ID, Fence: a.Fence, JobVersion: j.Version, Time: d.now(), Message: d.name("message"), Started: true,
 		State:     pick(t, "state", dayfly.AttemptSucceeded, dayfly.AttemptFailed, dayfly.AttemptLost),
-		Artifacts: []dayfly.Artifact{{Name: "out", Size: int64(d.steps)}},
+		Artifacts: []dayfly.Artifact{{Name: "out", Size: int64(d.steps)}}, Unbilled: pick(t, "unbilled", false, false, false, true),
 		Job: store.Next{State: pick(t, "next", dayfly.Succeeded, dayfly.Failed, dayfly.Queued, dayfly.Scheduled),
 			Starts: d.steps, ReleaseKey: pick(t, "release", true, true, true, false)},
 	}
@@ -348,6 +348,7 @@ func (d *drive) moveMachine(t *rapid.T) {
 	j, a := d.attempt(t)
 	m := &store.MachineMove{Name: j.machine[a.ID], Time: d.now(), To: pick(t, "to", machineStates()...),
 		From: []store.MachineState{pick(t, "from", machineStates()...), store.MachineDeleting}}
+	m.Wall = pick(t, "wall", time.Time{}, m.Time, m.Time.Add(36*time.Hour), m.Time.Add(-27*time.Hour))
 	d.same("move machine", nil, nil, d.real.MoveMachine(d.kit.ctx, []*store.MachineMove{m}),
 		d.model.MoveMachine(d.kit.ctx, []*store.MachineMove{m}))
 }
@@ -423,6 +424,12 @@ func (d *drive) compareWhole() {
 	for i := range wantLive {
 		d.same("a live attempt", live[i], wantLive[i], nil, nil)
 	}
+	costs, err := d.real.Costs(d.kit.ctx, "0000", "9999")
+	wantCosts, _ := d.model.Costs(d.kit.ctx, "0000", "9999")
+	d.same("costs", fmt.Sprint(costs), fmt.Sprint(wantCosts), err, nil)
+	charges, err := d.real.Unsettled(d.kit.ctx)
+	wantCharges, _ := d.model.Unsettled(d.kit.ctx)
+	d.same("unsettled", sorted(priced(charges)), sorted(priced(wantCharges)), err, nil)
 	all := &store.MachineQuery{Limit: 10_000}
 	got, err := d.real.Machines(d.kit.ctx, all)
 	want, _ := d.model.Machines(d.kit.ctx, all)

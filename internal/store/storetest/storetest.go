@@ -58,6 +58,7 @@ func groups() []group {
 		{"Attempts", attemptsCases()},
 		{"Endings", endingsCases()},
 		{"Machines", machinesCases()},
+		{"Costs", costsCases()},
 		{"Tokens", tokensCases()},
 		{"Keeper", keeperCases()},
 		{"Transitions", transitionsCases()},

@@ -17,6 +17,7 @@ import (
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/store"
 	"github.com/dayfly-run/dayfly/internal/store/sqlite"
+	"github.com/dayfly-run/dayfly/machine"
 )
 
 // TestMain tells rapid that failures are wanted here: it need neither explain them nor keep them. The seed is always
@@ -36,21 +37,23 @@ type broken struct {
 	store.Store
 	path string
 
-	submit  func(context.Context, *store.Submission) (*store.Job, bool, error)
-	events  func(context.Context, string, int64, int) ([]*dayfly.Event, error)
-	move    func(context.Context, *store.Move) (*store.Job, error)
-	ready   func(context.Context, store.Lane, *store.Job, int) ([]*store.Job, error)
-	launch  func(context.Context, []*store.Launch) ([]error, error)
-	promote func(ctx context.Context, now, wall time.Time, limit int) ([]*store.Job, time.Time, error)
-	counts  func(context.Context) ([]store.Count, error)
-	claim   func(context.Context, *store.Claim) (*store.Job, *store.Attempt, error)
-	end     func(context.Context, *store.Ending) (*store.Job, error)
-	live    func(context.Context, int64, int) ([]*store.Attempt, []error, error)
-	machine func(context.Context, []*store.MachineMove) error
-	token   func(context.Context, []byte) (*store.Token, error)
-	boot    func(context.Context) (*store.Identity, error)
-	delete  func(context.Context, string) error
-	forgets bool // what it holds does not survive a restart
+	submit    func(context.Context, *store.Submission) (*store.Job, bool, error)
+	events    func(context.Context, string, int64, int) ([]*dayfly.Event, error)
+	move      func(context.Context, *store.Move) (*store.Job, error)
+	ready     func(context.Context, store.Lane, *store.Job, int) ([]*store.Job, error)
+	launch    func(context.Context, []*store.Launch) ([]error, error)
+	promote   func(ctx context.Context, now, wall time.Time, limit int) ([]*store.Job, time.Time, error)
+	counts    func(context.Context) ([]store.Count, error)
+	claim     func(context.Context, *store.Claim) (*store.Job, *store.Attempt, error)
+	end       func(context.Context, *store.Ending) (*store.Job, error)
+	live      func(context.Context, int64, int) ([]*store.Attempt, []error, error)
+	machine   func(context.Context, []*store.MachineMove) error
+	costs     func(ctx context.Context, from, to string) ([]store.Cost, error)
+	unsettled func(context.Context) ([]store.Charge, error)
+	token     func(context.Context, []byte) (*store.Token, error)
+	boot      func(context.Context) (*store.Identity, error)
+	delete    func(context.Context, string) error
+	forgets   bool // what it holds does not survive a restart
 }
 
 func (b *broken) Submit(ctx context.Context, s *store.Submission) (*store.Job, bool, error) {
@@ -130,6 +133,20 @@ func (b *broken) MoveMachine(ctx context.Context, moves []*store.MachineMove) er
 	return b.Store.MoveMachine(ctx, moves)
 }
 
+func (b *broken) Costs(ctx context.Context, from, to string) ([]store.Cost, error) {
+	if b.costs != nil {
+		return b.costs(ctx, from, to)
+	}
+	return b.Store.Costs(ctx, from, to)
+}
+
+func (b *broken) Unsettled(ctx context.Context) ([]store.Charge, error) {
+	if b.unsettled != nil {
+		return b.unsettled(ctx)
+	}
+	return b.Store.Unsettled(ctx)
+}
+
 func (b *broken) TokenByHash(ctx context.Context, hash []byte) (*store.Token, error) {
 	if b.token != nil {
 		return b.token(ctx, hash)
@@ -187,6 +204,13 @@ func breakages() []breakage {
 		{"counts late", countsLate, []string{"Queue/CountsFollowEveryTransition", modelCase}},
 		{"overlooks running attempts", overlooksRunning, []string{"Attempts/LiveAttemptsArePagedBySeq", modelCase}},
 		{"moves a machine from any state", movesAnyMachine, []string{"Machines/AMachineMovesOnlyFromTheStatesNamed", modelCase}},
+		{"settles by one clock", settlesByOneClock, []string{"Costs/ACostIsDividedAtMidnightByTheWallClock", modelCase}},
+		{"forgets prices", forgetsPrices, []string{
+			"Costs/APriceIsKeptAsItWasAtTheLaunch", "Costs/WhatAMachineHasCostIsSettledWhenItIsGone", modelCase}},
+		{"bills what was never made", billsNothing, []string{"Costs/WhatWasNeverMadeCostsNothing", modelCase}},
+		{"settles each time", settlesEachTime, []string{"Costs/ACostIsSettledOnce"}},
+		{"settles until somebody looked", settlesLate, []string{"Costs/ACostIsThatOfTheLifetimeAtMost"}},
+		{"forgets what runs up costs", forgetsCharges, []string{"Costs/WhatAMachineHasCostIsSettledWhenItIsGone", modelCase}},
 		{"hides revoked tokens", hidesRevoked, []string{"Tokens/ARevokedTokenIsStillFound"}},
 		{"begins a new epoch with 1", sameEpoch, []string{"Keeper/BootRaisesTheEpochAndKeepsTheIdentity", modelCase}},
 		{"forgets everything in a restart", func(b *broken) { b.forgets = true }, []string{"Keeper/EverythingSurvivesARestart", modelCase}},
@@ -434,6 +458,59 @@ func movesAnyMachine(b *broken) {
 		}
 		return b.Store.MoveMachine(ctx, list)
 	}
+}
+
+func settlesByOneClock(b *broken) {
+	b.machine = func(ctx context.Context, moves []*store.MachineMove) error {
+		var list []*store.MachineMove
+		for _, m := range moves {
+			c := *m
+			c.Wall = c.Time
+			list = append(list, &c)
+		}
+		return b.Store.MoveMachine(ctx, list)
+	}
+}
+
+func forgetsPrices(b *broken) {
+	b.launch = func(ctx context.Context, launches []*store.Launch) ([]error, error) {
+		return b.Store.Launch(ctx, limited(launches, func(l *store.Launch) { l.Price = nil }))
+	}
+}
+
+func billsNothing(b *broken) {
+	b.end = func(ctx context.Context, e *store.Ending) (*store.Job, error) {
+		c := *e
+		c.Unbilled = false
+		return b.Store.End(ctx, &c)
+	}
+}
+
+// settlesEachTime answers as if what was settled again were added again.
+func settlesEachTime(b *broken) {
+	moves := 0
+	b.machine = func(ctx context.Context, list []*store.MachineMove) error {
+		moves++
+		return b.Store.MoveMachine(ctx, list)
+	}
+	b.costs = func(ctx context.Context, from, to string) ([]store.Cost, error) {
+		costs, err := b.Store.Costs(ctx, from, to)
+		for i := range costs {
+			costs[i].Amount *= machine.Money(moves)
+		}
+		return costs, err
+	}
+}
+
+// settlesLate takes a machine for longer-lived than it can be.
+func settlesLate(b *broken) {
+	b.launch = func(ctx context.Context, launches []*store.Launch) ([]error, error) {
+		return b.Store.Launch(ctx, limited(launches, func(l *store.Launch) { l.Lifetime = machine.MaxLifetime }))
+	}
+}
+
+func forgetsCharges(b *broken) {
+	b.unsettled = func(context.Context) ([]store.Charge, error) { return nil, nil }
 }
 
 func hidesRevoked(b *broken) {
