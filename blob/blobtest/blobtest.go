@@ -4,6 +4,11 @@
 //	func TestStore(t *testing.T) {
 //		blobtest.Run(t, blobtest.Harness{New: func(t *testing.T) blob.Store { return openMine(t) }})
 //	}
+//
+// A store that is a [blob.Signer] is also tried as one, by requests over the network as a stranger would make them. So the
+// backend has to be a real one that checks signatures; a fake that lets everybody in does not pass.
+//
+// The suite is tested too: stores that are each wrong in one way must fail.
 package blobtest
 
 import (
@@ -12,7 +17,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
+	"math"
 	"testing"
 	"testing/iotest"
 
@@ -27,6 +34,12 @@ type Harness struct {
 	// Reopen returns what a new process would see of the same store, for stores that survive their process. It is
 	// optional.
 	Reopen func(t *testing.T, s blob.Store) blob.Store
+	// Flat says that the backend cannot hold an object beside others for which its key is a folder, such as a beside a/b,
+	// because it keeps them in a file system. It must refuse the second of them then. Dayfly makes no such keys.
+	Flat bool
+	// Holds reports whether the backend can hold a key of this form; nil: it can hold all. What it cannot hold it must
+	// refuse with fault.Invalid.
+	Holds func(key string) bool
 	// Many is how many objects a long listing is tried with: more than one page of the backend. Default 100.
 	Many int
 }
@@ -61,8 +74,12 @@ func Run(t *testing.T, h Harness) {
 		{"ConcurrentPutsOfOneKeyLeaveOneWholeObject", concurrentPuts},
 		{"ConcurrentUseOfManyKeysIsSafe", concurrentKeys},
 		{"ObjectsSurviveTheirProcess", survives},
+		{"ABackendThatIsFlatRefusesTheSecond", flat},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, h, h.New(t)) })
+	}
+	if _, ok := h.New(t).(blob.Signer); ok {
+		t.Run("Signed", func(t *testing.T) { runSigned(t, h) })
 	}
 }
 
@@ -81,7 +98,7 @@ func put(t *testing.T, s blob.Store, key string, data []byte) *blob.Info {
 	t.Helper()
 	info, err := s.Put(t.Context(), key, bytes.NewReader(data), nil)
 	if err != nil {
-		t.Fatalf("Put %q of %d bytes: %v", key, len(data), err)
+		t.Fatalf("Put %.100q of %d bytes: %v", key, len(data), err)
 	}
 	return info
 }
@@ -151,16 +168,23 @@ func statTells(t *testing.T, _ Harness, s blob.Store) {
 			t.Errorf("%s returned %+v; want key a/b.txt, size 1000, SHA-256 %s, the content type and a time", name, *info, hash(data))
 		}
 	}
-	if !stored.StoredAt.Equal(known.StoredAt) {
-		t.Errorf("Put says it was stored at %v, Stat at %v", stored.StoredAt, known.StoredAt)
-	}
 	for info, err := range s.List(t.Context(), "a/") {
-		if err != nil || *info != *known {
-			t.Errorf("List yields %+v, %v; want what Stat says, %+v", info, err, *known)
+		if err != nil {
+			t.Fatalf("List: %v", err)
+		}
+		if info.SHA256 == "" { // as the listings of some backends have it
+			info.SHA256 = known.SHA256
+		}
+		if info.ContentType == "" {
+			info.ContentType = known.ContentType
+		}
+		if *info != *known {
+			t.Errorf("List yields %+v; want what Stat says, %+v", *info, *known)
 		}
 	}
 	put(t, s, "a/plain", nil)
-	if info, err := s.Stat(t.Context(), "a/plain"); err != nil || info.Size != 0 || info.ContentType != "" {
+	info, err := s.Stat(t.Context(), "a/plain")
+	if err != nil || info.Size != 0 || info.ContentType != "" && info.ContentType != "application/octet-stream" {
 		t.Errorf("Stat of an empty object without a content type: got %+v, %v", info, err)
 	}
 }
@@ -302,7 +326,7 @@ func ranges(t *testing.T, _ Harness, s blob.Store) {
 	n := int64(len(data))
 	for _, r := range []struct{ offset, length int64 }{
 		{0, -1}, {0, 0}, {0, 1}, {0, n}, {0, n + 1}, {1, -1}, {1, 1}, {n - 1, -1}, {n - 1, 1}, {n - 1, 100},
-		{128 << 10, 4096}, {128<<10 - 1, 2}, {5, n - 10}, {n / 2, n},
+		{128 << 10, 4096}, {128<<10 - 1, 2}, {5, n - 10}, {n / 2, n}, {n, -1}, {n, 0}, {n, 1}, {1, math.MaxInt64},
 	} {
 		want := data[r.offset:]
 		if r.length >= 0 && r.length < int64(len(want)) {
@@ -311,6 +335,12 @@ func ranges(t *testing.T, _ Harness, s blob.Store) {
 		got, err := read(t.Context(), s, "k", r.offset, r.length)
 		if err != nil || !bytes.Equal(got, want) {
 			t.Errorf("Get from %d, length %d of %d bytes: got %d bytes, %v; want %d", r.offset, r.length, n, len(got), err, len(want))
+		}
+	}
+	for _, offset := range []int64{-1, n + 1, 10 * n} {
+		for _, length := range []int64{-1, 0, 1} {
+			_, err := read(t.Context(), s, "k", offset, length)
+			wantKind(t, fmt.Sprintf("Get from %d, length %d of %d bytes", offset, length, n), err, fault.Invalid)
 		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 // What is put or deleted meanwhile may or may not be seen.
 func (s *Store) List(ctx context.Context, prefix string) iter.Seq2[*blob.Info, error] {
 	return func(yield func(*blob.Info, error) bool) {
-		if len(prefix) > maxKey || strings.HasPrefix(prefix, "/") {
+		if len(prefix) > blob.MaxKey || strings.HasPrefix(prefix, "/") {
 			return // no key begins like that
 		}
 		dirs, _ := components(prefix)
@@ -39,7 +39,7 @@ func (s *Store) Folders(ctx context.Context, prefix string) iter.Seq2[string, er
 			yield("", fmt.Errorf("fileblob: folders of %.100q: %w: it does not end in a slash", prefix, fault.Invalid))
 			return
 		}
-		if len(prefix) > maxKey || strings.HasPrefix(prefix, "/") {
+		if len(prefix) > blob.MaxKey || strings.HasPrefix(prefix, "/") {
 			return // no key begins like that
 		}
 		dirs, _ := components(prefix)

@@ -1,11 +1,9 @@
 package fileblob
 
 import (
-	"fmt"
 	"strings"
-	"unicode/utf8"
 
-	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/blob"
 )
 
 // How a key becomes a path.
@@ -26,35 +24,13 @@ const (
 	continuationSuffix = "~c"
 	emptyDirectory     = "~d"
 
-	maxKey       = 4096
 	maxComponent = 198 // after which a component is continued; with the last escape and the suffix it stays below 255
 	hexDigits    = "0123456789ABCDEF"
 )
 
-// checkKey refuses what is no key.
-func checkKey(key string) error {
-	reason := ""
-	switch {
-	case key == "":
-		reason = "it is empty"
-	case len(key) > maxKey:
-		reason = fmt.Sprintf("it is longer than %d bytes", maxKey)
-	case !utf8.ValidString(key):
-		reason = "it is not UTF-8"
-	case strings.ContainsRune(key, 0):
-		reason = "it holds a NUL"
-	case strings.HasPrefix(key, "/"), strings.HasSuffix(key, "/"), strings.Contains(key, "//"):
-		reason = "a part between slashes is empty"
-	}
-	if reason != "" {
-		return fmt.Errorf("fileblob: key %.100q: %w: %s", key, fault.Invalid, reason)
-	}
-	return nil
-}
-
 // pathOf returns the path of an object's file, or fault.Invalid.
 func pathOf(key string) (string, error) {
-	if err := checkKey(key); err != nil {
+	if err := blob.CheckKey(key); err != nil {
 		return "", err
 	}
 	dirs, last := components(key)
