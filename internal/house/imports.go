@@ -49,6 +49,7 @@ func layers() []layer {
 		{"internal/wire", "fault machine", "the protocol is shared by agent and server and belongs to neither"},
 		{"internal/failpoint", "fault", "every layer may pass a failpoint"},
 		{"internal/remoteblob", "fault blob", "what blob stores have in common stands below them"},
+		{"internal/hostshell", "fault machine machine/memmachine internal/process third-party", "it gives the fake of a provider real programs, for tests, and knows nothing else"},
 		{"internal/process", "fault machine third-party", "providers and the agent start processes, so this stands below both"},
 		{"internal/store", domain, "the store's interface is above no implementation"},
 		{"internal/store/...", domain + " internal/store internal/failpoint internal/store/storetest third-party", "a store knows its interface, never a sibling"},

@@ -56,6 +56,7 @@ type skip struct {
 func skips() []skip {
 	return []skip{
 		{"the harness offers no", "a suite offers cases that not every backend can take part in"},
+		{"the provider is no", "a provider has those optional interfaces that its machines can do"},
 		{"runs only as a child of", "the test is the other process of a test that does run"},
 		{"this computer has no usable cgroups", "limits are the kernel's, and a container may be given none; the fallback is tested everywhere"},
 		{"no pids controller", "limits are the kernel's, and a container may be given none"},

@@ -5,6 +5,7 @@ package process
 import (
 	"context"
 	"fmt"
+	"os"
 	"runtime"
 	"syscall"
 
@@ -80,3 +81,9 @@ func (*Process) Done() <-chan struct{} { return nil }
 
 // Exit panics, since there is no process that could have ended.
 func (*Process) Exit() (machine.Exit, Usage) { panic(unsupported()) }
+
+// OpenTerminal returns fault.Unsupported.
+func OpenTerminal(int, int) (person, program *os.File, err error) { return nil, nil, unsupported() }
+
+// ResizeTerminal returns fault.Unsupported.
+func ResizeTerminal(*os.File, int, int) error { return unsupported() }

@@ -55,6 +55,42 @@ func cases() []testCase {
 		{"DestroyRemovesAnExitedMachine", destroyRemovesAnExitedMachine},
 		{"DestroyByANewProcessWorks", destroyByANewProcessWorks},
 
+		// Further commands
+		{"ExecReturnsTheStatusAndBothStreams", execReturnsTheStatusAndBothStreams},
+		{"ExecOfNoProgramIsStatus127", execOfNoProgramIsStatus127},
+		{"ExecReadsItsInput", execReadsItsInput},
+		{"ExecTalksBackAndForth", execTalksBackAndForth},
+		{"ExecHasTheMachinesEnvironmentAndDirectory", execHasTheMachinesEnvironmentAndDirectory},
+		{"ExecAsAnotherUser", execAsAnotherUser},
+		{"ExecGivesATerminal", execGivesATerminal},
+		{"ExecEndsWithItsContext", execEndsWithItsContext},
+		{"ExecEndsWithTheMachine", execEndsWithTheMachine},
+		{"ExecEndsAtTheEndOfTheLifetime", execEndsAtTheEndOfTheLifetime},
+		{"ExecOfWhatDoesNotRunIsRefused", execOfWhatDoesNotRunIsRefused},
+		{"ExecEndsWhenNobodyTakesItsOutput", execEndsWhenNobodyTakesItsOutput},
+		{"ExecLosesNoOutput", execLosesNoOutput},
+		{"CommandsAtOnceDoNotMeet", commandsAtOnceDoNotMeet},
+
+		// Signals, halts and output
+		{"SignalReachesTheFirstProcess", signalReachesTheFirstProcess},
+		{"SignalsThatCannotBeSentAreRefused", signalsThatCannotBeSentAreRefused},
+		{"ASuspendedMachineGoesOnWhereItWas", aSuspendedMachineGoesOnWhereItWas},
+		{"ASuspendedMachineStaysSoWithoutItsCreator", aSuspendedMachineStaysSoWithoutItsCreator},
+		{"ASuspendedMachineEndsAtItsEndDate", aSuspendedMachineEndsAtItsEndDate},
+		{"WhatDoesNotRunIsNotSuspended", whatDoesNotRunIsNotSuspended},
+		{"LogsHoldBothStreams", logsHoldBothStreams},
+		{"LogsOutliveTheMachinesEnd", logsOutliveTheMachinesEnd},
+		{"LogsAreFollowedToTheEnd", logsAreFollowedToTheEnd},
+		{"FollowingEndsWithItsContextAndItsWriter", followingEndsWithItsContextAndItsWriter},
+		{"LogsKeepAMebibyte", logsKeepAMebibyte},
+		{"LogsOfUnknownAreNotFound", logsOfUnknownAreNotFound},
+
+		// Before there is a machine
+		{"PrepareMakesNoMachine", prepareMakesNoMachine},
+		{"PrepareMayBeCalledAtOnce", prepareMayBeCalledAtOnce},
+		{"PrepareRefusesWhatCreateRefuses", prepareRefusesWhatCreateRefuses},
+		{"FilesAreThereBeforeAnythingRuns", filesAreThereBeforeAnythingRuns},
+
 		// All together
 		{"TwoMachinesAtOnceDoNotMeet", twoMachinesAtOnceDoNotMeet},
 		{"CallsMayBeConcurrent", callsMayBeConcurrent},

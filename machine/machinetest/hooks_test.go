@@ -3,9 +3,11 @@ package machinetest_test
 import (
 	"cmp"
 	"context"
+	"io"
 	"iter"
 	"sync"
 
+	"github.com/dayfly-run/dayfly/internal/hostshell"
 	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/machine/memmachine"
 )
@@ -19,6 +21,55 @@ type hooks struct {
 	destroy func(ctx context.Context, id string) error
 	watch   func(ctx context.Context, owner string) iter.Seq2[*machine.Machine, error]
 	show    func(m *machine.Machine) // changes every machine that is returned
+
+	exec    func(ctx context.Context, id string, cmd *machine.Command) (*machine.Exit, error)
+	signal  func(ctx context.Context, id, name string) error
+	suspend func(ctx context.Context, id string) error
+	resume  func(ctx context.Context, id string) error
+	logs    func(ctx context.Context, id string, follow bool, stdout, stderr io.Writer) error
+	prepare func(ctx context.Context, spec *machine.Spec, report func(machine.Preparation)) error
+}
+
+func (h *hooks) Exec(ctx context.Context, id string, cmd *machine.Command) (*machine.Exit, error) {
+	if h.exec != nil {
+		return h.exec(ctx, id, cmd)
+	}
+	return h.Provider.Exec(ctx, id, cmd)
+}
+
+func (h *hooks) Signal(ctx context.Context, id, name string) error {
+	if h.signal != nil {
+		return h.signal(ctx, id, name)
+	}
+	return h.Provider.Signal(ctx, id, name)
+}
+
+func (h *hooks) Suspend(ctx context.Context, id string) error {
+	if h.suspend != nil {
+		return h.suspend(ctx, id)
+	}
+	return h.Provider.Suspend(ctx, id)
+}
+
+func (h *hooks) Resume(ctx context.Context, id string) error {
+	if h.resume != nil {
+		return h.resume(ctx, id)
+	}
+	return h.Provider.Resume(ctx, id)
+}
+
+func (h *hooks) Logs(ctx context.Context, id string, follow bool, stdout, stderr io.Writer) error {
+	if h.logs != nil {
+		return h.logs(ctx, id, follow, stdout, stderr)
+	}
+	return h.Provider.Logs(ctx, id, follow, stdout, stderr)
+}
+
+func (h *hooks) Prepare(ctx context.Context, spec *machine.Spec, report func(machine.Preparation)) error {
+	if h.prepare != nil {
+		return h.prepare(ctx, spec, report)
+	}
+	return h.Provider.Prepare(ctx, spec, report)
 }
 
 func (h *hooks) Create(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
@@ -72,6 +123,7 @@ func (h *hooks) shown(m *machine.Machine, err error) (*machine.Machine, error) {
 type backend struct {
 	cloud *memmachine.Cloud
 	open  func(h *hooks)
+	shell hostshell.Shell
 	notes sync.Map // what a broken provider writes down for all its processes
 
 	mu        sync.Mutex // guards what follows
@@ -82,14 +134,15 @@ type backend struct {
 	left      map[string]bool            // the names of machines in which something is taken to run for ever
 }
 
-func newBackend(open func(b *backend, h *hooks)) *backend {
+func newBackend(dir string, open func(b *backend, h *hooks)) *backend {
 	b := &backend{
+		shell:  hostshell.Shell{Dir: dir},
 		seen:   map[string]bool{},
 		guests: map[string]<-chan struct{}{},
 		agents: map[string]*machine.Agent{},
 		left:   map[string]bool{},
 	}
-	b.cloud = memmachine.New(&memmachine.Options{Guest: b.guest}).Cloud()
+	b.cloud = memmachine.New(&memmachine.Options{Guest: b.guest, Exec: b.shell.Exec}).Cloud()
 	b.open = func(h *hooks) { open(b, h) }
 	return b
 }
@@ -102,6 +155,8 @@ func (b *backend) guest(ctx context.Context, spec *machine.Spec) machine.Exit {
 	b.mu.Unlock()
 	switch {
 	case spec.Agent != nil:
+	case spec.Command[0] == "sh":
+		return b.shell.Guest(ctx, spec)
 	case spec.Command[0] == "exit":
 		spec.Command = []string{"exit", cmp.Or(spec.Env["CODE"], "0")}
 	case spec.Command[0] == "take 64 MiB":
@@ -140,7 +195,7 @@ func (b *backend) leave(name string) {
 	b.left[name] = true
 }
 
-func (b *backend) provider() machine.Provider {
+func (b *backend) provider() *hooks {
 	b.mu.Lock()
 	b.processes++
 	b.mu.Unlock()

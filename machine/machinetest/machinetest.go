@@ -14,7 +14,8 @@
 //	}
 //
 // The cases are the slice in cases.go: each is named as a sentence and runs on a provider of its own. What differs
-// between providers is declared in the [Harness]; the suite never asks what it is testing. Everything a case
+// between providers is declared in the [Harness]; the suite never asks what it is testing. The cases about optional
+// interfaces run where the provider has them and are skipped, visibly, where it has not. Everything a case
 // creates bears an owner of its own and is swept by that owner when the case ends, also when it fails; what cannot
 // be swept fails the last case.
 package machinetest
@@ -78,6 +79,23 @@ type Harness struct {
 	// fault.Unsupported: an image where there are no images, a size that cannot be had. The suite fills in what
 	// Spec has and these leave out.
 	Refused []machine.Spec
+
+	// Script describes a machine that runs the shell script which is in the variable SCRIPT of its environment:
+	// {"sh", "-c", `eval "$SCRIPT"`}. The suite sets it. Its shell is the machine's first process. Left out: this
+	// provider cannot run such a machine, and the cases that need one are skipped.
+	Script machine.Spec
+
+	// Shell is the command that runs a script, to be appended, in a machine of Spec. Default: {"sh", "-c"}. It matters
+	// for a provider that is a machine.Execer.
+	Shell []string
+	// User is the number of a user, other than the machine's own, whom commands may be run as. "": none, and the
+	// provider must refuse any.
+	User string
+	// NoTerminal is set for a machine.Execer that has no terminals to give; it must refuse to.
+	NoTerminal bool
+	// CommandsStay is set for a machine.Execer that has no way to end a command in a machine but with the machine: one
+	// whose context has ended goes on there, unheard.
+	CommandsStay bool
 }
 
 // Run runs every case as a subtest of t. Cases run one after the other.
@@ -91,6 +109,9 @@ func Run(t *testing.T, h Harness) {
 	}
 	if h.Lifetime <= 0 {
 		h.Lifetime = time.Second
+	}
+	if len(h.Shell) == 0 {
+		h.Shell = []string{"sh", "-c"}
 	}
 	var left []string // what could not be swept
 	for _, c := range cases() {
@@ -109,7 +130,9 @@ func Run(t *testing.T, h Harness) {
 }
 
 // offered reports whether the harness describes a machine.
-func offered(spec *machine.Spec) bool { return spec.Agent != nil || len(spec.Command) > 0 || spec.Image != "" }
+func offered(spec *machine.Spec) bool {
+	return spec.Agent != nil || len(spec.Command) > 0 || spec.Image != ""
+}
 
 // subject is the provider under test in one case.
 type subject struct {

@@ -17,53 +17,87 @@ import (
 // asChild is set in the environment of the process in which broken providers may fail tests.
 const asChild = "MACHINETEST_BROKEN_PROVIDERS"
 
-func harness(open func(b *backend, h *hooks)) machinetest.Harness {
+func harness(open func(b *backend, h *hooks), as func(*hooks) machine.Provider, settle time.Duration) machinetest.Harness {
 	var last *backend // cases run one after the other
 	return machinetest.Harness{
 		New: func(t *testing.T) machine.Provider {
-			last = newBackend(open)
+			last = newBackend(t.TempDir(), open)
 			t.Cleanup(last.cloud.Close)
-			return last.provider()
+			return as(last.provider())
 		},
-		Reopen:   func(*testing.T, machine.Provider) machine.Provider { return last.provider() },
+		Reopen:   func(*testing.T, machine.Provider) machine.Provider { return as(last.provider()) },
 		Spec:     machine.Spec{Command: []string{"stay"}},
 		Exits:    machine.Spec{Command: []string{"exit"}},
 		Alive:    func(_ *testing.T, m *machine.Machine) bool { return last.alive(m.Name) },
 		Agent:    func(_ *testing.T, m *machine.Machine) *machine.Agent { return last.agent(m.Name) },
-		Settle:   time.Second,
+		Settle:   settle,
 		Lifetime: 300 * time.Millisecond,
 		Exceeds:  []machine.Spec{{Command: []string{"take 64 MiB"}, Size: machine.Size{MemoryMB: 32}}},
 		Refused:  []machine.Spec{{Image: "debian"}},
+		Script:   machine.Spec{Command: []string{"sh", "-c", `eval "$SCRIPT"`}},
 	}
 }
 
+// Each group of providers is broken in something else, and is run through the cases about that alone: there are many,
+// and in those about optional interfaces real programs run.
+
 func TestBrokenProviders(t *testing.T) {
+	runBroken(t, brokenProviders(), func(h *hooks) machine.Provider { return essential{h, h} }, time.Second)
+}
+
+func TestBrokenExecers(t *testing.T) { runBroken(t, brokenInExec(), whole, 4*time.Second) }
+
+func TestBrokenSignalers(t *testing.T) { runBroken(t, brokenInSignals(), whole, 4*time.Second) }
+
+func TestBrokenLoggers(t *testing.T) { runBroken(t, brokenInLogs(), whole, 4*time.Second) }
+
+func TestBrokenPreparers(t *testing.T) { runBroken(t, brokenInPrepare(), whole, 4*time.Second) }
+
+// essential hides every optional interface but one.
+type essential struct {
+	machine.Provider
+	machine.Watcher
+}
+
+func whole(h *hooks) machine.Provider { return h }
+
+func runBroken(t *testing.T, providers []broken, as func(*hooks) machine.Provider, settle time.Duration) {
+	t.Helper()
 	if os.Getenv(asChild) == "" {
 		t.Skip("runs only as a child of TestTheSuiteFindsEachBrokenProvider")
 	}
-	t.Run("is not broken", func(t *testing.T) {
-		t.Parallel()
-		machinetest.Run(t, harness(func(*backend, *hooks) {}))
-	})
-	for _, b := range brokenProviders() {
+	t.Parallel()
+	for _, b := range append(providers, notBroken()) {
 		t.Run(b.how, func(t *testing.T) {
 			t.Parallel()
-			machinetest.Run(t, harness(b.open))
+			h := harness(b.open, as, settle)
+			if _, optional := as(&hooks{}).(machine.Execer); !optional {
+				h.Script = machine.Spec{}
+			}
+			machinetest.Run(t, h)
 		})
 	}
 }
 
+func notBroken() broken {
+	return broken{how: "is not broken", open: func(*backend, *hooks) {}}
+}
+
 func TestTheSuiteFindsEachBrokenProvider(t *testing.T) {
 	t.Parallel()
-	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestBrokenProviders$", "-test.v", "-test.timeout=5m", "-test.parallel=50")
+	cases := "^TestBrokenProviders$" +
+		"|^TestBrokenExecers$/./^(Exec|Commands)" +
+		"|^TestBrokenSignalers$/./(Signal|Suspended)" +
+		"|^TestBrokenLoggers$/./^(Logs|Following)" +
+		"|^TestBrokenPreparers$/./^(Prepare|Files)"
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+cases, "-test.v", "-test.timeout=5m", "-test.parallel=50")
 	child.Env = append(os.Environ(), asChild+"=1")
 	// Providers that are broken fail the child's tests, so its status says nothing; its report says which.
 	out, _ := child.CombinedOutput()
 	failed, ran := report(string(out))
 
-	providers := append(brokenProviders(), broken{how: "is not broken"})
 	caught := map[string]bool{}
-	for _, b := range providers {
+	for _, b := range slices.Concat(brokenProviders(), brokenInExec(), brokenInSignals(), brokenInLogs(), brokenInPrepare(), []broken{notBroken()}) {
 		key := strings.ReplaceAll(b.how, " ", "_")
 		slices.Sort(b.fails)
 		got := slices.DeleteFunc(failed[key], func(name string) bool { return slices.Contains(b.may, name) })
@@ -86,7 +120,7 @@ func TestTheSuiteFindsEachBrokenProvider(t *testing.T) {
 
 // report returns the cases that failed, sorted, by provider, and all cases that ran, from the output of go test -v.
 func report(out string) (failed map[string][]string, ran map[string]bool) {
-	line := regexp.MustCompile(`(?m)^ +--- (PASS|FAIL|SKIP): TestBrokenProviders/([^/\s]+)/(\w+) `)
+	line := regexp.MustCompile(`(?m)^ +--- (PASS|FAIL): TestBroken\w+/([^/\s]+)/(\w+) `)
 	failed, ran = map[string][]string{}, map[string]bool{}
 	for _, m := range line.FindAllStringSubmatch(out, -1) {
 		ran[m[3]] = true

@@ -36,6 +36,10 @@ func Idle(ctx context.Context, spec *machine.Spec) machine.Exit {
 type Options struct {
 	// Guest runs in every machine. Default: [Idle].
 	Guest Guest
+	// Exec runs a further command in a machine and returns how it ended. The context ends with the caller's, with the
+	// machine, and when the caller takes no more output; Exec must then return. The command has both its writers, and a
+	// Stdin. Default: [Echo].
+	Exec func(ctx context.Context, spec *machine.Spec, cmd *machine.Command) (*machine.Exit, error)
 	// Boot is how long a machine takes from creating to running. At zero it runs before Create returns, so its
 	// guest may be heard of before the answer to Create is.
 	Boot time.Duration
@@ -48,6 +52,7 @@ type Options struct {
 // Cloud holds machines, shared by all providers that are connected to it. It is safe for concurrent use.
 type Cloud struct {
 	guest    Guest
+	commands func(ctx context.Context, spec *machine.Spec, cmd *machine.Command) (*machine.Exit, error)
 	boot     time.Duration
 	clock    Clock
 	pageSize int
@@ -71,7 +76,13 @@ type instance struct {
 	spec    *machine.Spec   // never changed
 	machine machine.Machine // as it is now
 	timers  []func()        // to stop
+	life    context.Context // ends with the machine
 	kill    context.CancelCauseFunc
+
+	printed [2]journal    // to stdout and to stderr
+	changed chan struct{} // closed, and made anew, with every change of printed or of the state
+	signals chan string   // nil: the guest does not listen
+	resumed chan struct{} // closed when the machine is resumed; nil: it is not suspended
 }
 
 func newCloud(o *Options) *Cloud {
@@ -82,6 +93,9 @@ func newCloud(o *Options) *Cloud {
 	if opts.Guest == nil {
 		opts.Guest = Idle
 	}
+	if opts.Exec == nil {
+		opts.Exec = Echo
+	}
 	if opts.Clock == nil {
 		opts.Clock = realClock{}
 	}
@@ -90,6 +104,7 @@ func newCloud(o *Options) *Cloud {
 	}
 	return &Cloud{
 		guest:    opts.Guest,
+		commands: opts.Exec,
 		boot:     opts.Boot,
 		clock:    opts.Clock,
 		pageSize: opts.PageSize,
@@ -181,8 +196,9 @@ func (c *Cloud) add(spec *machine.Spec) *instance {
 	c.serial++
 	now := c.clock.Now().UTC()
 	i := &instance{
-		serial: c.serial,
-		spec:   cloneSpec(spec),
+		changed: make(chan struct{}),
+		serial:  c.serial,
+		spec:    cloneSpec(spec),
 		machine: machine.Machine{
 			ID:       fmt.Sprintf("mem-%06d", c.serial),
 			Name:     spec.Name,
@@ -194,6 +210,7 @@ func (c *Cloud) add(spec *machine.Spec) *instance {
 			Location: "memory",
 		},
 	}
+	i.life, i.kill = context.WithCancelCause(context.Background())
 	c.byID[i.machine.ID] = i
 	c.byName[spec.Name] = append(c.byName[spec.Name], i)
 	c.changed(i, Created)
@@ -217,8 +234,7 @@ func (c *Cloud) start(i *instance) {
 	}
 	i.machine.State = machine.Running
 	c.changed(i, Started)
-	ctx, kill := context.WithCancelCause(context.Background())
-	i.kill = kill
+	ctx := context.WithValue(i.life, insideKey{}, &Inside{c, i})
 	c.guests.Go(func() {
 		exit := c.guest(ctx, cloneSpec(i.spec))
 		c.mu.Lock()
@@ -267,9 +283,8 @@ func (i *instance) release(cause error) {
 		stop()
 	}
 	i.timers = nil
-	if i.kill != nil {
-		i.kill(cause)
-	}
+	i.kill(cause)
+	i.news()
 }
 
 // view returns a copy of the machine that is the caller's own.
@@ -308,6 +323,11 @@ func cloneSpec(s *machine.Spec) *machine.Spec {
 	clone.Labels = maps.Clone(s.Labels)
 	clone.Env = maps.Clone(s.Env)
 	clone.Command = slices.Clone(s.Command)
+	clone.Entrypoint = slices.Clone(s.Entrypoint)
+	clone.Files = slices.Clone(s.Files)
+	for i := range clone.Files {
+		clone.Files[i].Data = slices.Clone(clone.Files[i].Data)
+	}
 	if s.Agent != nil {
 		agent := *s.Agent
 		clone.Agent = &agent

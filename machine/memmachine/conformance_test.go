@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dayfly-run/dayfly/internal/hostshell"
 	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/machine/machinetest"
 	"github.com/dayfly-run/dayfly/machine/memmachine"
@@ -13,6 +14,7 @@ import (
 
 // guests knows what runs in the machines of a test.
 type guests struct {
+	shell  hostshell.Shell
 	mu     sync.Mutex
 	inside map[string]<-chan struct{} // guarded by mu; by the machine's name, until the channel is closed
 	agents map[string]*machine.Agent  // guarded by mu; what agents were told, by the machine's name
@@ -25,6 +27,8 @@ func (g *guests) run(ctx context.Context, spec *machine.Spec) machine.Exit {
 	g.mu.Unlock()
 	switch {
 	case spec.Agent != nil:
+	case spec.Command[0] == "sh":
+		return g.shell.Guest(ctx, spec)
 	case spec.Command[0] == "exit":
 		spec.Command = []string{"exit", spec.Env["CODE"]}
 	case spec.Command[0] == "take 64 MiB":
@@ -51,9 +55,12 @@ func (g *guests) agent(_ *testing.T, m *machine.Machine) *machine.Agent {
 	return g.agents[m.Name]
 }
 
-func harness(o memmachine.Options) machinetest.Harness {
-	g := &guests{inside: map[string]<-chan struct{}{}, agents: map[string]*machine.Agent{}}
-	o.Guest = g.run
+func harness(t *testing.T, o memmachine.Options) machinetest.Harness {
+	g := &guests{
+		shell:  hostshell.Shell{Dir: t.TempDir()},
+		inside: map[string]<-chan struct{}{}, agents: map[string]*machine.Agent{},
+	}
+	o.Guest, o.Exec = g.run, g.shell.Exec
 	return machinetest.Harness{
 		New: func(t *testing.T) machine.Provider {
 			p := memmachine.New(&o)
@@ -69,18 +76,19 @@ func harness(o memmachine.Options) machinetest.Harness {
 		Agent:    g.agent,
 		Settle:   3 * time.Second,
 		Lifetime: 200 * time.Millisecond,
+		Script:   machine.Spec{Command: []string{"sh", "-c", `eval "$SCRIPT"`}},
 		Exceeds:  []machine.Spec{{Command: []string{"take 64 MiB"}, Size: machine.Size{MemoryMB: 32}}},
 	}
 }
 
 func TestProvider(t *testing.T) {
 	t.Parallel()
-	machinetest.Run(t, harness(memmachine.Options{}))
+	machinetest.Run(t, harness(t, memmachine.Options{}))
 }
 
 func TestProviderWhoseMachinesTakeTimeToBootAndWhosePagesAreSmall(t *testing.T) {
 	t.Parallel()
-	machinetest.Run(t, harness(memmachine.Options{Boot: 20 * time.Millisecond, PageSize: 1}))
+	machinetest.Run(t, harness(t, memmachine.Options{Boot: 20 * time.Millisecond, PageSize: 1}))
 }
 
 // polled hides that the provider is a machine.Watcher.
@@ -93,7 +101,7 @@ func (p polled) Cloud() *memmachine.Cloud { return p.cloud }
 
 func TestProviderThatIsNoWatcher(t *testing.T) {
 	t.Parallel()
-	h := harness(memmachine.Options{})
+	h := harness(t, memmachine.Options{})
 	watcher := h.New
 	h.New = func(t *testing.T) machine.Provider {
 		p := watcher(t).(*memmachine.Provider)

@@ -13,7 +13,8 @@
 //
 // A [Guest] is called in a goroutine of its own for each machine that starts, and plays whatever would run there:
 // an agent that claims its attempt, a program that exits. Without one machines idle until they are destroyed or
-// their lifetime ends.
+// their lifetime ends. What a guest prints and which signals it hears goes through the [Inside] of its context, and
+// [Options.Exec] plays the commands that are run in its machine beside it.
 //
 // # How it misbehaves
 //

@@ -22,20 +22,35 @@ const (
 	List    Method = "list"
 	Page    Method = "page"
 	Destroy Method = "destroy"
+
+	Prepare Method = "prepare"
+	Exec    Method = "exec"
+	Signal  Method = "signal"
+	Suspend Method = "suspend"
+	Resume  Method = "resume"
+	Logs    Method = "logs"
 )
 
 // Call is one call on its way to the cloud. It belongs to the goroutine of the caller.
 type Call struct {
 	// Method says what is called.
 	Method Method
-	// Key says what it is about: the machine's name for Create, its id for Get and Destroy, the owner otherwise.
+	// Key says what it is about: the machine's name for Create and Prepare, the owner for List and Page, the machine's
+	// id otherwise.
 	Key string
-	// Spec is what Create was given, a copy; nil for the others.
+	// Spec is what Create or Prepare was given, a copy; nil for the others.
 	Spec *machine.Spec
 	// Machine is the answer of Create and Get, set by Do.
 	Machine *machine.Machine
 	// Machines is the answer of List and Page, set by Do.
 	Machines []*machine.Machine
+
+	// Command is what Exec was given, Signal the name that Signal was, and Report what Prepare was, never nil.
+	Command *machine.Command
+	Signal  string
+	Report  func(machine.Preparation)
+	// Exit is the answer of Exec, set by Do.
+	Exit *machine.Exit
 
 	cloud  *Cloud
 	rules  []*Rule // still to be asked
@@ -121,8 +136,7 @@ func (r *Rule) When(cond func(*Call) bool) *Rule {
 	})
 }
 
-// For limits the rule to calls about one key: a machine's name for Create, its id for Get and Destroy, an owner for
-// List and Page.
+// For limits the rule to calls about one key, as in [Call].
 func (r *Rule) For(key string) *Rule { return r.When(func(c *Call) bool { return c.Key == key }) }
 
 // Stop ends the rule.
