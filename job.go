@@ -3,6 +3,8 @@ package dayfly
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
 )
 
 // State is where a job is in its life. The transitions are drawn in docs/state-machine.md.
@@ -55,7 +57,7 @@ type JobSpec struct {
 	Env     map[string]string `json:"env,omitempty" doc:"Environment variables. Names match [A-Za-z_][A-Za-z0-9_]* and do not begin with DAYFLY_ or LD_."`
 	Payload json.RawMessage   `json:"payload,omitempty" doc:"Any JSON; the job finds it in the file that DAYFLY_INPUT names. At most 256 KiB."`
 
-	Provider  string  `json:"provider,omitempty" maxLength:"64" doc:"Where to run it; the server's default provider when it is missing."`
+	Provider  string  `json:"provider,omitempty" maxLength:"600" doc:"Where to run it; when it is missing, where its queue or else the server says. Several, separated by commas, are tried in their order, and a region stands behind a colon: fly:ams,fly:fra,docker. At most eight."`
 	Image     string  `json:"image,omitempty" maxLength:"512" doc:"The image to run it in, for providers that have images."`
 	Size      string  `json:"size,omitempty" maxLength:"64" doc:"A named size, such as shared-cpu-1x."`
 	CPUs      float64 `json:"cpus,omitempty" minimum:"0" maximum:"1024" doc:"Processors, instead of the size's."`
@@ -131,6 +133,8 @@ type Job struct {
 	QueuedAt   *time.Time `json:"queued_at,omitempty" doc:"When it last became ready."`
 	FinishedAt *time.Time `json:"finished_at,omitempty"`
 
+	Refusals []Refusal `json:"refusals,omitempty" doc:"Why providers that it names have not run it, the last of each."`
+
 	CancelRequested bool   `json:"cancel_requested,omitempty"`
 	RetriedFrom     string `json:"retried_from,omitempty" doc:"The job this one repeats."`
 
@@ -144,6 +148,15 @@ type Job struct {
 type Progress struct {
 	Fraction float64 `json:"fraction" minimum:"0" maximum:"1"`
 	Text     string  `json:"text,omitempty"`
+}
+
+// Refusal is why one of the providers that a job names did not run it, or does not for now.
+type Refusal struct {
+	Provider string     `json:"provider"`
+	Region   string     `json:"region,omitempty"`
+	Kind     fault.Kind `json:"kind" doc:"exhausted: no room, or as many machines as it may have. denied: it refuses Dayfly's credentials. invalid or unsupported: it will never run the job as it is written."`
+	Message  string     `json:"message" doc:"What it said, in a sentence."`
+	At       time.Time  `json:"at"`
 }
 
 // Input is an input file of a job.
@@ -216,6 +229,8 @@ type Phases struct {
 type Machine struct {
 	Name      string     `json:"name"`
 	Provider  string     `json:"provider"`
+	Region    string     `json:"region,omitempty" doc:"Where it was asked for, when the job said so."`
+	Image     string     `json:"image,omitempty" doc:"What it runs, with the digest that it was resolved to."`
 	State     string     `json:"state" doc:"creating, present, deleting or gone."`
 	Location  string     `json:"location,omitempty" doc:"Where it runs, in the provider's words."`
 	Job       string     `json:"job,omitempty"`

@@ -34,7 +34,7 @@ type Options struct {
 	// Providers are what machines are made by, under the names that jobs use. One with a method Run(ctx) error is run
 	// as long as the server, and one with a method Close() error is closed with it.
 	Providers map[string]machine.Provider
-	// DefaultProvider runs the jobs that name none. It may be "" when there is only one.
+	// DefaultProvider runs the jobs that name none. It may be several, as in [dayfly.JobSpec], and "" when there is only one.
 	DefaultProvider string
 
 	// Listen are the addresses to serve on; default 127.0.0.1:7700. Port 0 is any port, and the one used last if that
@@ -74,10 +74,11 @@ type Options struct {
 	Logger  *slog.Logger // default: discards
 }
 
-// Queue limits how many jobs of one queue run at once. Zero means no limit.
+// Queue says where the jobs of one queue run, and how many at once.
 type Queue struct {
-	Concurrency    int // all together
-	KeyConcurrency int // with the same concurrency key
+	Provider       string // of jobs that name none, as in [dayfly.JobSpec]; "": the default provider
+	Concurrency    int    // all together; 0: no limit
+	KeyConcurrency int    // with the same concurrency key; 0: no limit
 }
 
 // DefaultListen is where a server listens when it is not told where.
@@ -148,8 +149,6 @@ func (o *Options) check() error {
 	switch {
 	case !filepath.IsAbs(o.DataDir):
 		return fault.Say(fault.Invalid, "the data directory %q is not an absolute path", o.DataDir)
-	case o.Providers[o.DefaultProvider] == nil:
-		return fault.Say(fault.Invalid, "the default provider %q is not one of the providers", o.DefaultProvider)
 	}
 	return nil
 }
@@ -239,7 +238,7 @@ func (s *Server) assemble(requireToken bool) error {
 	o := &s.options
 	queues := make(map[string]engine.QueueLimits, len(o.Queues))
 	for name, q := range o.Queues {
-		queues[name] = engine.QueueLimits{Concurrency: q.Concurrency, KeyConcurrency: q.KeyConcurrency}
+		queues[name] = engine.QueueLimits{Provider: q.Provider, Concurrency: q.Concurrency, KeyConcurrency: q.KeyConcurrency}
 	}
 	s.engine, err = engine.New(engine.Options{
 		Store: s.store, Providers: o.Providers, DefaultProvider: o.DefaultProvider,

@@ -30,7 +30,7 @@ func (v *view) job(j *store.Job) *dayfly.Job {
 		ID: j.ID, Name: j.Spec.Name, State: j.State,
 		Reason: j.Reason, Message: j.Message, ExitCode: j.ExitCode, Result: j.Result, Progress: j.Progress,
 		CreatedAt: j.CreatedAt.UTC(), RunAt: moment(j.RunAt), QueuedAt: moment(j.QueuedAt), FinishedAt: moment(j.FinishedAt),
-		CancelRequested: !j.CancelRequestedAt.IsZero(), RetriedFrom: j.RetriedFrom,
+		Refusals: j.Refusals, CancelRequested: !j.CancelRequestedAt.IsZero(), RetriedFrom: j.RetriedFrom,
 		Spec:      j.Spec,
 		Attempts:  make([]dayfly.Attempt, 0, len(j.AttemptLog)),
 		Artifacts: make([]dayfly.Artifact, 0, len(j.Artifacts)),
@@ -91,7 +91,7 @@ func (v *view) attempt(a *store.Attempt) dayfly.Attempt {
 
 func (v *view) machine(m *store.Machine) dayfly.Machine {
 	return dayfly.Machine{
-		Name: m.Name, Provider: m.Provider, State: string(m.State), Location: m.Location, Job: m.JobID, Attempt: m.Attempt,
+		Name: m.Name, Provider: m.Provider, Region: m.Region, Image: m.Image, State: string(m.State), Location: m.Location, Job: m.JobID, Attempt: m.Attempt,
 		CreatedAt: m.CreatedAt.UTC(), GoneAt: moment(m.GoneAt), Message: m.Message,
 	}
 }

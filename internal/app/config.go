@@ -29,7 +29,7 @@ type Config struct {
 	DataDir string `toml:"data_dir"`
 	// PublicURL is the server's base URL as clients and machines see it, when that is not the first of Listen.
 	PublicURL string `toml:"public_url"`
-	// DefaultProvider runs the jobs that name none.
+	// DefaultProvider runs the jobs that name none: one provider, or several in the order of preference, separated by commas.
 	DefaultProvider string `toml:"default_provider"`
 	// Retention is how long jobs are kept after their end, with their logs and files.
 	Retention dayfly.Duration `toml:"retention"`
@@ -54,10 +54,11 @@ type TLS struct {
 	Key         string `toml:"key"`
 }
 
-// Queue limits how many jobs of one queue run at once.
+// Queue says where the jobs of one queue run, and how many at once.
 type Queue struct {
-	Concurrency    int `toml:"concurrency"`     // all together; 0: no limit
-	KeyConcurrency int `toml:"key_concurrency"` // with the same concurrency key; 0: no limit
+	Provider       string `toml:"provider"`        // of jobs that name none; "": the default provider
+	Concurrency    int    `toml:"concurrency"`     // all together; 0: no limit
+	KeyConcurrency int    `toml:"key_concurrency"` // with the same concurrency key; 0: no limit
 }
 
 // Limits bound what clients may use.

@@ -251,25 +251,23 @@ func variableSuggestion(name string) string {
 	return "; did you mean " + best + "?"
 }
 
-// setQueue sets a limit of a queue from a variable such as DAYFLY_QUEUES_VIDEO_HD_CONCURRENCY. It means the configured
+// setQueue sets a key of a queue from a variable such as DAYFLY_QUEUES_VIDEO_HD_CONCURRENCY. It means the configured
 // queue whose name it is with _ for - and . or else the queue "video_hd".
 func (c *Config) setQueue(variable, value string) (known bool, err error) {
 	rest, ok := strings.CutPrefix(variable, Prefix+"QUEUES_")
 	if !ok {
 		return false, nil
 	}
-	name, key := strings.CutSuffix(rest, "_KEY_CONCURRENCY")
-	if !key {
-		if name, ok = strings.CutSuffix(rest, "_CONCURRENCY"); !ok {
-			return false, nil
+	key := ""
+	for _, known := range []string{"_KEY_CONCURRENCY", "_CONCURRENCY", "_PROVIDER"} { // the longer first
+		if strings.HasSuffix(rest, known) {
+			key = known
+			break
 		}
 	}
-	if name == "" {
+	name := strings.TrimSuffix(rest, key)
+	if key == "" || name == "" {
 		return false, nil
-	}
-	n, err := number(value)
-	if err != nil {
-		return true, err
 	}
 	queue := strings.ToLower(name)
 	for configured := range c.Queues {
@@ -278,10 +276,16 @@ func (c *Config) setQueue(variable, value string) (known bool, err error) {
 		}
 	}
 	limits := c.Queues[queue]
-	if key {
-		limits.KeyConcurrency = n
-	} else {
-		limits.Concurrency = n
+	switch key {
+	case "_PROVIDER":
+		limits.Provider = value
+	case "_KEY_CONCURRENCY":
+		limits.KeyConcurrency, err = number(value)
+	default:
+		limits.Concurrency, err = number(value)
+	}
+	if err != nil {
+		return true, err
 	}
 	if c.Queues == nil {
 		c.Queues = map[string]Queue{}

@@ -3,9 +3,9 @@ package app
 import (
 	"log/slog"
 	"slices"
-	"strings"
 
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/engine"
 	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/server"
 )
@@ -74,9 +74,16 @@ func (c *Config) validateProviders() error {
 			return err
 		}
 	}
-	if names := c.ProviderNames(); !slices.Contains(names, c.DefaultProvider) {
-		return fault.Field("default_provider", "%q is not an enabled provider; the enabled providers are: %s",
-			c.DefaultProvider, strings.Join(names, ", "))
+	if _, err := engine.CheckProviders("default_provider", c.DefaultProvider, c.ProviderNames()); err != nil {
+		return err
+	}
+	for name, q := range c.Queues {
+		if q.Provider == "" {
+			continue
+		}
+		if _, err := engine.CheckProviders("queues."+name+".provider", q.Provider, c.ProviderNames()); err != nil {
+			return err
+		}
 	}
 	return nil
 }

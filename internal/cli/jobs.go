@@ -201,6 +201,12 @@ func (p *program) showJob(job *dayfly.Job) {
 	if job.RunAt != nil {
 		field("runs at", "%s", job.RunAt.Local().Format(time.RFC3339))
 	}
+	if strings.ContainsAny(job.Spec.Provider, ",:") {
+		field("on", "%s", job.Spec.Provider)
+	}
+	for _, r := range job.Refusals {
+		field("refused", "%s, %s: %s", where(r.Provider, r.Region), r.At.Local().Format(time.DateTime), r.Message)
+	}
 	field("retry of", "%s", job.RetriedFrom)
 	field("labels", "%s", labels(job.Spec.Labels))
 	field("result", "%s", cut(string(job.Result), 200))
@@ -228,14 +234,22 @@ func (p *program) showAttempt(w io.Writer, a *dayfly.Attempt) {
 	if a.Reason != "" {
 		fmt.Fprintf(w, " (%s)", plain(string(a.Reason)))
 	}
-	fmt.Fprintf(w, " on %s, %s\n", plain(a.Machine.Provider), plain(a.Machine.Name))
+	fmt.Fprintf(w, " on %s, %s\n", plain(where(a.Machine.Provider, a.Machine.Region)), plain(a.Machine.Name))
 	p.waterfall(w, "    ", phasesOf(a.Phases))
 	if a.Machine.Location != "" {
 		fmt.Fprintf(w, "    %s, %s\n", plain(a.Machine.Location), a.Machine.State)
 	}
+	if a.Machine.Image != "" {
+		fmt.Fprintf(w, "    %s\n", plain(a.Machine.Image))
+	}
 	if a.MaxRSSKB > 0 {
 		fmt.Fprintf(w, "    %s of CPU, %s of memory at most\n", milliseconds(float64(a.UserMS+a.SystemMS)), bytesOf(a.MaxRSSKB*1024))
 	}
+}
+
+// where writes a place as one names it to run a job there.
+func where(provider, region string) string {
+	return strings.TrimSuffix(provider+":"+region, ":")
 }
 
 // quoteCommand writes a command as one could type it.

@@ -45,7 +45,7 @@ func (p *program) listMachines(ctx context.Context, c *connection, all bool) err
 			}
 			continue
 		}
-		rows = append(rows, []string{m.Name, m.Provider, m.State, m.Job, ago(m.CreatedAt, now), m.Location})
+		rows = append(rows, []string{m.Name, where(m.Provider, m.Region), m.State, m.Job, ago(m.CreatedAt, now), m.Location})
 	}
 	if p.json {
 		return nil
@@ -127,7 +127,7 @@ func (p *program) printFindings(checked int, findings []finding) error {
 	}
 	rows := [][]string{{"NAME", "PROVIDER", "STATE", "JOB", "WHY IT SHOULD BE GONE"}}
 	for _, f := range findings {
-		rows = append(rows, []string{f.Machine.Name, f.Machine.Provider, f.Machine.State, f.Machine.Job, f.Why})
+		rows = append(rows, []string{f.Machine.Name, where(f.Machine.Provider, f.Machine.Region), f.Machine.State, f.Machine.Job, f.Why})
 	}
 	return table(p.out, rows)
 }

@@ -108,7 +108,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.labels, "label", nil, "a mark to find it by: `K=V`")
 	flags.StringVar(&f.queue, "queue", "", "the `QUEUE` to wait in (default: default)")
 	flags.IntVar(&f.priority, "priority", 0, "`N` from -1000 to 1000: higher runs first")
-	flags.StringVar(&f.on, "on", "", "the `PROVIDER` to run it on (default: the server's)")
+	flags.StringVar(&f.on, "on", "", "the `PROVIDER` to run it on, or several to try in turn, with regions: fly:ams,docker (default: the server's)")
 	flags.StringVar(&f.size, "size", "", "the `SIZE` of the machine, such as shared-cpu-1x")
 	flags.StringVar(&f.image, "image", "", "the `IMAGE` to run it in, for providers that have images")
 	flags.BoolVar(&f.raw, "raw", false, "pass control characters through to the terminal")

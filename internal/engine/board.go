@@ -20,13 +20,14 @@ func (e *Engine) board(s *store.Submission, now time.Time) *flight {
 		return nil
 	}
 	view := e.laneView(laneOf(s.Job), []*store.Job{s.Job})
-	launch := e.intent(s.Job, now)
+	first := choicesOf(s.Job.Provider)[0]
+	launch := e.intent(s.Job, first, nil, now)
 	f := launchedFlight(launch, s.Job)
 	// The room is taken before it is looked at, so that two submissions do not both find the last of it.
 	e.reserve(f, 1)
 	w := world{now: now, timers: e.timers, room: e.room(), lanes: []laneView{view}}
 	w.room[f.provider]++
-	if actions := plan(&w); len(actions) != 1 || actions[0].kind != launchJob {
+	if actions := plan(&w); len(actions) != 1 || actions[0].kind != launchJob || actions[0].choice != first {
 		e.reserve(f, -1)
 		return nil
 	}

@@ -91,13 +91,11 @@ func (e *Engine) dispatch(ctx context.Context) (moved int, look time.Time, err e
 	now := e.clock.now()
 	w := world{now: now, timers: e.timers, room: e.room(), gates: e.gates(now)}
 	for _, lane := range e.readyLanes() {
-		if w.room[lane.Provider] <= 0 {
+		room, gated := roomFor(choicesOf(lane.Provider), w.room, w.gates)
+		if room <= 0 || e.queueRoom(lane.Queue) <= 0 {
 			continue
 		}
-		if e.queueRoom(lane.Queue) <= 0 {
-			continue
-		}
-		limit, gated := min(w.room[lane.Provider], launchGroup), len(w.gates[lane.Provider]) > 0
+		limit := min(room, launchGroup)
 		if gated {
 			limit = launchGroup // the first may be refused, and those behind them may not
 		}
@@ -198,7 +196,7 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 			e.wakeClock.set()
 			continue
 		}
-		launches = append(launches, e.intent(a.job, now))
+		launches = append(launches, e.intent(a.job, a.choice, a.passed, now))
 		jobs = append(jobs, a.job)
 	}
 	if len(launches) == 0 {
@@ -234,20 +232,27 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 }
 
 // intent is what is committed before a provider is asked for a job's machine.
-func (e *Engine) intent(job *store.Job, now time.Time) *store.Launch {
+func (e *Engine) intent(job *store.Job, where choice, passed []dayfly.Refusal, now time.Time) *store.Launch {
 	attempt := newID("att_")
 	limits := e.options.Queues[job.Queue]
-	return &store.Launch{
+	l := &store.Launch{
 		JobID: job.ID, Version: job.Version, AttemptID: attempt,
-		Machine: machineName(e.identity.Install, attempt), Provider: job.Provider, Lifetime: lifetimeOf(&job.Spec), Time: now,
+		Machine: machineName(e.identity.Install, attempt), Provider: where.provider, Region: where.region, Lifetime: lifetimeOf(&job.Spec), Time: now,
 		QueueLimit: limits.Concurrency, KeyLimit: limits.KeyConcurrency,
 	}
+	if len(passed) > 0 {
+		l.Refusals, l.Message = withRefusals(job.Refusals, passed...), passedOver(passed)
+	}
+	return l
 }
 
 // takeOff starts an attempt whose intent is committed.
 func (e *Engine) takeOff(l *store.Launch, job *store.Job) {
 	launched := *job
 	launched.State, launched.Version, launched.Attempt, launched.Number = dayfly.Starting, job.Version+1, l.AttemptID, job.Number+1
+	if len(l.Refusals) > 0 {
+		launched.Refusals = l.Refusals
+	}
 	if f := launchedFlight(l, &launched); e.addFlight(f) {
 		e.begin(f)
 	}
@@ -256,7 +261,7 @@ func (e *Engine) takeOff(l *store.Launch, job *store.Job) {
 // launchedFlight is the attempt of a launch, of which nothing is known yet.
 func launchedFlight(l *store.Launch, job *store.Job) *flight {
 	return &flight{
-		id: l.AttemptID, jobID: job.ID, machine: l.Machine, provider: l.Provider, number: job.Number,
+		id: l.AttemptID, jobID: job.ID, machine: l.Machine, provider: l.Provider, region: l.Region, number: job.Number,
 		state: dayfly.AttemptCreating, job: job, since: l.Time, heard: l.Time,
 	}
 }
@@ -271,95 +276,4 @@ func (e *Engine) begin(f *flight) {
 func lifetimeOf(spec *dayfly.JobSpec) time.Duration {
 	const files = time.Hour
 	return min(time.Duration(spec.Timeouts.Boot+spec.Timeouts.Run+spec.Timeouts.Grace)+files, machine.MaxLifetime)
-}
-
-// machineSpec returns the machine to ask for, the same each time it is asked for.
-func (e *Engine) machineSpec(ctx context.Context, f *flight, job *store.Job) (*machine.Spec, error) {
-	home, err := e.url(ctx, f.provider)
-	if err != nil {
-		return nil, err
-	}
-	return &machine.Spec{
-		Name: f.machine, Owner: ownerOf(e.identity.Install),
-		Labels:   map[string]string{"job": job.ID, "attempt": f.id, "epoch": formatEpoch(e.identity.Epoch)},
-		Lifetime: lifetimeOf(&job.Spec),
-		Agent:    &machine.Agent{URL: home, Attempt: f.id, Token: e.key.Bootstrap(f.id)},
-		Image:    job.Spec.Image, Size: sizeOfJob(job),
-	}, nil
-}
-
-// create asks the provider for a flight's machine and deals with the answer.
-func (e *Engine) create(ctx context.Context, f *flight) {
-	e.mu.Lock()
-	job := f.job
-	f.sends++
-	f.sending++
-	e.mu.Unlock()
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errProviderSlow)
-	defer cancel()
-	var m *machine.Machine
-	spec, err := e.machineSpec(ctx, f, job)
-	if err == nil {
-		m, err = e.callCreate(ctx, f.provider, spec)
-	}
-	e.mu.Lock()
-	f.sending--
-	e.mu.Unlock()
-	defer e.doom(f)
-	switch fault.Of(err) {
-	case "":
-		e.created(f, m)
-	case fault.Invalid, fault.Unsupported:
-		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonRefused, final: true,
-			message: "The provider refused the machine: " + sentenceOf(err)})
-	case fault.Exhausted:
-		wait := e.refused(f, sentenceOf(err), false)
-		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted, patient: true, wait: wait,
-			message: "The provider has no room: " + sentenceOf(err)})
-	case fault.Denied, fault.Unauthenticated:
-		wait := e.refused(f, sentenceOf(err), true)
-		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted, patient: true, wait: wait,
-			message: "The provider refused Dayfly's credentials: " + sentenceOf(err)})
-	case fault.Conflict:
-		e.finish(f, verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted,
-			message: "The machine's name is taken by something that is not Dayfly's: " + sentenceOf(err)})
-	default:
-		e.unanswered(f, err)
-	}
-}
-
-var errProviderSlow = errors.New("the provider did not answer in time")
-
-// created records that the machine exists.
-func (e *Engine) created(f *flight, m *machine.Machine) {
-	e.mu.Lock()
-	f.see(m)
-	claimed := f.state == dayfly.AttemptRunning
-	if f.state == dayfly.AttemptCreating || f.state == dayfly.AttemptCreateUnknown {
-		f.state = dayfly.AttemptBooting
-	}
-	over := e.flights[f.id] != f
-	e.granted(f)
-	e.mu.Unlock()
-	// Where the provider calls the machine by our name, a claim has recorded all there is to know.
-	if over || claimed && m.ID == m.Name {
-		return
-	}
-	e.notes.add(e.lifetime, &store.Note{Attempt: f.id, Time: e.clock.now(), Booted: m})
-	e.consider(f)
-}
-
-// unanswered records that nobody knows whether the machine exists.
-func (e *Engine) unanswered(f *flight, cause error) {
-	e.logger.Warn("the answer to a create is ambiguous", "attempt", f.id, "machine", f.machine, "provider", f.provider, "error", cause)
-	e.mu.Lock()
-	if f.state == dayfly.AttemptCreating {
-		f.state = dayfly.AttemptCreateUnknown
-	}
-	f.askedAt, f.absentAt, f.absent, f.looks = e.clock.now(), time.Time{}, 0, 0
-	unclaimed := f.state == dayfly.AttemptCreateUnknown
-	e.mu.Unlock()
-	if unclaimed {
-		e.notes.add(e.lifetime, &store.Note{Attempt: f.id, Time: e.clock.now(), Unknown: sentenceOf(cause)})
-	}
 }

@@ -72,10 +72,13 @@ func (e *Engine) end(ctx context.Context, f *flight, v verdict, report *ended) e
 		if report != nil {
 			ending.Result, ending.Artifacts = report.result, report.artifacts
 		}
-		_, err := e.store.End(ctx, ending)
+		moved, err := e.store.End(ctx, ending)
 		switch {
 		case err == nil:
 			e.landed(f, n.State)
+			if n.State == dayfly.Queued {
+				e.moved(moved)
+			}
 			return nil
 		case errors.Is(err, fault.StaleAttempt), errors.Is(err, fault.NotFound), errors.Is(err, fault.Conflict):
 		default:

@@ -27,7 +27,7 @@ import (
 type Options struct {
 	Store           store.Store
 	Providers       map[string]machine.Provider // by name
-	DefaultProvider string                      // for jobs that name none
+	DefaultProvider string                      // for jobs that name none; it may be several, as in [dayfly.JobSpec]
 	Logs            *joblog.Store               // where output is kept
 	Blobs           blob.Store                  // where inputs and artifacts are kept
 	Key             ticket.Key                  // signs what the engine hands out
@@ -55,6 +55,10 @@ type Options struct {
 
 // QueueLimits are the limits of one queue. Zero means none.
 type QueueLimits struct {
+	// Provider is where jobs of the queue run that do not say it themselves, in the form of [dayfly.JobSpec]'s. "": at the
+	// default provider.
+	Provider string
+
 	Concurrency    int // jobs of the queue that are starting or running at once
 	KeyConcurrency int // of those, jobs with the same concurrency key
 }
@@ -95,6 +99,7 @@ type Engine struct {
 	busy      map[string]int              // flights by provider
 	active    map[place]int               // flights by queue, and by queue and key
 	lanes     map[store.Lane]*lineup      // lanes that may have ready jobs
+	named     map[string]bool             // what jobs named as their providers, as far as this server knows
 	refusals  map[string][]*refusal       // by provider
 	said      map[string]*dayfly.Progress // by attempt: what its job said last of itself, until it is written
 
@@ -119,8 +124,9 @@ func New(o Options) (*Engine, error) {
 	switch {
 	case o.Store == nil || o.Logs == nil || o.Blobs == nil || o.URL == nil:
 		return nil, fmt.Errorf("engine: %w: Store, Logs, Blobs and URL are required", fault.Invalid)
-	case o.Providers[o.DefaultProvider] == nil:
-		return nil, fmt.Errorf("engine: %w: the default provider %q is not one of the providers", fault.Invalid, o.DefaultProvider)
+	}
+	if err := checkDefaults(&o); err != nil {
+		return nil, err
 	}
 	e := &Engine{
 		store: o.Store, providers: o.Providers, defaultProvider: o.DefaultProvider,
@@ -128,7 +134,7 @@ func New(o Options) (*Engine, error) {
 		timers: defaultTimers(), logger: o.Logger, luck: rand.Float64,
 		ready: make(chan struct{}), clock: newClock(time.Time{}, o.Clock),
 		flights: map[string]*flight{}, byMachine: map[string]*flight{}, busy: map[string]int{}, active: map[place]int{},
-		lanes: map[store.Lane]*lineup{}, refusals: map[string][]*refusal{}, said: map[string]*dayfly.Progress{},
+		lanes: map[store.Lane]*lineup{}, named: map[string]bool{}, refusals: map[string][]*refusal{}, said: map[string]*dayfly.Progress{},
 		wakeQueue: newSignal(), wakeClock: newSignal(), wakeProgress: newSignal(),
 	}
 	if e.logger == nil {
@@ -248,8 +254,8 @@ func (e *Engine) Ready(ctx context.Context) error {
 
 // flight is one attempt in flight. The engine's mu guards all fields but those that never change.
 type flight struct {
-	id, jobID, machine, provider string // never change
-	number                       int    // never changes
+	id, jobID, machine, provider, region string // never change
+	number                               int    // never changes
 
 	state dayfly.AttemptState
 	fence int64
@@ -272,6 +278,7 @@ type flight struct {
 
 	pending *verdict // how it has ended before its machine was made, if that could not be recorded yet
 	ending  bool     // its end is being recorded
+	refused *verdict // by its provider, after an answer of its had been lost: it holds once there is no machine for certain
 
 	order     wire.Outcome
 	orderedAt time.Time
@@ -298,7 +305,7 @@ func newFlight(a *store.Attempt, now time.Time) *flight {
 		f.commandAt = now
 	}
 	if m := a.Machine; m != nil {
-		f.machine, f.providerID = m.Name, m.ID
+		f.machine, f.region, f.providerID = m.Name, m.Region, m.ID
 		f.killed = m.State == store.MachineDeleting
 		f.gone = m.State == store.MachineGone
 	}

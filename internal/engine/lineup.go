@@ -3,6 +3,7 @@ package engine
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -46,6 +47,9 @@ func (e *Engine) lineupOf(lane store.Lane) *lineup {
 	if l == nil {
 		l = &lineup{}
 		e.lanes[lane] = l
+		if len(e.named) < maxNamed {
+			e.named[lane.Provider] = true
+		}
 	}
 	l.changes++
 	return l
@@ -76,12 +80,21 @@ func (e *Engine) joined(job *store.Job) {
 	}
 }
 
+// maxNamed bounds how many ways to name providers are remembered. Lanes of others are found by reading, in [laneScan].
+const maxNamed = 1024
+
 // freed notes that a job has given up its place: another that was held back for its key may be ready now, on any provider.
 func (e *Engine) freed(job *store.Job) {
 	if job.Key == "" || e.options.Queues[job.Queue].KeyConcurrency == 0 {
 		return
 	}
+	e.mu.Lock()
+	named := maps.Clone(e.named)
+	e.mu.Unlock()
 	for provider := range e.providers {
+		named[provider] = true
+	}
+	for provider := range named {
 		e.stirred(store.Lane{Provider: provider, Queue: job.Queue})
 	}
 }

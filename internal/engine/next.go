@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
@@ -25,6 +26,10 @@ type verdict struct {
 	patient bool
 	// final is set when trying again is pointless.
 	final bool
+	// refusal is what the provider said, when it refused the machine. elsewhere is set when another of the job's choices may
+	// take it at once.
+	refusal   *dayfly.Refusal
+	elsewhere bool
 	// wait is the least time to wait before the next try.
 	wait time.Duration
 }
@@ -54,6 +59,12 @@ func next(job *store.Job, v verdict, now time.Time, luck float64) store.Next {
 		n.Losses = job.Losses + 1
 	}
 
+	untried := true // whether there is a choice that has not refused the job for good
+	if v.refusal != nil {
+		n.Refusals = withRefusals(job.Refusals, *v.refusal)
+		untried = len(open(job, n.Refusals)) > 0
+	}
+
 	end := func(state dayfly.State, reason dayfly.Reason, message string) store.Next {
 		n.State, n.Reason, n.Message = state, reason, message
 		return n
@@ -69,6 +80,8 @@ func next(job *store.Job, v verdict, now time.Time, luck float64) store.Next {
 		return end(dayfly.Failed, dayfly.ReasonDeadline, deadlineMessage(job, v))
 	case v.final:
 		return end(dayfly.Failed, v.reason, v.message)
+	case !untried:
+		return end(dayfly.Failed, dayfly.ReasonRefused, refusedMessage(n.Refusals))
 	case n.Losses >= poisonAfter:
 		return end(dayfly.Failed, dayfly.ReasonPoison, fmt.Sprintf(
 			"%d machines in a row were lost while they ran this job, so it is taken for the cause. The last one: %s", n.Losses, v.message))
@@ -83,9 +96,25 @@ func next(job *store.Job, v verdict, now time.Time, luck float64) store.Next {
 		return end(dayfly.Failed, v.reason, v.message+" The same size would fail the same way, so it was not tried again; set retry.oom_killed to do so.")
 	}
 
+	if v.refusal != nil && (v.elsewhere || forGood(v.refusal.Kind)) {
+		n.State = dayfly.Queued // for the next of its choices
+		return n
+	}
 	n.State = dayfly.Scheduled
 	n.RunAt = now.Add(max(v.wait, backoff(retry, max(n.Starts, n.Launches), luck)))
 	return n
+}
+
+// refusedMessage says why a job will run nowhere.
+func refusedMessage(refusals []dayfly.Refusal) string {
+	if len(refusals) == 1 {
+		return "The provider refused the machine: " + refusals[0].Message
+	}
+	texts := make([]string, len(refusals))
+	for i, r := range refusals {
+		texts[i] = fmt.Sprintf("%s: %s", choice{r.Provider, r.Region}, r.Message)
+	}
+	return "Each of its providers refused the machine. " + strings.Join(texts, " ")
 }
 
 // backoff returns how long to wait after the n-th failure: anything from nothing to an exponentially growing bound.

@@ -42,9 +42,9 @@ func defaultTimers() timers {
 	}
 }
 
-// laneView is one provider's share of one queue: the jobs at its head and how many more of it may run.
+// laneView is a lane: the jobs at its head and how many more of its queue may run.
 type laneView struct {
-	heads     []*store.Job
+	heads     []*store.Job   // all with the same choices
 	queueRoom int            // math.MaxInt when the queue has no limit
 	keyRoom   map[string]int // for the keys of the heads, when the queue limits keys
 }
@@ -71,6 +71,7 @@ type attemptView struct {
 	asking bool          // the provider is being asked
 
 	pending  *verdict      // how it has ended before its agent called, if that could not be recorded yet
+	refused  *verdict      // the provider has refused the machine, after an answer of its had been lost
 	order    wire.Outcome  // what the agent has been told to stop for, or ""
 	ordered  time.Duration // since then
 	killed   bool          // its machine is being destroyed because nothing else helped
@@ -101,7 +102,7 @@ type actionKind string
 
 // The actions that plan may decide on.
 const (
-	launchJob   actionKind = "launch" // commit the intent and ask the provider
+	launchJob   actionKind = "launch" // commit the intent and ask the provider of the choice
 	holdJob     actionKind = "hold"   // pass it over: its key is at the limit
 	leaveJob    actionKind = "leave"  // to the clock: its total timeout has passed while it waited
 	endAttempt  actionKind = "end"    // with the verdict
@@ -118,6 +119,8 @@ const (
 type action struct {
 	kind     actionKind
 	job      *store.Job
+	choice   choice           // where to launch it
+	passed   []dayfly.Refusal // the choices before that, and why not
 	attempt  string
 	machine  string
 	provider string
@@ -139,17 +142,25 @@ func plan(w *world) []action {
 	return actions
 }
 
-// planLanes picks the jobs to launch: over all lanes by priority, then age, as far as the provider, the queue and the
-// key have room.
+// head is a job at the head of a lane.
+type head struct {
+	job     *store.Job
+	lane    *laneView
+	choices []choice
+}
+
+// planLanes picks the jobs to launch, and where: over all lanes by priority, then age, as far as a provider, the queue and
+// the key have room.
 func planLanes(w *world) []action {
-	type head struct {
-		job  *store.Job
-		lane *laneView
-	}
 	var heads []head
 	for i := range w.lanes {
-		for _, job := range w.lanes[i].heads {
-			heads = append(heads, head{job, &w.lanes[i]})
+		lane := &w.lanes[i]
+		if len(lane.heads) == 0 {
+			continue
+		}
+		choices := choicesOf(lane.heads[0].Provider)
+		for _, job := range lane.heads {
+			heads = append(heads, head{job, lane, choices})
 		}
 	}
 	slices.SortStableFunc(heads, func(a, b head) int { return order(a.job, b.job) })
@@ -157,20 +168,7 @@ func planLanes(w *world) []action {
 	for provider, n := range w.room {
 		room[provider] = n
 	}
-	gates := make(map[string][]*gate, len(w.gates))
-	for provider, list := range w.gates {
-		var waiting []*store.Job
-		for _, h := range heads {
-			if h.job.Provider == provider {
-				waiting = append(waiting, h.job)
-			}
-		}
-		for _, g := range list {
-			g := *g
-			g.choose(waiting)
-			gates[provider] = append(gates[provider], &g)
-		}
-	}
+	gates := gatesFor(w, heads)
 	var actions []action
 	for _, h := range heads {
 		job, lane := h.job, h.lane
@@ -178,27 +176,57 @@ func planLanes(w *world) []action {
 			actions = append(actions, action{kind: leaveJob, job: job})
 			continue
 		}
-		if room[job.Provider] <= 0 || lane.queueRoom <= 0 {
+		if lane.queueRoom <= 0 {
+			continue
+		}
+		if n, _ := roomFor(h.choices, room, nil); n <= 0 {
 			continue
 		}
 		if left, limited := lane.keyRoom[job.Key]; limited && job.Key != "" {
 			if left <= 0 {
 				// The store marks it held when the launch is refused; asking is what makes it so.
-				actions = append(actions, action{kind: holdJob, job: job})
+				actions = append(actions, action{kind: holdJob, job: job, choice: h.choices[0]})
 				continue
 			}
 		}
-		if !pass(gates[job.Provider], job) {
+		where, passed, ok := selectChoice(h.choices, job, room, gates, w.now)
+		if !ok {
 			continue
 		}
 		if _, limited := lane.keyRoom[job.Key]; limited && job.Key != "" {
 			lane.keyRoom[job.Key]--
 		}
-		room[job.Provider]--
+		room[where.provider]--
 		lane.queueRoom--
-		actions = append(actions, action{kind: launchJob, job: job})
+		actions = append(actions, action{kind: launchJob, job: job, choice: where, passed: passed})
 	}
 	return actions
+}
+
+// gatesFor returns the gates of the world, each with the job that may go through it if only one may. That is nobody who
+// can have an earlier choice.
+func gatesFor(w *world, heads []head) map[string][]*gate {
+	gates := make(map[string][]*gate, len(w.gates))
+	for provider, list := range w.gates {
+		for _, g := range list {
+			g := *g
+			var waiting []*store.Job
+			for _, h := range heads {
+				for _, c := range h.choices {
+					if c.provider == provider && g.covers(sizeOfJob(h.job), c.region) {
+						waiting = append(waiting, h.job)
+						break
+					}
+					if w.room[c.provider] > 0 && len(w.gates[c.provider]) == 0 && !refusedForGood(h.job.Refusals, c) {
+						break
+					}
+				}
+			}
+			g.choose(waiting)
+			gates[provider] = append(gates[provider], &g)
+		}
+	}
+	return gates
 }
 
 // planAttempt decides about one attempt in flight. At most one of its actions ends the attempt.
@@ -223,6 +251,8 @@ func planBooting(a *attemptView, t *timers) []action {
 			message: "The job's total timeout passed while its machine was being made."})
 	case a.pending != nil:
 		return a.end(*a.pending)
+	case a.refused != nil && a.absent >= t.absentFor && a.state == dayfly.AttemptCreateUnknown:
+		return a.end(*a.refused)
 	case a.sight == machine.Exited || a.sight == machine.Gone:
 		return a.end(verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted,
 			message: "The machine ended before its agent called" + describeExit(a.exit) + "."})
@@ -232,7 +262,7 @@ func planBooting(a *attemptView, t *timers) []action {
 	case a.age > a.boot:
 		return a.end(verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted,
 			message: fmt.Sprintf("No agent called within the boot timeout of %v.", a.boot)})
-	case a.state == dayfly.AttemptCreateUnknown && a.resendOK && a.sends < maxSends:
+	case a.state == dayfly.AttemptCreateUnknown && a.resendOK && a.refused == nil && a.sends < maxSends:
 		return []action{a.act(resend, "the machine does not exist although it was asked for")}
 	case a.state == dayfly.AttemptCreateUnknown && a.lookDue && !a.asking:
 		return []action{a.act(askProvider, "the answer to its creation was lost")}

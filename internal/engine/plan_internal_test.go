@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/store"
 	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
@@ -159,8 +160,9 @@ func jobs() *rapid.Generator[*store.Job] {
 		return &store.Job{
 			Seq: seq, ID: fmt.Sprintf("job_%d", seq), State: dayfly.Queued,
 			Priority: rapid.IntRange(-3, 3).Draw(t, "priority"),
-			Provider: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "provider"),
 			Key:      rapid.SampledFrom([]string{"", "x", "y"}).Draw(t, "key"),
+			Refusals: rapid.SampledFrom([][]dayfly.Refusal{nil, nil, nil, {{Provider: "a", Kind: fault.Invalid}},
+				{{Provider: "a", Kind: fault.Exhausted}}, {{Provider: "b", Region: "x", Kind: fault.Unsupported}}}).Draw(t, "refusals"),
 		}
 	})
 }
@@ -172,7 +174,7 @@ func TestLaunchesRespectEveryLimitAndTheOrder(t *testing.T) {
 			"a": rapid.IntRange(-1, 10).Draw(t, "room a"), "b": rapid.IntRange(-1, 10).Draw(t, "room b"),
 		}}
 		queueRoom, keyRoom := map[string]int{}, map[string]map[string]int{}
-		for _, q := range []string{"q1", "q2"} {
+		for _, q := range []string{"q1", "q2", "q3"} {
 			heads := rapid.SliceOfN(jobs(), 0, 20).Draw(t, q)
 			queueRoom[q] = rapid.SampledFrom([]int{0, 1, 5, math.MaxInt}).Draw(t, q+" room")
 			lane := laneView{heads: heads, queueRoom: queueRoom[q]}
@@ -180,8 +182,9 @@ func TestLaunchesRespectEveryLimitAndTheOrder(t *testing.T) {
 				keyRoom[q] = map[string]int{"x": rapid.IntRange(0, 3).Draw(t, "x"), "y": rapid.IntRange(0, 3).Draw(t, "y")}
 				lane.keyRoom = map[string]int{"x": keyRoom[q]["x"], "y": keyRoom[q]["y"], "": math.MaxInt}
 			}
+			named := rapid.SampledFrom([]string{"a", "b", "a,b", "b:x,a", "b:x,b:y"}).Draw(t, q+" names")
 			for _, j := range heads {
-				j.Queue = q
+				j.Queue, j.Provider = q, named
 			}
 			w.lanes = append(w.lanes, lane)
 		}
@@ -193,16 +196,15 @@ func TestLaunchesRespectEveryLimitAndTheOrder(t *testing.T) {
 				l.job.Priority == launched[i-1].job.Priority && l.job.Seq < launched[i-1].job.Seq) {
 				t.Fatalf("%s (priority %d) is launched after %s (priority %d)", l.job.ID, l.job.Priority, launched[i-1].job.ID, launched[i-1].job.Priority)
 			}
-			room[l.job.Provider]--
+			checkChoice(t, &l, room)
 			queueRoom[l.job.Queue]--
 			if limits := keyRoom[l.job.Queue]; limits != nil && l.job.Key != "" {
 				if limits[l.job.Key]--; limits[l.job.Key] < 0 {
 					t.Fatalf("key %s of %s is over its limit", l.job.Key, l.job.Queue)
 				}
 			}
-			if room[l.job.Provider] < 0 || queueRoom[l.job.Queue] < 0 {
-				t.Fatalf("launching %s leaves room %d at %s and %d in %s; want none below 0", l.job.ID,
-					room[l.job.Provider], l.job.Provider, queueRoom[l.job.Queue], l.job.Queue)
+			if queueRoom[l.job.Queue] < 0 {
+				t.Fatalf("launching %s leaves room %d in %s; want none below 0", l.job.ID, queueRoom[l.job.Queue], l.job.Queue)
 			}
 		}
 		// Nothing that could run is left waiting.
@@ -213,13 +215,30 @@ func TestLaunchesRespectEveryLimitAndTheOrder(t *testing.T) {
 		for _, lane := range w.lanes {
 			for _, j := range lane.heads {
 				limits := keyRoom[j.Queue]
-				full := room[j.Provider] <= 0 || queueRoom[j.Queue] <= 0 || limits != nil && j.Key != "" && limits[j.Key] <= 0
+				nowhere := !slices.ContainsFunc(choicesOf(j.Provider), func(c choice) bool { return room[c.provider] > 0 && !refusedForGood(j.Refusals, c) })
+				full := nowhere || queueRoom[j.Queue] <= 0 || limits != nil && j.Key != "" && limits[j.Key] <= 0
 				if !ran[j] && !full {
 					t.Fatalf("%s waits although there is room everywhere", j.ID)
 				}
 			}
 		}
 	})
+}
+
+// checkChoice fails unless a job is launched on the first of its choices that has room and has not refused it for good,
+// and takes the room.
+func checkChoice(t *rapid.T, l *action, room map[string]int) {
+	for _, c := range choicesOf(l.job.Provider) {
+		if refusedForGood(l.job.Refusals, c) || room[c.provider] <= 0 && c != l.choice {
+			continue
+		}
+		if c != l.choice || room[c.provider] <= 0 {
+			t.Fatalf("%s is launched on %s with room %v, want %s", l.job.ID, l.choice, room, c)
+		}
+		room[c.provider]--
+		return
+	}
+	t.Fatalf("%s is launched on %s, which is none of its choices %s", l.job.ID, l.choice, l.job.Provider)
 }
 
 func listings() *rapid.Generator[*listingView] {

@@ -136,6 +136,10 @@ func (e *Engine) settle(ctx context.Context, f *flight) (live bool, err error) {
 		return true, nil
 	case a.Job.Attempt == f.id:
 		e.landed(f, a.Job.State)
+		if a.Job.State == dayfly.Queued {
+			e.stirred(laneOf(a.Job))
+			e.wakeQueue.set()
+		}
 	default: // the job has gone on to another attempt
 		e.landed(f, dayfly.Running)
 	}

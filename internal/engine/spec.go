@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"mime"
@@ -63,13 +64,6 @@ func (e *Engine) normalize(spec *dayfly.JobSpec, wall time.Time) error {
 	if spec.RunAt != nil && spec.RunAt.After(wall.Add(maxRunAt)) {
 		return fault.Field("run_at", "is more than five years away")
 	}
-	if spec.Provider == "" {
-		spec.Provider = e.defaultProvider
-	}
-	if e.providers[spec.Provider] == nil {
-		return fault.Field("provider", "there is no provider %q; the providers are %s", spec.Provider,
-			strings.Join(slices.Sorted(maps.Keys(e.providers)), ", "))
-	}
 	if _, err := sizeOf(spec); err != nil {
 		return fault.Field("size", "there is no size %q; the sizes are %s", spec.Size, strings.Join(machine.Presets(), ", "))
 	}
@@ -82,6 +76,9 @@ func (e *Engine) normalize(spec *dayfly.JobSpec, wall time.Time) error {
 	if len(spec.Queue) > 64 || !queueName.MatchString(spec.Queue) {
 		return fault.Field("queue", "must be 1 to 64 characters of a-z, 0-9, '_', '.' and '-', beginning with a letter or digit")
 	}
+	if err := e.placeJob(spec); err != nil {
+		return err
+	}
 	if spec.Name == "" {
 		spec.Name = filepath.Base(spec.Command[0])
 	}
@@ -92,6 +89,32 @@ func (e *Engine) normalize(spec *dayfly.JobSpec, wall time.Time) error {
 		return err
 	}
 	fillDefaults(spec)
+	return nil
+}
+
+// placeJob fills in where a job runs that does not say it, and checks it.
+func (e *Engine) placeJob(spec *dayfly.JobSpec) (err error) {
+	if spec.Provider == "" {
+		spec.Provider = cmp.Or(e.options.Queues[spec.Queue].Provider, e.defaultProvider)
+	}
+	spec.Provider, err = CheckProviders("provider", spec.Provider, slices.Collect(maps.Keys(e.providers)))
+	return err
+}
+
+// checkDefaults checks the places that are for jobs which do not name one, and writes them as they are kept.
+func checkDefaults(o *Options) error {
+	providers := slices.Collect(maps.Keys(o.Providers))
+	for name, limits := range o.Queues {
+		if limits.Provider == "" {
+			continue
+		}
+		if _, err := CheckProviders("queues."+name+".provider", limits.Provider, providers); err != nil {
+			return fmt.Errorf("engine: %w", err)
+		}
+	}
+	if _, err := CheckProviders("default_provider", o.DefaultProvider, providers); err != nil {
+		return fmt.Errorf("engine: %w", err)
+	}
 	return nil
 }
 

@@ -47,7 +47,7 @@ func (e *Engine) launchable(ctx context.Context) (bool, error) {
 	now := e.clock.now()
 	w := world{now: now, timers: e.timers, room: e.room(), gates: e.gates(now)}
 	for _, lane := range lanes {
-		if w.room[lane.Provider] <= 0 || e.queueRoom(lane.Queue) <= 0 {
+		if room, _ := roomFor(choicesOf(lane.Provider), w.room, nil); room <= 0 || e.queueRoom(lane.Queue) <= 0 {
 			continue
 		}
 		heads, err := e.store.Ready(ctx, lane, nil, launchGroup)

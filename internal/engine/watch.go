@@ -104,7 +104,7 @@ func (e *Engine) view(f *flight, now time.Time) attemptView {
 		silence: e.vigil.elapsed(f.heard, now),
 		limit:   time.Duration(job.Spec.Timeouts.Run), grace: time.Duration(job.Spec.Timeouts.Grace),
 		sight: f.sight, exit: f.exit, absent: f.absent, asking: f.asking || now.Sub(f.askedAt) < lookInterval(f.looks),
-		pending: f.pending, order: f.order, killed: f.killed, gone: f.gone, sends: f.sends,
+		pending: f.pending, refused: f.refused, order: f.order, killed: f.killed, gone: f.gone, sends: f.sends,
 	}
 	if !f.commandAt.IsZero() {
 		v.running = e.vigil.elapsed(f.commandAt, now)
@@ -132,6 +132,9 @@ func (e *Engine) carryOut(a action) {
 	}
 	switch a.kind {
 	case endAttempt:
+		if r := a.verdict.refusal; r != nil { // it was refused a while ago, and waited for certainty
+			e.refused(f, r.Message, r.Kind == fault.Denied)
+		}
 		e.background.Go(func() { e.finish(f, a.verdict) })
 	case orderStop:
 		e.order(f, a.order)

@@ -3,6 +3,8 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -70,13 +72,10 @@ func (e *Engine) whyScheduled(w *dayfly.Why, job *store.Job) {
 
 func (e *Engine) whyQueued(ctx context.Context, w *dayfly.Why, job *store.Job) error {
 	limits := e.options.Queues[job.Queue]
-	room, dying := e.room()[job.Provider], e.doomed.count()[job.Provider]
 	e.mu.Lock()
-	busy, most := e.busy[job.Provider], e.maxMachines(job.Provider)
 	inQueue, ofKey := e.active[place{queue: job.Queue}], e.active[place{job.Queue, job.Key}]
-	_, exists := e.providers[job.Provider]
 	e.mu.Unlock()
-	if !exists {
+	if !slices.ContainsFunc(choicesOf(job.Provider), func(c choice) bool { return e.providers[c.provider] != nil }) {
 		say(w, "Its provider %s is not configured any more.", job.Provider)
 		w.Next = "Configure the provider again, or cancel the job."
 		return nil
@@ -88,13 +87,7 @@ func (e *Engine) whyQueued(ctx context.Context, w *dayfly.Why, job *store.Job) e
 	if limits.Concurrency > 0 && inQueue >= limits.Concurrency {
 		say(w, "The queue %s is at its limit: %d of %d jobs run.", job.Queue, inQueue, limits.Concurrency)
 	}
-	switch {
-	case busy >= most:
-		say(w, "The provider %s has as many machines as it may have: %d of %d.", job.Provider, busy, most)
-	case room <= 0:
-		say(w, "The provider %s has not confirmed yet that %d machines of jobs that are over are destroyed, beside %d at work; "+
-			"together they may be %d. It is asked until it has.", job.Provider, dying, busy, 2*most)
-	}
+	e.whyFull(w, job)
 	ahead, err := e.store.Ahead(ctx, job)
 	if err != nil {
 		return err
@@ -114,6 +107,28 @@ func (e *Engine) whyQueued(ctx context.Context, w *dayfly.Why, job *store.Job) e
 		w.Next = fmt.Sprintf("It fails at %s, when its total timeout passes, wherever it is then.", total.Format(time.RFC3339))
 	}
 	return nil
+}
+
+// whyFull says which of a job's providers have as many machines as they may have.
+func (e *Engine) whyFull(w *dayfly.Why, job *store.Job) {
+	room, dying := e.room(), e.doomed.count()
+	e.mu.Lock()
+	busy := maps.Clone(e.busy)
+	e.mu.Unlock()
+	told := map[string]bool{}
+	for _, c := range choicesOf(job.Provider) {
+		if told[c.provider] || e.providers[c.provider] == nil {
+			continue
+		}
+		told[c.provider] = true
+		switch busy, most := busy[c.provider], e.maxMachines(c.provider); {
+		case busy >= most:
+			say(w, "The provider %s has as many machines as it may have: %d of %d.", c.provider, busy, most)
+		case room[c.provider] <= 0:
+			say(w, "The provider %s has not confirmed yet that %d machines of jobs that are over are destroyed, beside %d at work; "+
+				"together they may be %d. It is asked until it has.", c.provider, dying[c.provider], busy, 2*most)
+		}
+	}
 }
 
 func (e *Engine) whyActive(w *dayfly.Why, job *store.Job) {
@@ -143,6 +158,9 @@ func (e *Engine) whyActive(w *dayfly.Why, job *store.Job) {
 			v.machine, spoken(v.silence), spoken(e.timers.unreachableAfter))
 	default:
 		say(w, "Its command runs on machine %s since %s; its agent was last heard of %s ago.", v.machine, spoken(v.running), spoken(v.silence))
+	}
+	for _, r := range job.Refusals {
+		say(w, "It is not on %s, which refused it at %s: %s", choice{r.Provider, r.Region}, r.At.Format(time.RFC3339), r.Message)
 	}
 	if job.Progress != nil {
 		say(w, "It says of itself: %.0f %% %s", job.Progress.Fraction*100, job.Progress.Text)
@@ -177,7 +195,7 @@ func whyFinished(w *dayfly.Why, job *store.Job) {
 		if a.State == dayfly.AttemptSucceeded {
 			continue
 		}
-		line := fmt.Sprintf("Attempt %d %s on %s", a.Number, fateOf(a), a.Provider)
+		line := fmt.Sprintf("Attempt %d %s on %s", a.Number, fateOf(a), placeOf(a))
 		if a.Machine != nil {
 			line += ", machine " + a.Machine.Name
 		}
@@ -204,6 +222,14 @@ func whyFinished(w *dayfly.Why, job *store.Job) {
 	case dayfly.ReasonExitNonzero, dayfly.ReasonSignaled:
 		w.Next = "Read its output, and retry it when what was wrong has been mended."
 	}
+}
+
+// placeOf says where an attempt was launched.
+func placeOf(a *store.Attempt) string {
+	if a.Machine == nil {
+		return a.Provider
+	}
+	return choice{a.Provider, a.Machine.Region}.String()
 }
 
 // fateOf says what became of an attempt, and how long its command ran.

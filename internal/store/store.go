@@ -190,7 +190,7 @@ type Job struct {
 	State   dayfly.State
 	Spec    dayfly.JobSpec // with every default filled in
 
-	Provider string // which provider runs it
+	Provider string // which providers may run it, as in its spec: with its queue, its lane
 	Queue    string
 	Key      string // the concurrency key, or ""
 	Priority int
@@ -219,7 +219,8 @@ type Job struct {
 	ExitCode *int
 	Result   json.RawMessage
 	Progress *dayfly.Progress
-	Events   int64 // Seq of the last event
+	Refusals []dayfly.Refusal // what its providers said last, one at most of each choice
+	Events   int64            // Seq of the last event
 
 	Inputs     []Input           // by Job and by Claim
 	AttemptLog []*Attempt        // by Job
@@ -247,11 +248,12 @@ type Attempt struct {
 	ClaimedBy string // instance and nonce of the claimant, or ""
 	Provider  string
 
-	QueuedAt  time.Time // when its job became ready for it
-	CreatedAt time.Time // when the intent was committed
-	BootedAt  time.Time // when the provider had answered
-	ClaimedAt time.Time
-	EndedAt   time.Time
+	QueuedAt   time.Time // when its job became ready for it
+	CreatedAt  time.Time // when the intent was committed
+	PreparedAt time.Time // when the provider had fetched what the machine needs; zero: there was nothing to fetch
+	BootedAt   time.Time // when the provider had answered
+	ClaimedAt  time.Time
+	EndedAt    time.Time
 
 	Reason    dayfly.Reason
 	Message   string
@@ -294,6 +296,8 @@ type Machine struct {
 	JobID     string
 	State     MachineState
 	Lifetime  time.Duration
+	Region    string // where it was asked for, or ""
+	Image     string // what it runs, with its digest, once known
 	Location  string
 	Message   string
 	CreatedAt time.Time
@@ -320,9 +324,9 @@ type MachineQuery struct {
 	Limit    int      // 1 to 10000
 }
 
-// Lane is one provider's share of one queue.
+// Lane is the jobs of one queue that name the same providers.
 type Lane struct {
-	Provider string
+	Provider string // as in Job
 	Queue    string
 }
 
@@ -360,10 +364,15 @@ type Launch struct {
 	Version   int64
 	AttemptID string
 	Machine   string         // its name
-	Provider  string         //
+	Provider  string         // the one of the job's providers that is to make it
+	Region    string         // where
 	Lifetime  time.Duration  //
 	Price     *machine.Price // what the machine costs, from now on; nil: nobody knows
 	Time      time.Time
+	// Refusals take the place of the job's, if there are any: choices before this one were passed over. Message is what
+	// the event says of that.
+	Refusals []dayfly.Refusal
+	Message  string
 	// Limits on jobs in starting or running, this one included; 0: none.
 	QueueLimit, KeyLimit int
 }
@@ -416,14 +425,17 @@ type Next struct {
 	Starts     int             // the counters' new values
 	Launches   int
 	Losses     int
-	ReleaseKey bool // let one held job of the same queue and key go on, on each provider: the job leaves its place
+	ReleaseKey bool // let one held job of the same queue and key go on, in each lane: the job leaves its place
+	// Refusals take the place of the job's, if there are any.
+	Refusals []dayfly.Refusal
 }
 
-// Note is something learnt about an attempt in flight. Exactly one of Booted, Unknown and Progress is set.
+// Note is something learnt about an attempt in flight. Exactly one of Prepared, Booted, Unknown and Progress is set.
 type Note struct {
 	Attempt string
 	Time    time.Time
 
+	Prepared bool             // the provider has what it needs to make the machine: sets PreparedAt, once, before the end
 	Booted   *machine.Machine // the provider has answered: creating and create_unknown become booting
 	Unknown  string           // the answer is ambiguous, and this is why: creating becomes create_unknown
 	Progress *dayfly.Progress // what the job says of itself

@@ -91,9 +91,11 @@ func (t *tx) writeClaim(p *pair) error {
 const bootAttempt = `UPDATE attempts SET state = 'booting', booted_at = $2, message = '' WHERE seq = $1`
 
 const bootMachine = `
-UPDATE attempts SET machine_id = $2, location = $3,
+UPDATE attempts SET machine_id = $2, location = $3, image = $4,
 	machine_state = CASE machine_state WHEN 'creating' THEN 'present' ELSE machine_state END
 WHERE seq = $1 AND gone_at IS NULL`
+
+const prepareAttempt = `UPDATE attempts SET prepared_at = $2 WHERE seq = $1`
 
 const doubtAttempt = `UPDATE attempts SET state = 'create_unknown', message = $2 WHERE seq = $1`
 
@@ -102,8 +104,8 @@ const noteProgress = `UPDATE jobs SET progress = $2 WHERE seq = $1`
 // note is a store.Note that shares no memory with its caller.
 type note struct {
 	store.Note
-	machineID, location string
-	progress            []byte
+	machineID, location, image string
+	progress                   []byte
 }
 
 // Note implements store.Attempts.
@@ -116,7 +118,8 @@ func (s *Store) Note(ctx context.Context, notes []*store.Note) error {
 		list[i].Note = *n
 		switch {
 		case n.Booted != nil:
-			list[i].machineID, list[i].location = n.Booted.ID, n.Booted.Location
+			list[i].machineID, list[i].location, list[i].image = n.Booted.ID, n.Booted.Location, n.Booted.Image
+		case n.Prepared:
 		case n.Progress != nil:
 			progress, err := json.Marshal(n.Progress)
 			if err != nil {
@@ -152,6 +155,9 @@ func (t *tx) note(n *note) error {
 	case n.progress != nil && a.State == dayfly.AttemptRunning:
 		p.job.progress = n.progress
 		_, _, err = t.exec(noteProgress, p.job.Seq, string(n.progress))
+	case n.Prepared && !a.State.Terminal() && a.PreparedAt.IsZero():
+		a.PreparedAt = stored(n.Time)
+		_, _, err = t.exec(prepareAttempt, a.Seq, micros(a.PreparedAt))
 	case n.Unknown != "" && a.State == dayfly.AttemptCreating:
 		a.State, a.Message = dayfly.AttemptCreateUnknown, n.Unknown
 		_, _, err = t.exec(doubtAttempt, a.Seq, n.Unknown)
@@ -173,7 +179,7 @@ func (t *tx) booted(p *pair, n *note) error {
 		}
 		t.pairs.remember(p)
 	}
-	_, _, err := t.exec(bootMachine, a.Seq, n.machineID, n.location)
+	_, _, err := t.exec(bootMachine, a.Seq, n.machineID, n.location, n.image)
 	return err
 }
 

@@ -19,7 +19,8 @@ WHERE seq = $1`
 
 const endJob = `
 UPDATE jobs SET version = $2, state = $3, run_at = $4, queued_at = $5, finished_at = $6, starts = $7, launches = $8,
-	losses = $9, reason = $10, message = $11, exit_code = $12, result = $13, events = $14, progress = coalesce($15, progress)
+	losses = $9, reason = $10, message = $11, exit_code = $12, result = $13, events = $14, progress = coalesce($15, progress),
+	refusals = coalesce($16, refusals)
 WHERE seq = $1`
 
 const insertArtifact = `
@@ -33,6 +34,7 @@ type ending struct {
 	report   string
 	value    any    // text or NULL
 	progress []byte // nil if nothing was said of it
+	refusals []byte // nil: the job's stay as they are
 }
 
 // End implements store.Attempts.
@@ -80,7 +82,12 @@ func newEnding(e *store.Ending) (*ending, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sqlite: end of attempt %s: %w: %w", e.Attempt, fault.Internal, err)
 	}
-	end := &ending{Ending: *e, report: string(encoded), value: text(e.Job.Value), progress: progress}
+	refusals, err := refusalsText(e.Job.Refusals)
+	if err != nil {
+		return nil, err
+	}
+	end := &ending{Ending: *e, report: string(encoded), value: text(e.Job.Value), progress: progress, refusals: refusals}
+	end.Job.Refusals = nil
 	end.Exit, end.Result, end.Job.Value = nil, nil, slices.Clone(e.Job.Value)
 	end.Artifacts = slices.Clone(e.Artifacts)
 	if e.Job.ExitCode != nil {
@@ -137,6 +144,9 @@ func (r *jobRow) end(e *ending) {
 	if e.progress != nil {
 		r.progress = e.progress
 	}
+	if e.refusals != nil {
+		r.refusals = e.refusals
+	}
 }
 
 func (t *tx) writeEnd(p *pair, e *ending) error {
@@ -156,7 +166,8 @@ func (t *tx) writeEnd(p *pair, e *ending) error {
 		exit = *j.ExitCode
 	}
 	_, _, err = t.exec(endJob, j.Seq, j.Version, string(j.State), micros(j.RunAt), micros(j.QueuedAt), micros(j.FinishedAt),
-		j.Starts, j.Launches, j.Losses, string(j.Reason), j.Message, exit, e.value, j.Events, text(e.progress))
+		j.Starts, j.Launches, j.Losses, string(j.Reason), j.Message, exit, e.value, j.Events, text(e.progress),
+		text(e.refusals))
 	if err != nil {
 		return err
 	}

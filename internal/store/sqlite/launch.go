@@ -18,24 +18,29 @@ const holdJob = `UPDATE jobs SET held = 1 WHERE seq = $1`
 const launchJob = `
 UPDATE jobs SET version = $2, state = 'starting', held = 0, attempt = $3, number = $4, events = $5 WHERE seq = $1`
 
+const keepRefusals = `UPDATE jobs SET refusals = $2 WHERE seq = $1`
+
 // forgetOutcome clears what an earlier attempt has left: the attempts tell how they ended, the job how the last one went.
 const forgetOutcome = `
 UPDATE jobs SET reason = '', message = '', exit_code = NULL, result = NULL, progress = NULL WHERE seq = $1`
 
 const insertAttempt = `
 INSERT INTO attempts (seq, id, job, number, state, provider, queue, key, queued_at, created_at, machine, machine_state,
-	lifetime, price_rate, price_minimum, price_date)
-VALUES ($1, $2, $3, $4, 'creating', $5, $6, $7, $8, $9, $10, 'creating', $11, $12, $13, $14)`
+	lifetime, price_rate, price_minimum, price_date, region)
+VALUES ($1, $2, $3, $4, 'creating', $5, $6, $7, $8, $9, $10, 'creating', $11, $12, $13, $14, $15)`
 
 // Launch implements store.Queue.
 func (s *Store) Launch(ctx context.Context, launches []*store.Launch) ([]error, error) {
 	if len(launches) == 0 {
 		return nil, nil
 	}
-	wishes := make([]store.Launch, len(launches))
+	wishes := make([]launch, len(launches))
 	for i, l := range launches {
-		wishes[i] = *l
-		wishes[i].Price = copied(l.Price)
+		wish, err := newLaunch(l)
+		if err != nil {
+			return nil, err
+		}
+		wishes[i] = *wish
 	}
 	var refusals []error
 	err := s.write(ctx, opLaunch, func(t *tx) error {
@@ -56,6 +61,19 @@ func (s *Store) Launch(ctx context.Context, launches []*store.Launch) ([]error, 
 	return refusals, nil
 }
 
+// launch is a store.Launch made ready to be written.
+type launch struct {
+	store.Launch
+	refusals []byte // nil: the job's stay as they are
+}
+
+func newLaunch(l *store.Launch) (*launch, error) {
+	refusals, err := refusalsText(l.Refusals)
+	wish := &launch{Launch: *l, refusals: refusals}
+	wish.Refusals, wish.Price = nil, copied(l.Price)
+	return wish, err
+}
+
 // actives carries out the launches of one call. It counts the active jobs of a queue or key once and then counts
 // along.
 type actives struct {
@@ -65,7 +83,7 @@ type actives struct {
 }
 
 // launch carries out one launch, or says why it may not be: refusal. An error fails the whole call.
-func (a *actives) launch(l *store.Launch) (refusal, err error) {
+func (a *actives) launch(l *launch) (refusal, err error) {
 	j, err := readJob(a.t.session, jobByID, l.JobID)
 	if err != nil {
 		return nil, err
@@ -82,7 +100,7 @@ func (a *actives) launch(l *store.Launch) (refusal, err error) {
 
 // launchNew launches a job that this transaction has added, unless a limit is reached. It returns the job either way,
 // and the attempt if there is one.
-func (t *tx) launchNew(seq int64, l *store.Launch) (*jobRow, *store.Attempt, error) {
+func (t *tx) launchNew(seq int64, l *launch) (*jobRow, *store.Attempt, error) {
 	j, err := readJob(t.session, jobBySeq, seq)
 	if err != nil {
 		return nil, nil, err
@@ -99,14 +117,14 @@ func (t *tx) launchNew(seq int64, l *store.Launch) (*jobRow, *store.Attempt, err
 		Seq: attemptSeq(j.Seq, j.Number), ID: l.AttemptID, JobID: j.ID, Number: j.Number, State: dayfly.AttemptCreating,
 		Provider: l.Provider, QueuedAt: j.QueuedAt, CreatedAt: stored(l.Time), Price: copied(l.Price),
 		Machine: &store.Machine{
-			Name: l.Machine, Provider: l.Provider, Attempt: l.AttemptID, JobID: j.ID, State: store.MachineCreating,
+			Name: l.Machine, Provider: l.Provider, Region: l.Region, Attempt: l.AttemptID, JobID: j.ID, State: store.MachineCreating,
 			Lifetime: l.Lifetime, CreatedAt: stored(l.Time),
 		},
 	}, nil
 }
 
 // limited refuses a launch when the queue or the key has as many active jobs as it may have.
-func (a *actives) limited(j *jobRow, l *store.Launch) (refusal, err error) {
+func (a *actives) limited(j *jobRow, l *launch) (refusal, err error) {
 	if l.QueueLimit > 0 {
 		n, err := count(a, a.queues, j.Queue, activeInQueue, j.Queue)
 		if err != nil {
@@ -150,7 +168,7 @@ func count[K comparable](a *actives, known map[K]int, k K, query string, args ..
 }
 
 // launch moves a job to starting, with a new attempt and its machine.
-func (t *tx) launch(j *jobRow, l *store.Launch) error {
+func (t *tx) launch(j *jobRow, l *launch) error {
 	j.Version++
 	j.Events++
 	j.Number++
@@ -161,13 +179,19 @@ func (t *tx) launch(j *jobRow, l *store.Launch) error {
 			return err
 		}
 	}
+	if l.refusals != nil {
+		j.refusals = l.refusals
+		if _, _, err := t.exec(keepRefusals, j.Seq, string(l.refusals)); err != nil {
+			return err
+		}
+	}
 	p := &pair{job: *j}
 	a := &p.attempt
 	a.Seq, a.ID, a.Number, a.State = attemptSeq(j.Seq, j.Number), l.AttemptID, j.Number, dayfly.AttemptCreating
 	a.Provider, a.QueuedAt, a.CreatedAt = l.Provider, j.QueuedAt, stored(l.Time)
 	a.price = rowOf(l.Price)
 	_, _, err := t.exec(insertAttempt, a.Seq, a.ID, j.Seq, a.Number, a.Provider, j.Queue, j.Key, micros(a.QueuedAt),
-		micros(a.CreatedAt), l.Machine, l.Lifetime.Microseconds(), a.price.rate, a.price.minimum, a.price.date)
+		micros(a.CreatedAt), l.Machine, l.Lifetime.Microseconds(), a.price.rate, a.price.minimum, a.price.date, l.Region)
 	if err != nil {
 		return err
 	}
@@ -176,6 +200,6 @@ func (t *tx) launch(j *jobRow, l *store.Launch) error {
 	}
 	t.moved(j.lane(), dayfly.Queued, dayfly.Starting)
 	t.pairs.remember(p)
-	t.event(event{job: j.Seq, seq: j.Events, time: l.Time, kind: eventStarting, state: j.State, attempt: j.Number})
+	t.event(event{job: j.Seq, seq: j.Events, time: l.Time, kind: eventStarting, state: j.State, attempt: j.Number, message: l.Message})
 	return nil
 }

@@ -140,8 +140,8 @@ const machineKnown = `SELECT count(*) FROM attempts WHERE machine = $1`
 
 const insertAdopted = `
 INSERT INTO adopted (machine, provider, machine_id, attempt, job, machine_state, lifetime, location, machine_message,
-	created_at, delete_at, gone_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`
+	created_at, delete_at, gone_at, region, image)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`
 
 // Nothing else removes adopted machines, since no job of ours need have made them.
 const forgetAdopted = `
@@ -164,7 +164,7 @@ func (s *Store) AdoptMachine(ctx context.Context, m *store.Machine) error {
 		}
 		_, _, err := t.exec(insertAdopted, adopted.Name, adopted.Provider, adopted.ID, adopted.Attempt, adopted.JobID,
 			string(adopted.State), adopted.Lifetime.Microseconds(), adopted.Location, adopted.Message,
-			micros(adopted.CreatedAt), micros(adopted.DeleteAt), micros(adopted.GoneAt))
+			micros(adopted.CreatedAt), micros(adopted.DeleteAt), micros(adopted.GoneAt), adopted.Region, adopted.Image)
 		if err != nil {
 			return fmt.Errorf("sqlite: adopt machine %s: %w", adopted.Name, err)
 		}

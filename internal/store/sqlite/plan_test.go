@@ -122,7 +122,7 @@ func harmlessPlans() map[string]string {
 		"SELECT count(*) FROM installation":       "there is one row",
 		"SELECT install, epoch, clock":            "there is one row",
 		"UPDATE installation":                     "there is one row",
-		"SELECT a.seq, a.id, a.number, a.state, a.fence, a.claimed_by, a.provider, a.queued_at, a.created_at, a.booted_at, " +
+		"SELECT a.seq, a.id, a.number, a.state, a.fence, a.claimed_by, a.provider, a.queued_at, a.created_at, a.prepared_at, a.booted_at, " +
 			"a.claimed_at, a.ended_at, a.reason, a.message, a.started, a.report, a.price_rate, a.price_minimum, a.price_date, a.unbilled, a.machine": "sorts the few live attempts",
 		"SELECT id, name, hash": "lists all tokens, which are few",
 		"SELECT queue, provider, price_rate, price_minimum, price_date, created_at, gone_at, lifetime, unbilled FROM attempts INDEXED BY attempts_unsettled": "goes through the machines that run up costs, of an index that holds no others",

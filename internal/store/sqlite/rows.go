@@ -15,7 +15,7 @@ import (
 const jobColumns = `j.seq, j.id, j.version, j.state, j.provider, j.queue, j.key, j.priority, j.held,
 	j.created_at, j.started_at, j.run_at, j.queued_at, j.finished_at, j.queue_deadline, j.total_deadline,
 	j.cancel_requested_at, j.attempt, j.number, j.starts, j.launches, j.losses, j.fence, j.events, j.inputs,
-	j.retried_from, j.reason, j.message, j.exit_code, j.progress, j.result, coalesce(j.spec, s.spec)`
+	j.retried_from, j.reason, j.message, j.exit_code, j.progress, j.refusals, j.result, coalesce(j.spec, s.spec)`
 
 const jobTables = `jobs j LEFT JOIN specs s ON j.spec IS NULL AND s.job = j.seq`
 
@@ -25,6 +25,7 @@ type jobRow struct {
 	spec     []byte
 	decoded  *decodedSpec // of spec, or nil
 	progress []byte
+	refusals []byte
 	inputs   int // how many it has
 }
 
@@ -38,7 +39,7 @@ func (r *jobRow) columns() []column {
 		word(&r.Attempt), number(&r.Number), number(&r.Starts), number(&r.Launches), number(&r.Losses),
 		number(&r.Fence), number(&r.Events), number(&r.inputs),
 		word(&r.RetriedFrom), word(&r.Reason), word(&r.Message), optional(&r.ExitCode),
-		document(&r.progress), document(&r.Result), document(&r.spec),
+		document(&r.progress), document(&r.refusals), document(&r.Result), document(&r.spec),
 	}
 }
 
@@ -65,7 +66,24 @@ func (r *jobRow) decode() (*store.Job, error) {
 			return nil, fmt.Errorf("sqlite: job %s: %w: its progress cannot be read: %w", job.ID, fault.Internal, err)
 		}
 	}
+	if r.refusals != nil {
+		if err := json.Unmarshal(r.refusals, &job.Refusals); err != nil {
+			return nil, fmt.Errorf("sqlite: job %s: %w: its refusals cannot be read: %w", job.ID, fault.Internal, err)
+		}
+	}
 	return &job, nil
+}
+
+// refusalsText returns refusals as they are stored, and nil if there are none.
+func refusalsText(refusals []dayfly.Refusal) ([]byte, error) {
+	if len(refusals) == 0 {
+		return nil, nil
+	}
+	encoded, err := json.Marshal(refusals)
+	if err != nil {
+		return nil, fmt.Errorf("sqlite: %w: refusals cannot be stored: %w", fault.Invalid, err)
+	}
+	return encoded, nil
 }
 
 func knownState(s dayfly.State) bool {
@@ -86,7 +104,7 @@ func knownAttemptState(s dayfly.AttemptState) bool {
 
 // attemptColumns are what [attemptRow.columns] receives, of attempts a.
 const attemptColumns = `a.seq, a.id, a.number, a.state, a.fence, a.claimed_by, a.provider,
-	a.queued_at, a.created_at, a.booted_at, a.claimed_at, a.ended_at, a.reason, a.message, a.started, a.report,
+	a.queued_at, a.created_at, a.prepared_at, a.booted_at, a.claimed_at, a.ended_at, a.reason, a.message, a.started, a.report,
 	a.price_rate, a.price_minimum, a.price_date, a.unbilled`
 
 // attemptRow is an attempt as it was read.
@@ -101,7 +119,8 @@ func (r *attemptRow) columns() []column {
 	return append([]column{
 		number(&r.Seq), word(&r.ID), number(&r.Number), word(&r.State),
 		number(&r.Fence), word(&r.ClaimedBy), word(&r.Provider),
-		instant(&r.QueuedAt), instant(&r.CreatedAt), instant(&r.BootedAt), instant(&r.ClaimedAt), instant(&r.EndedAt),
+		instant(&r.QueuedAt), instant(&r.CreatedAt), instant(&r.PreparedAt), instant(&r.BootedAt), instant(&r.ClaimedAt),
+		instant(&r.EndedAt),
 		word(&r.Reason), word(&r.Message), flag(&r.Started), document(&r.report),
 	}, append(r.price.columns(), flag(&r.Unbilled))...)
 }
@@ -147,8 +166,8 @@ func lastAttempt(job int64) int64            { return job<<20 | (1<<20 - 1) }
 func attemptSeq(job int64, number int) int64 { return job<<20 | int64(number) }
 
 // machineColumns are what [machineRow.columns] receives, of attempts or adopted a.
-const machineColumns = `a.machine, a.provider, a.machine_id, a.machine_state, a.machine_message, a.lifetime, a.location,
-	a.created_at, a.delete_at, a.gone_at`
+const machineColumns = `a.machine, a.provider, a.machine_id, a.machine_state, a.machine_message, a.lifetime,
+	a.region, a.image, a.location, a.created_at, a.delete_at, a.gone_at`
 
 // machineRow is a machine as it was read.
 type machineRow struct {
@@ -159,7 +178,8 @@ type machineRow struct {
 // columns returns where to scan machineColumns.
 func (r *machineRow) columns() []column {
 	return []column{
-		word(&r.Name), word(&r.Provider), word(&r.ID), word(&r.State), word(&r.Message), number(&r.lifetime), word(&r.Location),
+		word(&r.Name), word(&r.Provider), word(&r.ID), word(&r.State), word(&r.Message), number(&r.lifetime),
+		word(&r.Region), word(&r.Image), word(&r.Location),
 		instant(&r.CreatedAt), instant(&r.DeleteAt), instant(&r.GoneAt),
 	}
 }

@@ -40,7 +40,7 @@ type submission struct {
 	inputs []store.Input
 	key    string
 	hash   []byte
-	launch *store.Launch
+	launch *launch
 }
 
 type label struct{ key, value string }
@@ -82,6 +82,9 @@ func (s *Store) Submit(ctx context.Context, sub *store.Submission) (*store.Job, 
 	if moved != nil {
 		job.State, job.Version, job.Events = moved.State, moved.Version, moved.Events
 		job.Attempt, job.Number, job.Held = moved.Attempt, moved.Number, moved.Held
+		if moved.Attempt != "" {
+			job.Refusals = sub.Launch.Refusals
+		}
 	}
 	if attempt != nil {
 		job.AttemptLog = []*store.Attempt{attempt}
@@ -119,8 +122,9 @@ func newSubmission(s *store.Submission) (*submission, error) {
 		if j.State != dayfly.Queued {
 			return nil, fmt.Errorf("sqlite: submit: %w: a job that is %s cannot be launched", fault.Invalid, j.State)
 		}
-		launch := *s.Launch
-		n.launch = &launch
+		if n.launch, err = newLaunch(s.Launch); err != nil {
+			return nil, err
+		}
 	}
 	if j.State != dayfly.Scheduled {
 		n.job.RunAt = time.Time{} // the index of scheduled jobs is that of jobs with a time to run at

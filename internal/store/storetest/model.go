@@ -343,10 +343,13 @@ func (m *model) launch(l *store.Launch) error {
 		Seq: j.Seq<<20 | int64(j.Number), ID: l.AttemptID, JobID: j.ID, Number: j.Number, State: dayfly.AttemptCreating,
 		Provider: l.Provider, QueuedAt: j.QueuedAt, CreatedAt: l.Time, Price: l.Price,
 	})
+	if len(l.Refusals) > 0 {
+		j.Refusals = l.Refusals
+	}
 	j.machine[l.AttemptID] = l.Machine
-	m.machines[l.Machine] = &store.Machine{Name: l.Machine, Provider: l.Provider, Attempt: l.AttemptID, JobID: j.ID,
+	m.machines[l.Machine] = &store.Machine{Name: l.Machine, Provider: l.Provider, Region: l.Region, Attempt: l.AttemptID, JobID: j.ID,
 		State: store.MachineCreating, Lifetime: l.Lifetime, CreatedAt: l.Time}
-	j.moved(l.Time, "starting", j.Number, "", "")
+	j.moved(l.Time, "starting", j.Number, "", l.Message)
 	return nil
 }
 

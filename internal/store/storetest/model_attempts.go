@@ -67,6 +67,9 @@ func (m *model) End(_ context.Context, e *store.Ending) (*store.Job, error) {
 	n := e.Job
 	j.State, j.Starts, j.Launches, j.Losses = n.State, n.Starts, n.Launches, n.Losses
 	j.Reason, j.Message, j.ExitCode, j.Result = n.Reason, n.Message, n.ExitCode, n.Value
+	if len(n.Refusals) > 0 {
+		j.Refusals = n.Refusals
+	}
 	if e.Result != nil && e.Result.Progress != nil {
 		j.Progress = &dayfly.Progress{Fraction: e.Result.Progress.Fraction, Text: e.Result.Progress.Text}
 	}
@@ -102,11 +105,13 @@ func (m *model) Note(_ context.Context, notes []*store.Note) error {
 				a.State, a.BootedAt, a.Message = dayfly.AttemptBooting, n.Time, ""
 			}
 			if machine := m.machines[j.machine[a.ID]]; machine.State != store.MachineGone {
-				machine.ID, machine.Location = n.Booted.ID, n.Booted.Location
+				machine.ID, machine.Location, machine.Image = n.Booted.ID, n.Booted.Location, n.Booted.Image
 				if machine.State == store.MachineCreating {
 					machine.State = store.MachinePresent
 				}
 			}
+		case n.Prepared && !a.State.Terminal() && a.PreparedAt.IsZero():
+			a.PreparedAt = n.Time
 		case n.Unknown != "" && a.State == dayfly.AttemptCreating:
 			a.State, a.Message = dayfly.AttemptCreateUnknown, n.Unknown
 		case n.Progress != nil && a.State == dayfly.AttemptRunning:

@@ -263,8 +263,12 @@ func (d *drive) launch(t *rapid.T) {
 	queueLimit, keyLimit := pick(t, "queue limit", 0, 2), pick(t, "key limit", 0, 1, 1)
 	for range rapid.IntRange(1, 4).Draw(t, "launches") {
 		job := d.queued(t)
-		wishes = append(wishes, &store.Launch{JobID: job.ID, Version: job.Version, AttemptID: d.name("att"), Machine: d.name("mach"),
-			Provider: job.Provider, Lifetime: time.Hour, Price: d.price(t), Time: d.now(), QueueLimit: queueLimit, KeyLimit: keyLimit})
+		l := &store.Launch{JobID: job.ID, Version: job.Version, AttemptID: d.name("att"), Machine: d.name("mach"),
+			Provider: job.Provider, Lifetime: time.Hour, Price: d.price(t), Time: d.now(), QueueLimit: queueLimit, KeyLimit: keyLimit}
+		if pick(t, "passed over", false, false, true) {
+			l.Provider, l.Region, l.Message, l.Refusals = "docker", "here", "passed over", d.refusals()
+		}
+		wishes = append(wishes, l)
 	}
 	got, err := d.real.Launch(d.kit.ctx, wishes)
 	want, wantErr := d.model.Launch(d.kit.ctx, wishes)
@@ -273,6 +277,8 @@ func (d *drive) launch(t *rapid.T) {
 		d.same(fmt.Sprintf("launch %d of %s", i, wishes[i].JobID), nil, nil, got[i], want[i])
 	}
 }
+
+func (d *drive) refusals() []dayfly.Refusal { return []dayfly.Refusal{refusal("ams", d.name("why"))} }
 
 func (d *drive) promote(t *rapid.T) {
 	wall := d.now()
@@ -302,9 +308,11 @@ func (d *drive) claim(t *rapid.T) {
 func (d *drive) note(t *rapid.T) {
 	_, a := d.attempt(t)
 	n := &store.Note{Attempt: a.ID, Time: d.now()}
-	switch pick(t, "kind", "booted", "unknown", "progress") {
+	switch pick(t, "kind", "booted", "unknown", "progress", "prepared") {
 	case "booted":
-		n.Booted = &machine.Machine{ID: d.name("i"), Location: "ams"}
+		n.Booted = &machine.Machine{ID: d.name("i"), Location: "ams", Image: d.name("image")}
+	case "prepared":
+		n.Prepared = true
 	case "unknown":
 		n.Unknown = d.name("unknown")
 	default:
@@ -324,6 +332,9 @@ func (d *drive) end(t *rapid.T) {
 	}
 	if e.Job.State == dayfly.Scheduled {
 		e.Job.RunAt = e.Time.Add(2*time.Second + time.Microsecond)
+	}
+	if pick(t, "refused", true, false) {
+		e.Job.Refusals = d.refusals()
 	}
 	if pick(t, "says", true, false) {
 		e.Result = &wire.Result{Progress: &wire.Progress{Fraction: 0.75, Text: d.name("last")}}

@@ -57,6 +57,7 @@ func groups() []group {
 		{"Limits", limitsCases()},
 		{"Attempts", attemptsCases()},
 		{"Endings", endingsCases()},
+		{"Choices", choicesCases()},
 		{"Machines", machinesCases()},
 		{"Costs", costsCases()},
 		{"Tokens", tokensCases()},
