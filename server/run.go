@@ -40,6 +40,10 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	stopProviders := start(s.runProviders)
 	stopEngine := start(s.engine.Run)
+	stopFly := func() {}
+	if s.fly != nil {
+		stopFly = start(s.fly.Run)
+	}
 	stopHTTP := start(s.serveHTTP)
 
 	select {
@@ -48,6 +52,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-failed.Done():
 	}
 	stopHTTP()
+	stopFly()
 	stopEngine()
 	stopProviders()
 	return errors.Join(parts.Wait(), s.Close())
@@ -101,6 +106,10 @@ func (s *Server) Close() error {
 	var errs []error
 	if s.front != nil {
 		errs = append(errs, s.front.close())
+	}
+	if s.fly != nil {
+		errs = append(errs, s.fly.Close())
+		s.fly = nil
 	}
 	for _, p := range s.options.Providers {
 		if closer, ok := p.(io.Closer); ok {

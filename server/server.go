@@ -19,6 +19,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/agent"
 	"github.com/dayfly-run/dayfly/internal/api"
 	"github.com/dayfly-run/dayfly/internal/engine"
+	"github.com/dayfly-run/dayfly/internal/flyapi"
 	"github.com/dayfly-run/dayfly/internal/joblog"
 	"github.com/dayfly-run/dayfly/internal/store"
 	"github.com/dayfly-run/dayfly/internal/store/sqlite"
@@ -63,6 +64,9 @@ type Options struct {
 	OrphanAfter      time.Duration    // default ten minutes
 	Heartbeat        time.Duration    // default five seconds
 
+	// FlyAPI serves Fly's Machines API too; nil: it is not served.
+	FlyAPI *FlyAPI
+
 	// Program is what to call the dayfly command in advice; default dayfly.
 	Program string
 	// Command is what this process was started as, such as "dayfly run", and Passing that it serves only until that ends.
@@ -92,6 +96,7 @@ type Server struct {
 	logs    *joblog.Store
 	blobs   *fileblob.Store
 	engine  *engine.Engine
+	fly     *flyapi.Service // nil if it is not served
 	metrics *prometheus.Registry
 	token   string // the owner's
 
@@ -127,7 +132,7 @@ func New(ctx context.Context, o Options) (s *Server, err error) {
 	if err := s.store.SetOwnerURL(s.front.localURL); err != nil {
 		return s, err
 	}
-	return s, s.assemble(requireToken)
+	return s, s.assemble(ctx, requireToken)
 }
 
 // check fills in the defaults and refuses what cannot work.
@@ -226,11 +231,12 @@ func CheckDir(dir string) (open bool, err error) {
 
 // ours reports whether a name in the data directory is one that Dayfly uses.
 func ours(name string) bool {
-	return slices.Contains([]string{"machines", "logs", "blobs", "key", "token", "port"}, name) || strings.HasPrefix(name, "dayfly.db")
+	return slices.Contains([]string{"machines", "logs", "blobs", "key", "token", "port", "fly-files"}, name) ||
+		strings.HasPrefix(name, "dayfly.db") || strings.HasPrefix(name, "fly.db")
 }
 
 // assemble builds the engine and the API on what is open.
-func (s *Server) assemble(requireToken bool) error {
+func (s *Server) assemble(ctx context.Context, requireToken bool) error {
 	key, err := ticket.LoadKey(filepath.Join(s.options.DataDir, "key"))
 	if err != nil {
 		return err
@@ -258,8 +264,8 @@ func (s *Server) assemble(requireToken bool) error {
 	if err != nil {
 		return err
 	}
-	s.front.handler = handler.Handler()
-	return nil
+	s.front.handler, err = s.openFlyAPI(ctx, handler)
+	return err
 }
 
 // URL returns the server's base URL for clients.

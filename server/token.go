@@ -81,7 +81,7 @@ type tokens = store.Tokens
 // TokenByHash implements store.Tokens.
 func (t *ownersTokens) TokenByHash(ctx context.Context, hash []byte) (*store.Token, error) {
 	if subtle.ConstantTimeCompare(hash, t.hash) == 1 {
-		return &store.Token{ID: "owner", Name: "owner", Hash: bytes.Clone(t.hash), Scopes: []string{"submit", "read", "cancel", "admin"}}, nil
+		return &store.Token{ID: "owner", Name: "owner", Hash: bytes.Clone(t.hash), Scopes: []string{"submit", "read", "cancel", "fly", "admin"}}, nil
 	}
 	return t.tokens.TokenByHash(ctx, hash)
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -16,6 +17,7 @@ const (
 	scopeSubmit = "submit" // add, start and retry jobs
 	scopeRead   = "read"   // see jobs, their output and machines
 	scopeCancel = "cancel" // cancel and delete jobs
+	scopeFly    = "fly"    // use Fly's Machines API
 	scopeAdmin  = "admin"  // everything, tokens too
 )
 
@@ -116,6 +118,19 @@ func (a *API) permit(r *http.Request, rule access) error {
 		}
 	}
 	return fault.Say(fault.Denied, "this token does not have the scope %s", rule.scope)
+}
+
+// PermitFly reports whether a request may use Fly's Machines API, which is served beside this one: as for a route that
+// wants the scope fly. Where no token is asked for, one that cannot be ours is passed over, because programs written for
+// Fly always send one. The kinds are fault.Unauthenticated, fault.Denied and fault.Exhausted.
+func (a *API) PermitFly(r *http.Request) error {
+	if err := errors.Join(a.checkHost(r), a.checkOrigin(r)); err != nil {
+		return err
+	}
+	if token, err := bearer(r); !a.requireToken && (err != nil || !strings.HasPrefix(token, tokenPrefix) && !ticket.IsAttemptToken(token)) {
+		return nil
+	}
+	return a.permit(r, access{scope: scopeFly})
 }
 
 // permitOwn lets a running command see its own job. Other jobs do not exist for it.

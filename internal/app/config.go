@@ -40,6 +40,7 @@ type Config struct {
 	Queues    map[string]Queue `toml:"queues"`
 	Limits    Limits           `toml:"limits"`
 	Timeouts  Timeouts         `toml:"timeouts"`
+	FlyAPI    FlyAPI           `toml:"fly_api"`
 }
 
 // Log says how the server logs.
@@ -97,6 +98,7 @@ func Default() *Config {
 			OrphanAfter:      dayfly.Duration(10 * time.Minute),
 			Heartbeat:        dayfly.Duration(5 * time.Second),
 		},
+		FlyAPI: defaultFlyAPI(),
 	}
 }
 
@@ -153,6 +155,9 @@ func (c *Config) Validate() error {
 // validateRunning checks what concerns the running of jobs.
 func (c *Config) validateRunning() error {
 	if err := c.validateProviders(); err != nil {
+		return err
+	}
+	if err := c.FlyAPI.validate(c); err != nil {
 		return err
 	}
 	for _, limit := range []struct {

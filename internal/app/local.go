@@ -17,7 +17,7 @@ type Local struct {
 
 func (c *Config) localBackend() backend {
 	return backend{
-		name: "local", enabled: c.Providers.Local.Enabled, maxMachines: c.Providers.Local.MaxMachines,
+		name: "local", enabled: c.Providers.Local.Enabled, maxMachines: c.Providers.Local.MaxMachines, plain: true,
 		open: func(logger *slog.Logger) (*opened, error) {
 			provider, err := local.New(local.Options{
 				Dir: filepath.Join(c.DataDir, "machines"), Supervisor: supervisor(), Logger: logger,

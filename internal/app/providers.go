@@ -20,6 +20,7 @@ type backend struct {
 	name        string // of the section, and what jobs call it
 	enabled     bool
 	maxMachines int
+	plain       bool // its machines are plain processes and have no images
 	// validate reports what is wrong in the section, as Config.Validate does; it is asked only of an enabled one, and nil
 	// if maxMachines is all there is to check.
 	validate func() error

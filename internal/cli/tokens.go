@@ -12,7 +12,7 @@ import (
 )
 
 // scopes are what a token can be allowed.
-func scopes() []string { return []string{"submit", "read", "cancel", "admin"} }
+func scopes() []string { return []string{"submit", "read", "cancel", "fly", "admin"} }
 
 func (p *program) tokensCommand() *cobra.Command {
 	cmd := &cobra.Command{

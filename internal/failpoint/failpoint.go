@@ -20,6 +20,8 @@
 //
 //	store.OP          the commit of a write; OP is one of those that the store lists, such as submit or claim
 //	store.migrate     the change of the store's schema
+//	flyapi.OP         the commit of a change of a machine of Fly's API
+//	flyapi.provider.CALL  a call that is made for one
 //	provider.create   the call that makes a machine
 //	provider.destroy  the call that destroys one
 //	log.append        the write of records to an attempt's log

@@ -456,7 +456,7 @@ type Token struct {
 	ID        string
 	Name      string
 	Hash      []byte   // SHA-256 of the token
-	Scopes    []string // submit, read, cancel, admin
+	Scopes    []string // submit, read, cancel, fly, admin
 	CreatedAt time.Time
 	ExpiresAt time.Time // zero: never
 	RevokedAt time.Time
