@@ -25,14 +25,15 @@ import (
 
 const usage = `dayfly-agent carries out jobs for a Dayfly server. It is started by a machine provider, not by hand.
 
-  dayfly-agent run [--work DIR] [--scratch DIR]
+  dayfly-agent run [--work DIR] [--scratch DIR] [--lifetime D]
         Carries out one attempt. It finds these variables in its environment, and does not pass them on:
           DAYFLY_AGENT_URL       the server's base URL
           DAYFLY_AGENT_ATTEMPT   the attempt to claim
           DAYFLY_AGENT_TOKEN     the token that opens the claim
           DAYFLY_AGENT_INSTANCE  the machine's name; the host name when it is missing
-        Exits with 0 when the server has accepted the attempt's result, whatever that was, and with 75 when the
-        attempt was refused, superseded or cut short.
+        Exits with 0 when the server has accepted the attempt's result, whatever that was, with 75 when the
+        attempt was refused, superseded or cut short, and with 124 at the end of its lifetime, such as 1h30m: then
+        everything it has started is killed. Without one it takes as long as the attempt does.
 
   dayfly-agent supervise --dir DIR
         Holds the machines of the local provider whose directory this is. The provider starts it.
@@ -45,6 +46,7 @@ const usage = `dayfly-agent carries out jobs for a Dayfly server. It is started 
 const (
 	exitFailure = 1
 	exitUsage   = 2
+	exitExpired = 124 // as timeout(1) has it; machine/fly knows it too
 )
 
 // Main runs the command that args name, without the program's own name, and returns the exit code. SIGTERM and SIGINT
@@ -153,9 +155,17 @@ func run(ctx context.Context, args []string, version string) int {
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
 	work := flags.String("work", ".", "")
 	scratch := flags.String("scratch", "", "")
+	lifetime := flags.Duration("lifetime", machine.MaxLifetime, "")
 	if code, ok := parse(flags, args); !ok {
 		return code
 	}
+	if *lifetime <= 0 || *lifetime > machine.MaxLifetime {
+		return refuse("run: the lifetime is %v; it must be more than 0 and at most %v", *lifetime, machine.MaxLifetime)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, *lifetime, errExpired)
+	defer cancel()
+	// Whatever keeps the agent from ending, the machine ends with it.
+	defer time.AfterFunc(*lifetime+expiryGrace, func() { os.Exit(exitExpired) }).Stop()
 	place, err := placeFromEnvironment()
 	if err != nil {
 		return refuse("run: %v", err)
@@ -175,11 +185,21 @@ func run(ctx context.Context, args []string, version string) int {
 	if err != nil {
 		return fail(err)
 	}
+	if exit.Code != 0 && errors.Is(context.Cause(ctx), errExpired) {
+		fmt.Fprintf(os.Stderr, "dayfly-agent: %v\n", errExpired)
+		return exitExpired
+	}
 	if exit.Message != "" {
 		fmt.Fprintln(os.Stderr, "dayfly-agent: "+exit.Message)
 	}
 	return exit.Code
 }
+
+// errExpired is why an agent ends that has reached the end of its lifetime.
+var errExpired = errors.New("the end of this machine's lifetime has come")
+
+// expiryGrace is how long an agent may take to end at the end of its lifetime.
+const expiryGrace = 15 * time.Second
 
 // placeFromEnvironment takes what is for the agent out of its environment. The rest is the command's.
 func placeFromEnvironment() (*agent.Place, error) {

@@ -68,6 +68,7 @@ func TestCommandLine(t *testing.T) {
 		"UnknownFlag":        {[]string{"run", "--fast"}, 2, "-fast"},
 		"UnexpectedArgument": {[]string{"run", "it"}, 2, `run takes no argument "it"`},
 		"RunWithoutAttempt":  {[]string{"run"}, 2, "DAYFLY_AGENT_URL is not set"},
+		"RunForNoTime":       {[]string{"run", "--lifetime", "0s"}, 2, "the lifetime is 0s"},
 		"SuperviseNothing":   {[]string{"supervise"}, 2, "supervise needs --dir"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -150,6 +151,33 @@ func TestSIGTERMEndsRunAndWhatItRuns(t *testing.T) {
 		if stat, err := os.ReadFile("/proc/" + pid + "/stat"); err == nil && !strings.Contains(string(stat), ") Z ") {
 			t.Errorf("process %s is alive: %s", pid, stat)
 		}
+	}
+}
+
+func TestRunEndsAtTheEndOfItsLifetimeWithAllThatItRuns(t *testing.T) {
+	t.Parallel()
+	home := memhome.New(t)
+	boot := home.Add(shell(`trap "" TERM; setsid sleep 3600 & echo $! $$; while :; do sleep 0.1; done`))
+	c := program(t, agentEnv(boot), "run", "--work", t.TempDir(), "--lifetime", "2s")
+	var output bytes.Buffer
+	c.Stderr = &output
+	if got := exitCode(c.Run()); got != 124 || !strings.Contains(output.String(), "lifetime") {
+		t.Errorf("exit %d with %q, want 124 and why", got, output.String())
+	}
+	for _, pid := range strings.Fields(string(home.Attempt(boot.Attempt).Streams[wire.Stdout].Data)) {
+		if stat, err := os.ReadFile("/proc/" + pid + "/stat"); err == nil && !strings.Contains(string(stat), ") Z ") {
+			t.Errorf("process %s is alive: %s", pid, stat)
+		}
+	}
+}
+
+func TestRunOfAnAttemptThatEndsBeforeItsLifetimeSaysNothingOfIt(t *testing.T) {
+	t.Parallel()
+	home := memhome.New(t)
+	boot := home.Add(shell("exit 3"))
+	output, err := program(t, agentEnv(boot), "run", "--work", t.TempDir(), "--lifetime", "10m").CombinedOutput()
+	if got := exitCode(err); got != 0 || strings.Contains(string(output), "lifetime") {
+		t.Errorf("exit %d with %q, want 0: the result was accepted in time", got, output)
 	}
 }
 
