@@ -28,10 +28,11 @@ type Group struct {
 	overDisk atomic.Bool // the tree has written more than its size allows
 	killed   atomic.Bool // Kill has found something to kill
 
-	mu     sync.RWMutex // held for reading while the tree is changed or looked at
-	fd     int          // guarded by mu; of the version 2 directory to fork into, else -1
-	events int          // guarded by mu; of its cgroup.events, else -1
-	closed bool         // guarded by mu
+	mu     sync.RWMutex  // held for reading while the tree is changed or looked at
+	fd     int           // guarded by mu; of the version 2 directory to fork into, else -1
+	events int           // guarded by mu; of its cgroup.events, else -1
+	closed bool          // guarded by mu
+	halted chan struct{} // guarded by mu; closed when the tree goes on; nil: it was not halted
 
 	started   sync.Mutex
 	processes []*Process // guarded by started; on a host that scans, those whose session may have members
@@ -145,12 +146,17 @@ func (g *Group) Signal(s syscall.Signal) error {
 	if g.closed {
 		return nil
 	}
+	return g.story(g.signalAll(s))
+}
+
+// signalAll is Signal for a caller that holds mu, or knows that the group is not closed.
+func (g *Group) signalAll(s syscall.Signal) error {
 	if len(g.dirs) == 0 {
-		return g.story(g.signalMarked(s))
+		return g.signalMarked(s)
 	}
 	pids, err := g.dirs[0].pids()
 	if err != nil {
-		return g.story(err)
+		return err
 	}
 	var failed error
 	for _, pid := range pids {
@@ -158,7 +164,7 @@ func (g *Group) Signal(s syscall.Signal) error {
 			failed = errors.Join(failed, err)
 		}
 	}
-	return g.story(failed)
+	return failed
 }
 
 // Kill sends SIGKILL to every process of the tree until none is left, also to those that were forked twice or made
@@ -167,6 +173,11 @@ func (g *Group) Signal(s syscall.Signal) error {
 // in a group in which Kill has found something to kill: a process that is forked into such a cgroup is killed at
 // once by some kernels (it was seen with Linux 6.18).
 func (g *Group) Kill(ctx context.Context) error {
+	if g.isHalted() != nil {
+		if err := g.Resume(); err != nil { // whoever waits to start something in it learns that it cannot
+			return err
+		}
+	}
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	if g.closed {
@@ -296,7 +307,7 @@ func (g *Group) Reuse(size machine.Size) (*Group, error) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed || g.removed() {
+	if g.closed || g.halted != nil || g.removed() {
 		return nil, fmt.Errorf("process: group %s: %w: the group is closed", g.name, fault.Conflict)
 	}
 	if empty, err := g.empty(); err != nil {

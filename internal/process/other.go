@@ -52,6 +52,12 @@ func (*Host) Names(...string) ([]string, error) { return nil, unsupported() }
 // Start returns fault.Unsupported.
 func (*Group) Start(*Command) (*Process, error) { return nil, unsupported() }
 
+// Halt returns fault.Unsupported.
+func (*Group) Halt() error { return unsupported() }
+
+// Resume returns fault.Unsupported.
+func (*Group) Resume() error { return unsupported() }
+
 // Measure does nothing.
 func (*Group) Measure(...string) {}
 
@@ -87,3 +93,9 @@ func OpenTerminal(int, int) (person, program *os.File, err error) { return nil, 
 
 // ResizeTerminal returns fault.Unsupported.
 func ResizeTerminal(*os.File, int, int) error { return unsupported() }
+
+// Signal returns fault.Unsupported.
+func (*Process) Signal(syscall.Signal) error { return unsupported() }
+
+// EndSession does nothing.
+func (*Process) EndSession() {}

@@ -46,6 +46,9 @@ type Command struct {
 	// Stdin, Stdout and Stderr are handed to the process; nil is /dev/null. They stay the caller's to close, and are
 	// put into blocking mode, which is what programs expect.
 	Stdin, Stdout, Stderr *os.File
+	// Terminal says that Stdin is a terminal, which the process's session is to have as its own: what is typed there
+	// to interrupt it does.
+	Terminal bool
 }
 
 // Usage is what one process and the children it waited for have used.

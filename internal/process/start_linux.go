@@ -58,7 +58,7 @@ func (g *Group) Start(c *Command) (*Process, error) {
 		Dir:   c.Dir,
 		Env:   g.environment(c.Env),
 		Files: []uintptr{g.host.descriptor(c.Stdin), g.host.descriptor(c.Stdout), g.host.descriptor(c.Stderr)},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL, PidFD: &request.pidfd},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: c.Terminal, Pdeathsig: syscall.SIGKILL, PidFD: &request.pidfd},
 	}
 	if err := g.spawn(request); err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ func (g *Group) Start(c *Command) (*Process, error) {
 // else, before the child is born.
 func (g *Group) spawn(r *spawning) error {
 	h := g.host
-	g.mu.RLock()
+	g.enter()
 	defer g.mu.RUnlock()
 	if g.closed || g.killed.Load() {
 		return fmt.Errorf("process: group %s: %w: the group is closed or killed", g.name, fault.Conflict)

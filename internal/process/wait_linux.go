@@ -3,6 +3,7 @@ package process
 import (
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -17,6 +18,9 @@ type Process struct {
 	pid   int
 	dir   string
 	done  chan struct{}
+
+	reaping sync.Mutex // held while the process is waited for, and while it is sent a signal
+	reaped  bool       // guarded by reaping: its id may be another's by now
 
 	exit  machine.Exit // set before done is closed
 	usage Usage        // set before done is closed
@@ -49,16 +53,25 @@ func (p *Process) hasEnded() bool {
 func (p *Process) wait(pidfd int) {
 	var status syscall.WaitStatus
 	var usage syscall.Rusage
-	reap := func(options int) bool {
+	reap := func() bool {
+		p.reaping.Lock()
+		defer p.reaping.Unlock()
 		for {
-			pid, err := syscall.Wait4(p.pid, &status, options, &usage)
+			pid, err := syscall.Wait4(p.pid, &status, syscall.WNOHANG, &usage)
 			if err != syscall.EINTR {
-				return pid == p.pid || err != nil
+				p.reaped = pid == p.pid || err != nil
+				return p.reaped
 			}
 		}
 	}
-	if pidfd < 0 || !awaitReadable(pidfd, func() bool { return reap(syscall.WNOHANG) }) {
-		reap(0)
+	if pidfd < 0 || !awaitReadable(pidfd, reap) {
+		for {
+			var info unix.Siginfo
+			err := unix.Waitid(unix.P_PID, p.pid, &info, unix.WEXITED|unix.WNOWAIT, nil)
+			if err != unix.EINTR && reap() {
+				break
+			}
+		}
 	}
 	p.usage = Usage{
 		MaxRSSKB: beyondOwn(usage.Maxrss),

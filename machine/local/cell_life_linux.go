@@ -17,7 +17,7 @@ import (
 // start starts what runs in the machine. A program that cannot be run is a machine that has ended, not an error.
 func (c *cell) start() error {
 	ctx, stop := context.WithCancelCause(context.Background())
-	c.stop = stop
+	c.stop, c.life = stop, ctx
 	if c.spec.Agent != nil {
 		var exit machine.Exit
 		done := make(chan struct{})
@@ -32,7 +32,16 @@ func (c *cell) start() error {
 		c.s.work.Go(func() { c.live(ctx, done, func() machine.Exit { return exit }) })
 		return nil
 	}
-	p, err := c.group.Start(&process.Command{Argv: c.spec.Command, Env: c.environment(), Dir: c.slot.work})
+	prints, err := openOutputs()
+	if err != nil {
+		return c.story(err)
+	}
+	p, err := c.group.Start(&process.Command{
+		Argv: c.spec.Command, Env: c.environment(), Dir: c.slot.work, Stdout: prints.writers[0], Stderr: prints.writers[1],
+	})
+	if err != nil {
+		prints.abandon()
+	}
 	switch {
 	case errors.Is(err, fault.NotFound), errors.Is(err, fault.TooLarge):
 		c.stop(errOver)
@@ -40,6 +49,8 @@ func (c *cell) start() error {
 	case err != nil:
 		return err
 	}
+	prints.keep(c)
+	c.first, c.prints = p, prints
 	c.s.work.Go(func() {
 		c.live(ctx, p.Done(), func() machine.Exit { exit, _ := p.Exit(); return exit })
 	})
@@ -54,6 +65,9 @@ func (c *cell) environment() []string {
 		"TMPDIR", c.slot.tmp,
 		"LANG", "C.UTF-8",
 		"DAYFLY_MACHINE", c.spec.Name,
+	}
+	if len(c.spec.Files) > 0 {
+		minimum = append(minimum, "DAYFLY_FILES", c.slot.files)
 	}
 	env := make([]string, 0, len(minimum)/2+len(c.spec.Env))
 	for i := 0; i < len(minimum); i += 2 {
@@ -79,6 +93,9 @@ func (c *cell) live(ctx context.Context, done <-chan struct{}, exit func() machi
 		c.stop(errExpired)
 	}
 	c.endTree(done)
+	if c.prints != nil {
+		c.prints.drain()
+	}
 	e := exit()
 	if expired {
 		e.Expired = true
@@ -90,6 +107,9 @@ func (c *cell) live(ctx context.Context, done <-chan struct{}, exit func() machi
 		c.s.log.Error("a machine's end is not on record", "machine", c.spec.Name, "err", err)
 	}
 }
+
+// stopping reports whether the machine was told to end, or is at its end.
+func (c *cell) stopping() bool { return c.life.Err() != nil }
 
 // await reports whether the lifetime has passed. Go's timers stand still while the computer is suspended, so the
 // clock that does not is looked at from time to time.
@@ -114,6 +134,9 @@ func (c *cell) await(ctx context.Context, done <-chan struct{}) (expired bool) {
 
 // terminate asks the tree to end and gives it its grace.
 func (c *cell) terminate(ctx context.Context, done <-chan struct{}) {
+	if err := c.group.Resume(); err != nil { // one that is suspended could not end by itself
+		c.s.log.Warn("a suspended machine cannot go on to its end", "machine", c.spec.Name, "err", err)
+	}
 	if err := c.group.Signal(syscall.SIGTERM); err != nil {
 		c.s.log.Warn("SIGTERM did not reach every process", "machine", c.spec.Name, "err", err)
 	}

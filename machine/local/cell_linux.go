@@ -27,10 +27,16 @@ type cell struct {
 	err  error         // set before made is closed: why there is none
 
 	// Set before made is closed, if there is a machine.
-	birth birth
-	slot  *slot
-	group *process.Group          // the slot's
-	stop  context.CancelCauseFunc // ends what runs
+	birth  birth
+	slot   *slot
+	group  *process.Group          // the slot's
+	stop   context.CancelCauseFunc // ends what runs
+	life   context.Context         // ends with stop
+	first  *process.Process        // what the machine was started with; nil for an agent, which is no process
+	prints *outputs                // what that prints
+
+	suspending sync.Mutex // held while the machine is halted or resumed, and while something is started beside
+	suspended  bool       // guarded by suspending
 
 	ended    chan struct{} // closed once nothing of it runs and its end is on record
 	exit     *machine.Exit // set before ended is closed
@@ -213,6 +219,9 @@ func (c *cell) begin(deadline time.Duration) (err error) {
 	c.group.Measure(c.slot.work, c.slot.tmp)
 	if c.s.machines.condemned(c.spec.Name) || !c.slot.named() {
 		return c.story(errDestroyed)
+	}
+	if err := c.place(); err != nil {
+		return c.story(err)
 	}
 	if clock() > deadline {
 		return late(c.spec.Name)

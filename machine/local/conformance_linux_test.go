@@ -47,12 +47,12 @@ func TestProvider(t *testing.T) {
 				}
 				return nil
 			},
+			Script:  machine.Spec{Command: []string{"sh", "-c", `eval "$SCRIPT"`}},
 			Exceeds: exceeds,
 			Refused: []machine.Spec{
 				{Image: "debian"},
 				{Region: "ams"},
 				{User: "nobody"},
-				{Files: []machine.File{{Path: "/tmp/x"}}},
 				{Size: machine.Size{GPU: "a100-pcie-40gb"}},
 				{Size: machine.Size{MemoryMB: 1 << 30}},
 				{Size: machine.Size{CPUs: 4096}},

@@ -63,13 +63,21 @@
 //
 // # Frames
 //
-// The socket carries one JSON object per line, at most a mebibyte each, many at once in either direction:
+// The socket carries one JSON object per line, at most three mebibytes each, many at once in either direction:
 //
 //	{"id":1,"hello":true}                                   {"id":1,"hello":{"protocol":1,"program":"…"}}
 //	{"id":2,"create":{"spec":{…},"deadline":8230114…}}      {"id":2,"made":{"created":"…"}}
 //	{"id":3,"destroy":"m1"}                                 {"id":3}
+//	{"id":4,"signal":{"machine":"m1","signal":"SIGHUP"}}    {"id":4}
+//	{"id":5,"suspend":{"machine":"m1"}}                     {"id":5}
 //	{"id":0,"home":"http://127.0.0.1:8080"}
 //	                                                        {"id":0,"changed":[{"name":"m2","ended":{…}}]}
+//
+// A further command in a machine has a connection of its own, which carries its standard input, output and error as open
+// files beside the frame. So its output does not go through the supervisor, and it ends with the connection, and that
+// with the process that wanted it:
+//
+//	{"id":1,"enter":{"machine":"m1","args":["sh"]}} + three files         {"id":1,"exit":{"code":0}}
 //
 // A supervisor takes requests in order and answers each when it is done. It ends when no machine runs and nobody has
 // been connected for a while, or when a newer supervisor has taken over and none of its machines runs.

@@ -12,15 +12,21 @@ import (
 const protocolVersion = 1
 
 // maxFrame is the size of a frame, its newline included, in either direction.
-const maxFrame = 1 << 20
+const maxFrame = 3 << 20
+
+// maxSpec is the size of a specification in a frame, its files not counted, which are limited by themselves.
+const maxSpec = 1 << 20
 
 // request is a frame to a supervisor. One of the fields besides ID is set.
 type request struct {
-	ID      uint64         `json:"id"` // names the answer; 0: none is wanted
-	Home    *string        `json:"home,omitempty"`
-	Create  *createRequest `json:"create,omitempty"`
-	Destroy string         `json:"destroy,omitempty"`
-	Hello   bool           `json:"hello,omitempty"` // also asks whether anybody is there
+	ID      uint64          `json:"id"` // names the answer; 0: none is wanted
+	Home    *string         `json:"home,omitempty"`
+	Create  *createRequest  `json:"create,omitempty"`
+	Destroy string          `json:"destroy,omitempty"`
+	Signal  *signalRequest  `json:"signal,omitempty"`
+	Suspend *suspendRequest `json:"suspend,omitempty"`
+	Enter   *enterRequest   `json:"enter,omitempty"` // on a connection of its own, with three open files
+	Hello   bool            `json:"hello,omitempty"` // also asks whether anybody is there
 }
 
 // createRequest asks for a machine.
@@ -31,13 +37,36 @@ type createRequest struct {
 	Deadline time.Duration `json:"deadline"`
 }
 
+// signalRequest asks to send a signal to a machine's first process.
+type signalRequest struct {
+	Machine string `json:"machine"`
+	Signal  string `json:"signal"` // such as "SIGTERM"
+}
+
+// suspendRequest asks to halt a machine, or to let it go on.
+type suspendRequest struct {
+	Machine string `json:"machine"`
+	Resume  bool   `json:"resume,omitempty"`
+}
+
+// enterRequest asks to run a further command in a machine. Standard input, output and error come with the frame, as
+// open files. The command ends with the connection at the latest.
+type enterRequest struct {
+	Machine  string            `json:"machine"`
+	Args     []string          `json:"args"`
+	Env      map[string]string `json:"env,omitempty"`
+	Dir      string            `json:"dir,omitempty"`
+	Terminal bool              `json:"terminal,omitempty"`
+}
+
 // answer is a frame from a supervisor.
 type answer struct {
-	ID      uint64    `json:"id"` // that of the request; 0: nobody asked
-	Hello   *greeting `json:"hello,omitempty"`
-	Made    *made     `json:"made,omitempty"`
-	Error   *problem  `json:"error,omitempty"`
-	Changed []change  `json:"changed,omitempty"` // machines whose state has changed
+	ID      uint64        `json:"id"` // that of the request; 0: nobody asked
+	Hello   *greeting     `json:"hello,omitempty"`
+	Made    *made         `json:"made,omitempty"`
+	Exit    *machine.Exit `json:"exit,omitempty"` // of a further command
+	Error   *problem      `json:"error,omitempty"`
+	Changed []change      `json:"changed,omitempty"` // machines whose state has changed
 }
 
 // made answers a create, with what the provider does not know.

@@ -25,7 +25,7 @@ import (
 //	starting           locked by whoever starts a supervisor
 //	machines/NAME      a machine: a link to the record in its slot
 //	supervisors/7/     the seventh supervisor: lock, info.json, sock, log
-//	  slots/17/          the place of one of its machines: record, work, tmp, scratch
+//	  slots/17/          the place of one of its machines: record, work, tmp, scratch, output, files
 //	trash/             what is being removed
 type layout string
 

@@ -20,10 +20,11 @@ import (
 )
 
 // TestMain lets the test binary be its own supervisor: "TESTBINARY supervise [KEY=VALUE…] --dir DIR"; and remove what a
-// test has left in the trash, seen from elsewhere: "TESTBINARY empty-trash DIR".
+// test has left in the trash, seen from elsewhere: "TESTBINARY empty-trash DIR"; and run a command in a machine.
 func TestMain(m *testing.M) {
 	roles := map[string]func(args []string) error{
 		"supervise":   supervise,
+		"enter":       enter,
 		"empty-trash": func(args []string) error { return local.EmptyTrash(args[0]) },
 	}
 	if len(os.Args) > 1 && roles[os.Args[1]] != nil {

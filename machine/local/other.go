@@ -5,6 +5,7 @@ package local
 import (
 	"context"
 	"fmt"
+	"io"
 	"iter"
 	"runtime"
 
@@ -67,4 +68,23 @@ func (*Provider) Destroy(context.Context, string) error { return unsupported() }
 // Watch yields fault.Unsupported once.
 func (*Provider) Watch(context.Context, string) iter.Seq2[*machine.Machine, error] {
 	return func(yield func(*machine.Machine, error) bool) { yield(nil, unsupported()) }
+}
+
+// Exec returns fault.Unsupported.
+func (*Provider) Exec(context.Context, string, *machine.Command) (*machine.Exit, error) {
+	return nil, unsupported()
+}
+
+// Signal returns fault.Unsupported.
+func (*Provider) Signal(context.Context, string, string) error { return unsupported() }
+
+// Suspend returns fault.Unsupported.
+func (*Provider) Suspend(context.Context, string) error { return unsupported() }
+
+// Resume returns fault.Unsupported.
+func (*Provider) Resume(context.Context, string) error { return unsupported() }
+
+// Logs returns fault.Unsupported.
+func (*Provider) Logs(context.Context, string, bool, io.Writer, io.Writer) error {
+	return unsupported()
 }

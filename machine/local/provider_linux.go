@@ -216,6 +216,9 @@ const createTimeout = 5 * time.Second
 //
 // A size is refused when it is larger than this computer; limits for which there is no cgroup controller are not
 // enforced, as [Provider.Abilities] tells.
+//
+// The file system is not the machine's own, so its Files are put below a directory that the variable DAYFLY_FILES of its
+// environment names: the file "/etc/app.conf" is at $DAYFLY_FILES/etc/app.conf.
 func (p *Provider) Create(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, canceled(context.Cause(ctx))
@@ -266,8 +269,6 @@ func (p *Provider) check(spec *machine.Spec) error {
 		return refuse(fault.Unsupported, "Machines on this computer are in no region; %q needs a provider that has regions.", spec.Region)
 	case spec.User != "":
 		return refuse(fault.Unsupported, "Machines on this computer run as Dayfly's own user; %q needs a provider with containers.", spec.User)
-	case len(spec.Files) > 0:
-		return refuse(fault.Unsupported, "Machines on this computer share its file system, so no file can be put at %s.", spec.Files[0].Path)
 	case size.GPU != "":
 		return refuse(fault.Unsupported, "Machines on this computer cannot be given a GPU such as %q.", size.GPU)
 	case size.MemoryMB > p.memoryMB:
@@ -277,11 +278,20 @@ func (p *Provider) check(spec *machine.Spec) error {
 	}
 	// The rest of the frame is short and of a fixed form. JSON writes at most six bytes for one, so most specs need not
 	// be written to know that they fit.
-	if roughSize(spec) < maxFrame/8 {
+	if roughSize(spec) < maxSpec/8 {
 		return nil
 	}
-	if text, err := json.Marshal(spec); err != nil || len(text) > maxFrame-1024 {
-		return refuse(fault.TooLarge, "The machine's specification has %d bytes; at most %d are allowed.", len(text), maxFrame-1024)
+	bare := *spec
+	bare.Files = nil
+	if text, err := json.Marshal(&bare); err != nil || len(text) > maxSpec-1024 {
+		return refuse(fault.TooLarge, "The machine's specification has %d bytes; at most %d are allowed.", len(text), maxSpec-1024)
+	}
+	paths := 0
+	for _, file := range spec.Files {
+		paths += 6*len(file.Path) + 64
+	}
+	if paths > maxSpec/2 {
+		return refuse(fault.TooLarge, "The paths of the machine's %d files are too long together.", len(spec.Files))
 	}
 	return nil
 }
@@ -291,6 +301,9 @@ func roughSize(spec *machine.Spec) int {
 	size := 4096
 	for _, word := range spec.Command {
 		size += len(word) + 3
+	}
+	for _, file := range spec.Files {
+		size += len(file.Path)
 	}
 	for _, pairs := range []map[string]string{spec.Env, spec.Labels} {
 		for key, value := range pairs {

@@ -10,13 +10,15 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/machine"
 )
 
 // session is one connection, as the supervisor sees it.
 type session struct {
 	s    *supervisor
-	conn *net.UnixConn
+	conn *rights
 	out  frameWriter
+	over chan struct{} // closed when the connection has ended
 
 	mu      sync.Mutex
 	pending map[string]*ending // guarded by mu; what to tell, by machine
@@ -24,7 +26,7 @@ type session struct {
 }
 
 // maxSessions bounds the connections of one supervisor.
-const maxSessions = 64
+const maxSessions = 64 + maxCommands
 
 // writeTimeout is how long a provider may let a frame wait before its connection is closed. It connects again and
 // reads the records.
@@ -33,7 +35,7 @@ const writeTimeout = 10 * time.Second
 // begin serves a connection, unless there are too many or the supervisor is about to end.
 func (s *supervisor) begin(conn *net.UnixConn) {
 	c := &session{
-		s: s, conn: conn, out: frameWriter{conn: conn, timeout: writeTimeout},
+		s: s, conn: &rights{UnixConn: conn}, over: make(chan struct{}), out: frameWriter{conn: conn, timeout: writeTimeout},
 		pending: map[string]*ending{}, wake: make(chan struct{}, 1),
 	}
 	s.mu.Lock()
@@ -54,7 +56,11 @@ func (s *supervisor) begin(conn *net.UnixConn) {
 // serve reads requests until the connection ends. Each is carried out on its own, and answered when it is.
 func (c *session) serve() {
 	defer func() {
+		close(c.over)
 		c.conn.Close()
+		for _, file := range c.conn.take() {
+			file.Close()
+		}
 		c.s.mu.Lock()
 		delete(c.s.sessions, c)
 		c.s.mu.Unlock()
@@ -84,6 +90,20 @@ func (c *session) take(r *request) error {
 			return c.s.create(r.Create, cell, isNew)
 		})
 		return nil
+	case r.Signal != nil:
+		return c.do(r.ID, func() (*machine.Exit, error) { return nil, c.s.signal(r.Signal) })
+	case r.Suspend != nil:
+		return c.do(r.ID, func() (*machine.Exit, error) { return nil, c.s.suspend(r.Suspend) })
+	case r.Enter != nil:
+		files := c.conn.take()
+		return c.do(r.ID, func() (*machine.Exit, error) {
+			defer func() {
+				for _, file := range files {
+					file.Close()
+				}
+			}()
+			return c.s.enter(r.Enter, files, c.over)
+		})
 	case r.Destroy != "":
 		c.s.inflight <- struct{}{}
 		cell := c.s.cell(r.Destroy)
@@ -92,6 +112,19 @@ func (c *session) take(r *request) error {
 	}
 	err := fmt.Errorf("local: %w: a request that this supervisor does not know", fault.Unsupported)
 	return c.out.send(&answer{ID: r.ID, Error: newProblem(err)})
+}
+
+// do does what was asked about a machine that goes on, beside, and answers.
+func (c *session) do(id uint64, what func() (*machine.Exit, error)) error {
+	c.s.work.Go(func() {
+		exit, err := what()
+		a := &answer{ID: id, Exit: exit}
+		if err != nil {
+			a.Error = newProblem(err)
+		}
+		_ = c.out.send(a) // A connection that fails is closed by it.
+	})
+	return nil
 }
 
 // carryOut does what was asked about a machine, answers, and tells the other sessions. The caller has taken a place

@@ -33,11 +33,15 @@ type slots struct {
 	free []*slot // guarded by mu
 }
 
+// outputName is the directory of what a machine's command prints, in its slot.
+const outputName = "output"
+
 // slot is the place of one machine.
 type slot struct {
 	number             int
 	path               string
 	work, tmp, scratch string
+	output, files      string // made when there is something to put there
 	dirs               [3]directory
 	group              *process.Group // of the machine, or of the last one; nil when one has to be made
 	taken              time.Time
@@ -83,6 +87,7 @@ func (s *slots) take() (*slot, error) {
 	made := &slot{
 		number: number, path: path, taken: time.Now(),
 		work: filepath.Join(path, "work"), tmp: filepath.Join(path, "tmp"), scratch: filepath.Join(path, "scratch"),
+		output: filepath.Join(path, outputName), files: filepath.Join(path, "files"),
 	}
 	if err := made.make(); err != nil {
 		return nil, errors.Join(err, s.giveUp(made))
@@ -133,6 +138,11 @@ func (s *slots) prepare(taken *slot, size machine.Size) error {
 func (s *slots) give(used *slot) error {
 	for i := range used.dirs {
 		if !used.dirs[i].asMade(int(s.dir.Fd()), used.taken) {
+			return s.giveUp(used)
+		}
+	}
+	for _, dir := range []string{used.output, used.files} {
+		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
 			return s.giveUp(used)
 		}
 	}

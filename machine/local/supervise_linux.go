@@ -56,6 +56,7 @@ type supervisor struct {
 
 	listener *net.UnixListener
 	inflight chan struct{} // one for each request being carried out
+	commands chan struct{} // one for each further command that runs in a machine
 	work     sync.WaitGroup
 
 	mu       sync.Mutex
@@ -82,6 +83,7 @@ func newSupervisor(o SupervisorOptions) (_ *supervisor, err error) {
 		log:               o.Logger,
 		path:              cmp.Or(os.Getenv("PATH"), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
 		inflight:          make(chan struct{}, maxInflight),
+		commands:          make(chan struct{}, maxCommands),
 		cells:             map[string]*cell{},
 		sessions:          map[*session]bool{},
 		renewed:           make(chan struct{}),
@@ -116,8 +118,9 @@ const (
 	// a command runs there are its process, two pipes and what is kept of its output instead, which are fewer.
 	perMachine = 13
 	// perSupervisor is how many a supervisor has besides: 14 of its own, a connection for each provider and to the
-	// server, and those that are open for a moment while a process is started.
-	perSupervisor = 32
+	// server, those that are open for a moment while a process is started, and a connection and a process for each
+	// further command.
+	perSupervisor = 32 + 2*maxCommands
 )
 
 // mostMachines is how many machines the limit on open files allows. Beyond it a machine is refused, which the server
