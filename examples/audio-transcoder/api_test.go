@@ -603,7 +603,7 @@ func TestTheConfigurationSaysAllThatIsWrongWithIt(t *testing.T) {
 		"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "S3_BUCKET_NAME": "b", "S3_ENDPOINT_URL": "http://s3.test",
 	}
 	c, err := readConfig(func(name string) string { return good[name] })
-	if err != nil || c.apiURL != "http://127.0.0.1:8080" || c.attempts != 3 || c.timeout != time.Hour || c.command != nil {
+	if err != nil || c.listen != "127.0.0.1:8080" || c.apiURL != "" || c.attempts != 3 || c.timeout != time.Hour || c.command != nil {
 		t.Errorf("got %+v, %v; want the defaults", c, err)
 	}
 	good["FLY_APP_NAME"], good["DB_URL"] = "transcoder", "sqlite:x.db"
@@ -616,7 +616,7 @@ func TestTheConfigurationSaysAllThatIsWrongWithIt(t *testing.T) {
 	if !errors.Is(err, fault.Invalid) {
 		t.Fatalf("got error %v, want one of kind invalid", err)
 	}
-	for _, want := range []string{"AWS_ACCESS_KEY_ID", "S3_BUCKET_NAME", "S3_ENDPOINT_URL", "DB_URL", "LISTEN", "JOB_TIMEOUT", "MAX_ATTEMPTS"} {
+	for _, want := range []string{"AWS_ACCESS_KEY_ID", "S3_BUCKET_NAME", "S3_ENDPOINT_URL", "DB_URL", "LISTEN is", "WORKER_API_URL", "JOB_TIMEOUT", "MAX_ATTEMPTS"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("got %q, want it to name %s", err, want)
 		}

@@ -30,8 +30,9 @@ type objects interface {
 // urlLife is how long a URL is good for.
 const urlLife = 24 * time.Hour
 
-// storageTimeout is how long one call of the storage may take.
-const storageTimeout = 10 * time.Second
+// storageTimeout is how long one call of the storage may take. With patience it stays below the ten seconds that known
+// clients wait for an answer.
+const storageTimeout = 4 * time.Second
 
 // bucket is a bucket of an S3 service.
 type bucket struct {

@@ -15,7 +15,7 @@ import (
 // config is what the environment says. Names that the original had mean what they meant there.
 type config struct {
 	listen   string
-	apiURL   string
+	apiURL   string // by which workers reach this service; "": where it listens
 	apiToken string
 	database string
 
@@ -66,9 +66,13 @@ func readConfig(getenv func(string) string) (*config, error) {
 		attempts: int(number("MAX_ATTEMPTS", 3)),
 		largest:  number("MAX_SOURCE_BYTES", 1<<30),
 	}
-	c.apiURL = or("WORKER_API_URL", "http://"+c.listen)
-	if app := getenv("FLY_APP_NAME"); app != "" && getenv("WORKER_API_URL") == "" {
+	c.apiURL = getenv("WORKER_API_URL")
+	switch app := getenv("FLY_APP_NAME"); {
+	case c.apiURL != "":
+	case app != "":
 		c.apiURL = "http://" + app + ".flycast"
+	case !isOneAddress(c.listen):
+		wrong = append(wrong, "WORKER_API_URL is not set, and LISTEN does not say by which address workers reach this service")
 	}
 	var err error
 	if c.timeout, err = time.ParseDuration(or("JOB_TIMEOUT", "1h")); err != nil || c.timeout <= 0 {
@@ -88,6 +92,13 @@ func readConfig(getenv func(string) string) (*config, error) {
 		return nil, fault.Say(fault.Invalid, "the environment is not as it should be:\n  %s", strings.Join(wrong, "\n  "))
 	}
 	return c, nil
+}
+
+// isOneAddress reports whether an address to listen on is also one to connect to.
+func isOneAddress(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	ip, none := netip.ParseAddr(host)
+	return err == nil && host != "" && (none != nil || !ip.IsUnspecified())
 }
 
 // onlyHere reports whether an address can be reached from this computer alone.

@@ -38,15 +38,18 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s, err := build(ctx, c, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.store.close()) }()
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", c.listen)
 	if err != nil {
 		return fmt.Errorf("LISTEN: %w", err)
 	}
+	if c.apiURL == "" {
+		c.apiURL = "http://" + listener.Addr().String()
+	}
+	s, err := build(ctx, c, log)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer func() { err = errors.Join(err, s.store.close()) }()
 	log.Info("serving", "url", "http://"+listener.Addr().String())
 	server := &http.Server{
 		Handler: &api{s, c.apiToken}, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,

@@ -51,7 +51,7 @@ const sourceFault = 65
 const label = "audio-transcoder"
 
 // patience is how long a request of a client may wait for Dayfly.
-const patience = 8 * time.Second
+const patience = 5 * time.Second
 
 // dayflyRuns runs workers as jobs of Dayfly.
 type dayflyRuns struct {
