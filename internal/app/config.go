@@ -89,7 +89,7 @@ func Default() *Config {
 		DefaultProvider: "local",
 		Retention:       dayfly.Duration(7 * 24 * time.Hour),
 		Log:             Log{Level: "info", Format: "text"},
-		Providers:       Providers{Local: Local{Enabled: true, MaxMachines: 32}},
+		Providers:       Providers{Local: Local{Enabled: true, MaxMachines: 32}, Fly: defaultFly()},
 		Queues:          map[string]Queue{},
 		Limits:          Limits{Connections: 4096, OpenJobs: 1_000_000, OutputMB: 64},
 		Timeouts: Timeouts{

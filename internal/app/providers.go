@@ -13,6 +13,7 @@ import (
 // Providers configures what machines are made by, each in a section of its own.
 type Providers struct {
 	Local Local `toml:"local"`
+	Fly   Fly   `toml:"fly"`
 }
 
 // backend is one kind of provider, as this package knows it: its section of the configuration, and how it is made.
@@ -41,6 +42,7 @@ type opened struct {
 func (c *Config) backends() []backend {
 	return []backend{
 		c.localBackend(),
+		c.flyBackend(),
 	}
 }
 

@@ -32,7 +32,7 @@ const (
 type client struct {
 	base  string // without a trailing slash
 	app   string
-	token string
+	token func() (string, error)
 	agent string // User-Agent
 	rate  float64
 	web   *http.Client
@@ -102,7 +102,11 @@ func (c *client) once(parent context.Context, o *call) (*answer, error) {
 	}
 	ctx, cancel := context.WithTimeout(parent, timeout)
 	defer cancel()
-	request, err := c.request(ctx, o)
+	token, err := c.token()
+	if err != nil {
+		return nil, fault.Say(fault.Denied, "the token for Fly cannot be had: %v", err)
+	}
+	request, err := c.request(ctx, o, token)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +138,7 @@ type tooLarge struct {
 
 func (t *tooLarge) Error() string { return fmt.Sprintf("the answer is larger than %d bytes", t.limit) }
 
-func (c *client) request(ctx context.Context, o *call) (*http.Request, error) {
+func (c *client) request(ctx context.Context, o *call, token string) (*http.Request, error) {
 	target := c.base + "/v1/apps/" + url.PathEscape(c.app) + "/machines"
 	if o.machine != "" {
 		target += "/" + url.PathEscape(o.machine)
@@ -157,7 +161,7 @@ func (c *client) request(ctx context.Context, o *call) (*http.Request, error) {
 	if err != nil {
 		return nil, fault.Say(fault.Invalid, "the Machines API cannot be asked: %v", err)
 	}
-	request.Header.Set("Authorization", authorization(c.token))
+	request.Header.Set("Authorization", authorization(token))
 	request.Header.Set("User-Agent", c.agent)
 	request.Header.Set("Accept", "application/json")
 	if body != nil {
@@ -226,7 +230,8 @@ func inRequest(id string) string {
 // tame returns what others say as one line of bounded length in which our token does not occur: a server might send it
 // back.
 func (c *client) tame(text string) string {
-	for _, secret := range strings.FieldsFunc(c.token, func(r rune) bool { return r == ' ' || r == ',' }) {
+	token, _ := c.token() // the one that was sent, unless it has just been replaced
+	for _, secret := range strings.FieldsFunc(token, func(r rune) bool { return r == ' ' || r == ',' }) {
 		if len(secret) >= 6 {
 			text = strings.ReplaceAll(text, secret, "[token]")
 		}

@@ -34,7 +34,10 @@ type Options struct {
 	// Rate is how many requests of one kind may be made in a second, as the package comment says. Default: 1, which is
 	// what Fly allows. Below 0: as many as there are, for a server that does not count.
 	Rate float64
-	// Version is shown to Fly in the User-Agent.
+	// Token is asked for the token of each request, so that a new one counts at once. Its error is fault.Denied, and its
+	// text is shown. Default: the one that New was given.
+	Token func() (string, error)
+	// Version is shown to Fly in the User-Agent. Default: none is.
 	Version string
 	// Transport carries the requests. Default: one of the provider's own, which obeys the proxies of the environment.
 	Transport http.RoundTripper
@@ -72,8 +75,13 @@ func New(app, token string, o *Options) *Provider {
 		own.MaxIdleConnsPerHost = 16
 		transport = own
 	}
+	source := o.Token
+	if source == nil {
+		token = strings.TrimSpace(token)
+		source = func() (string, error) { return token, nil }
+	}
 	p.client = &client{
-		base: p.options.URL, app: app, token: strings.TrimSpace(token), agent: "dayfly/" + cmp.Or(o.Version, "dev"),
+		base: p.options.URL, app: app, token: source, agent: strings.TrimSuffix("dayfly/"+o.Version, "/"),
 		rate: cmp.Or(o.Rate, 1), pace: &pace{},
 		web: &http.Client{
 			Transport: transport,

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -331,6 +334,28 @@ func TestAMachineShowsItsImageWithTheDigestAndItsRegion(t *testing.T) {
 	}
 }
 
+func TestTheRecipesPutTheAgentWhereTheProviderLooksForIt(t *testing.T) {
+	t.Parallel()
+	recipes, err := filepath.Glob("../../runtimes/*/Dockerfile")
+	if err != nil || len(recipes) < 5 {
+		t.Fatalf("got the recipes %v and %v, want at least five", recipes, err)
+	}
+	for _, recipe := range recipes {
+		text, err := os.ReadFile(recipe)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied := false
+		for line := range strings.Lines(string(text)) {
+			words := strings.Fields(line)
+			copied = copied || len(words) > 2 && words[0] == "COPY" && words[len(words)-1] == fly.DefaultAgent
+		}
+		if !copied {
+			t.Errorf("%s copies nothing to %s", recipe, fly.DefaultAgent)
+		}
+	}
+}
+
 func TestTheTokenIsSentAsItsKindWantsAndAppearsNowhere(t *testing.T) {
 	t.Parallel()
 	for _, secret := range []string{"FlyV1 fm2_secretsecret,fm2_more", "fo1_secretsecret", "Bearer secretsecret"} {
@@ -341,6 +366,23 @@ func TestTheTokenIsSentAsItsKindWantsAndAppearsNowhere(t *testing.T) {
 		if text := fmt.Sprintf("%v %+v %#v %s", p, p, p, fmt.Sprint(err)); strings.Contains(text, "secretsecret") {
 			t.Errorf("what is printed of a provider holds its token: %s", text)
 		}
+	}
+}
+
+func TestANewTokenCountsAtOnceAndOneThatCannotBeHadIsTold(t *testing.T) {
+	t.Parallel()
+	c := newCloud(t)
+	current, broken := "fo1_old", error(nil)
+	p := fly.New(app, "", &fly.Options{URL: c.serve().URL, Image: "debian:12", Rate: -1, Token: func() (string, error) { return current, broken }})
+	_, err := p.Create(t.Context(), staying("m1"))
+	want(t, "Create with a token that is no longer valid", err, fault.Denied)
+	current = token
+	create(t, p, staying("m1"))
+	broken = errors.New("the file is missing")
+	_, err = p.List(t.Context(), owner)
+	want(t, "List without a token", err, fault.Denied)
+	if sentence, _ := fault.Sentence(err); !strings.Contains(sentence, "the file is missing") {
+		t.Errorf("the sentence: got %q, want why there is no token", sentence)
 	}
 }
 
