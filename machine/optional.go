@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 
 	"github.com/dayfly-run/dayfly/fault"
 )
@@ -138,6 +139,16 @@ func Logs(ctx context.Context, p Provider, id string, follow bool, stdout, stder
 		return logger.Logs(ctx, id, follow, stdout, stderr)
 	}
 	return unsupported("show what a machine prints")
+}
+
+// Gateway is a provider whose machines reach the computer that asks it by an address of their own, as containers do by
+// that of their bridge. A server that listens on loopback only can then also be reached by them.
+type Gateway interface {
+	// Gateway returns that address. It need not be one of this computer: the machines may be made elsewhere, which
+	// whoever wants to listen there finds out.
+	//
+	// fault.Unsupported if there is certainly none; otherwise errors are those of Prepare.
+	Gateway(ctx context.Context) (netip.Addr, error)
 }
 
 func unsupported(what string) error {

@@ -27,15 +27,18 @@ type front struct {
 	localURL  string // for this computer
 	fixed     string // the configured public URL, or ""
 	handler   http.Handler
+	slots     chan struct{}     // for connections
+	late      chan net.Listener // those that are opened while the server runs
 }
 
 // listen opens the listeners. With TLS one more is opened on loopback without it: the commands and the machines of
 // this computer come by there, because no certificate is good for a loopback address.
 func listen(o *Options) (*front, error) {
-	f := &front{fixed: strings.TrimRight(o.PublicURL, "/")}
-	slots := make(chan struct{}, o.Connections)
+	f := &front{
+		fixed: strings.TrimRight(o.PublicURL, "/"), slots: make(chan struct{}, o.Connections), late: make(chan net.Listener),
+	}
 	open := func(address string, config *tls.Config) (net.Listener, error) {
-		listener, err := listenRemembering(o.DataDir, address)
+		listener, err := listenRemembering(filepath.Join(o.DataDir, "port"), address)
 		if err != nil {
 			advice := "name another address with --listen"
 			if number, ok := errors.AsType[syscall.Errno](err); ok {
@@ -46,7 +49,7 @@ func listen(o *Options) (*front, error) {
 			}
 			return nil, fault.Say(fault.Unavailable, "%s cannot be listened on: %v; %s", address, err, advice)
 		}
-		var limited net.Listener = newLimitedListener(listener.(*net.TCPListener), slots)
+		var limited net.Listener = newLimitedListener(listener.(*net.TCPListener), f.slots)
 		if config != nil {
 			limited = tls.NewListener(limited, config)
 		}
@@ -90,14 +93,13 @@ func urlOf(scheme string, addr net.Addr) string {
 	return scheme + "://" + net.JoinHostPort(ip.String(), strconv.Itoa(tcp.Port))
 }
 
-// listenRemembering listens on an address. Port 0 takes the port that was used last in this data directory, if it is
-// free, and remembers the one it gets: agents that outlived a server look for the next one where they left it.
-func listenRemembering(dir, address string) (net.Listener, error) {
+// listenRemembering listens on an address. Port 0 takes the port that was used last, which the file holds, if it is free,
+// and remembers the one it gets: agents that outlived a server look for the next one where they left it.
+func listenRemembering(file, address string) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || port != "0" {
 		return net.Listen("tcp", address)
 	}
-	file := filepath.Join(dir, "port")
 	if data, err := os.ReadFile(file); err == nil {
 		last, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 16)
 		if err == nil {
@@ -113,14 +115,6 @@ func listenRemembering(dir, address string) (net.Listener, error) {
 	// Without the memory of it everything works, only less conveniently.
 	_ = os.WriteFile(file, []byte(strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)+"\n"), 0o600)
 	return listener, nil
-}
-
-// machineURL is the base URL as machines of a provider see it.
-func (f *front) machineURL(_ context.Context, _ string) (string, error) {
-	if f.fixed != "" {
-		return f.fixed, nil
-	}
-	return f.localURL, nil
 }
 
 // baseURL is the base URL as whoever made the request sees it.
@@ -155,6 +149,7 @@ func newHTTPServer(handler http.Handler, logger *slog.Logger) *http.Server {
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
+		ConnContext:       markMachines,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}

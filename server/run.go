@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"time"
 
@@ -44,6 +45,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.fly != nil {
 		stopFly = start(s.fly.Run)
 	}
+	stopHomes := start(s.homes.run)
 	stopHTTP := start(s.serveHTTP)
 
 	select {
@@ -51,6 +53,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.logger.Info("stopping; machines go on running")
 	case <-failed.Done():
 	}
+	stopHomes()
 	stopHTTP()
 	stopFly()
 	stopEngine()
@@ -76,7 +79,7 @@ func (s *Server) serveHTTP(ctx context.Context) error {
 	defer stop()
 	httpServer := newHTTPServer(endPatient(stopping, s.front.handler), s.logger)
 	var group errgroup.Group
-	for _, listener := range s.front.listeners {
+	serve := func(listener net.Listener) {
 		group.Go(func() error {
 			err := httpServer.Serve(listener)
 			if errors.Is(err, http.ErrServerClosed) {
@@ -86,11 +89,18 @@ func (s *Server) serveHTTP(ctx context.Context) error {
 			return err
 		})
 	}
+	for _, listener := range s.front.listeners {
+		serve(listener)
+	}
 	s.logger.Info("serving", "url", s.URL(), "data_dir", s.options.DataDir, "version", s.options.Version)
-	select {
-	case <-ctx.Done():
-		stop()
-	case <-stopping.Done(): // a listener failed
+	for stopping.Err() == nil { // until a listener fails
+		select {
+		case listener := <-s.front.late:
+			serve(listener)
+		case <-ctx.Done():
+			stop()
+		case <-stopping.Done():
+		}
 	}
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 	defer cancel()

@@ -35,6 +35,8 @@ type Options struct {
 	// Providers are what machines are made by, under the names that jobs use. One with a method Run(ctx) error is run
 	// as long as the server, and one with a method Close() error is closed with it.
 	Providers map[string]machine.Provider
+	// Absent says, by name, why providers are missing that somebody may expect: sentences for whoever names one.
+	Absent map[string]string
 	// DefaultProvider runs the jobs that name none. It may be several, as in [dayfly.JobSpec], and "" when there is only one.
 	DefaultProvider string
 
@@ -46,6 +48,9 @@ type Options struct {
 	// PublicURL is the base URL as others see it. Default: what a request was sent to, and for machines the first of
 	// Listen.
 	PublicURL string
+	// MachineURLs are the base URLs as machines of a provider see it, by provider, where that is neither PublicURL nor one
+	// that the server finds out by itself.
+	MachineURLs map[string]string
 	// RequireToken asks everybody for a token. It is implied by an address that other computers can reach, and by a
 	// PublicURL that is not this computer's.
 	RequireToken bool
@@ -101,6 +106,7 @@ type Server struct {
 	token   string // the owner's
 
 	front *front
+	homes *homes
 }
 
 // New opens the data directory and the listeners and returns a server that Run will serve with. Whoever does not call
@@ -129,6 +135,7 @@ func New(ctx context.Context, o Options) (s *Server, err error) {
 	if s.front, err = listen(&s.options); err != nil {
 		return s, err
 	}
+	s.homes = newHomes(&s.options, s.front)
 	if err := s.store.SetOwnerURL(s.front.localURL); err != nil {
 		return s, err
 	}
@@ -232,7 +239,7 @@ func CheckDir(dir string) (open bool, err error) {
 // ours reports whether a name in the data directory is one that Dayfly uses.
 func ours(name string) bool {
 	return slices.Contains([]string{"machines", "logs", "blobs", "key", "token", "port", "fly-files"}, name) ||
-		strings.HasPrefix(name, "dayfly.db") || strings.HasPrefix(name, "fly.db")
+		strings.HasPrefix(name, "dayfly.db") || strings.HasPrefix(name, "fly.db") || strings.HasPrefix(name, portFile(""))
 }
 
 // assemble builds the engine and the API on what is open.
@@ -247,8 +254,8 @@ func (s *Server) assemble(ctx context.Context, requireToken bool) error {
 		queues[name] = engine.QueueLimits{Provider: q.Provider, Concurrency: q.Concurrency, KeyConcurrency: q.KeyConcurrency}
 	}
 	s.engine, err = engine.New(engine.Options{
-		Store: s.store, Providers: o.Providers, DefaultProvider: o.DefaultProvider,
-		Logs: s.logs, Blobs: s.blobs, Key: key, URL: s.front.machineURL,
+		Store: s.store, Providers: o.Providers, Absent: o.Absent, DefaultProvider: o.DefaultProvider,
+		Logs: s.logs, Blobs: s.blobs, Key: key, URL: s.homes.url,
 		Queues: queues, MaxMachines: o.MaxMachines, MaxOpenJobs: o.MaxOpenJobs, LogLimit: o.LogLimit,
 		Retention: o.Retention, LostAfter: o.LostAfter, UnreachableAfter: o.UnreachableAfter,
 		OrphanAfter: o.OrphanAfter, Heartbeat: o.Heartbeat, Clock: agent.BootClock, Logger: s.logger,
@@ -259,7 +266,8 @@ func (s *Server) assemble(ctx context.Context, requireToken bool) error {
 	handler, err := api.New(api.Options{
 		Engine: s.engine, Logs: s.logs, Blobs: s.blobs, Key: key,
 		Tokens: &ownersTokens{tokens: s.store, hash: hashToken(s.token)}, RequireToken: requireToken,
-		BaseURL: s.front.baseURL, Version: o.Version, Logger: s.logger, Ready: s.engine.Ready, Metrics: s.metrics,
+		FromMachine: fromMachine,
+		BaseURL:     s.front.baseURL, Version: o.Version, Logger: s.logger, Ready: s.engine.Ready, Metrics: s.metrics,
 	})
 	if err != nil {
 		return err

@@ -21,7 +21,7 @@ import (
 // wrong with the machine, there is only nothing for it to do. It is EX_TEMPFAIL of sysexits.h.
 const ExitNotOurs = 75
 
-// Place is where an attempt runs and on whose behalf. All fields but Home are required.
+// Place is where an attempt runs and on whose behalf. All fields but Home and Entrypoint are required.
 type Place struct {
 	Boot     machine.Agent  // where home is, which attempt to claim, and the token that opens the claim
 	Instance string         // the machine's name, 1 to 128 bytes
@@ -30,6 +30,9 @@ type Place struct {
 	// ScratchDir is for the files that command and agent exchange, and for output the server has not taken yet. It
 	// must not be inside WorkDir.
 	ScratchDir string
+	// Entrypoint comes before the words of every command, as the entrypoint of the image that the place is made of; it may
+	// be nil.
+	Entrypoint []string
 	Env        []string // the base environment, KEY=VALUE; the job's own variables are added to it
 	// Home returns the server's current base URL, for hosts whose server may come back at another address; "" is
 	// Boot.URL. The channel is closed when a server says anew where it is, be it at the same address: then it is there,

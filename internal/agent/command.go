@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -102,7 +103,7 @@ func (a *attempt) start(env []string) (*process.Process, [2]*os.File, error) {
 		}
 	}
 	child, err := a.place.Group.Start(&process.Command{
-		Argv:   a.job.Command,
+		Argv:   slices.Concat(a.place.Entrypoint, a.job.Command),
 		Env:    env,
 		Dir:    a.place.WorkDir,
 		Stdout: writing[0],

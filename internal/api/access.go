@@ -95,7 +95,7 @@ func (a *API) permit(r *http.Request, rule access) error {
 	switch {
 	case err != nil:
 		return err
-	case token == "" && a.requireToken:
+	case token == "" && a.needsToken(r):
 		return fault.Say(fault.Unauthenticated, "a token is needed; send it as: Authorization: Bearer TOKEN")
 	case token == "":
 		return nil
@@ -127,11 +127,14 @@ func (a *API) PermitFly(r *http.Request) error {
 	if err := errors.Join(a.checkHost(r), a.checkOrigin(r)); err != nil {
 		return err
 	}
-	if token, err := bearer(r); !a.requireToken && (err != nil || !strings.HasPrefix(token, tokenPrefix) && !ticket.IsAttemptToken(token)) {
+	if token, err := bearer(r); !a.needsToken(r) && (err != nil || !strings.HasPrefix(token, tokenPrefix) && !ticket.IsAttemptToken(token)) {
 		return nil
 	}
 	return a.permit(r, access{scope: scopeFly})
 }
+
+// needsToken reports whether nobody is let in without a token where the request came.
+func (a *API) needsToken(r *http.Request) bool { return a.requireToken || a.fromMachine(r) }
 
 // permitOwn lets a running command see its own job. Other jobs do not exist for it.
 func (a *API) permitOwn(r *http.Request, rule access, token string) error {
@@ -167,7 +170,7 @@ func bearer(r *http.Request) (string, error) {
 // browser send requests here by pointing its own name at this address; but the name then gives it away. Addresses
 // cannot be pointed elsewhere.
 func (a *API) checkHost(r *http.Request) error {
-	if a.requireToken {
+	if a.needsToken(r) {
 		return nil
 	}
 	host := r.Host

@@ -111,6 +111,9 @@ type Options struct {
 	// RequireToken asks everybody for a token. Without it, who sends none may do everything, and the host that a
 	// request names must be this computer: see checkHost.
 	RequireToken bool
+	// FromMachine reports whether a request came to an address that is there for machines: it then needs a token whatever
+	// RequireToken says, and may name any host. nil: none did.
+	FromMachine func(*http.Request) bool
 	// BaseURL returns the public base URL for whoever made the request; for nil, the one that holds for everybody.
 	BaseURL func(*http.Request) string
 	Limits  Limits
@@ -144,6 +147,7 @@ type API struct {
 	now     func() time.Time
 
 	requireToken bool
+	fromMachine  func(*http.Request) bool
 	guard        *guard
 	origins      *http.CrossOriginProtection
 	router       *router
@@ -177,9 +181,9 @@ func New(o Options) (*API, error) {
 	a := &API{
 		engine: o.Engine, logs: o.Logs, blobs: o.Blobs, key: o.Key, tokens: o.Tokens, baseURL: o.BaseURL,
 		limits: o.Limits, version: o.Version, logger: o.Logger, ready: o.Ready, now: o.Now,
-		requireToken: o.RequireToken,
-		guard:        newGuard(o.Tokens, o.Now),
-		origins:      http.NewCrossOriginProtection(),
+		requireToken: o.RequireToken, fromMachine: o.FromMachine,
+		guard:   newGuard(o.Tokens, o.Now),
+		origins: http.NewCrossOriginProtection(),
 		decoders: decoders{
 			spec:      strict.NewDecoder[dayfly.JobSpec](),
 			token:     strict.NewDecoder[tokenRequest](),
@@ -217,6 +221,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Ready == nil {
 		o.Ready = func(context.Context) error { return nil }
+	}
+	if o.FromMachine == nil {
+		o.FromMachine = func(*http.Request) bool { return false }
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -13,6 +13,7 @@ import (
 
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/machine/docker"
 	"github.com/dayfly-run/dayfly/server"
 )
 
@@ -89,9 +90,13 @@ func Default() *Config {
 		DefaultProvider: "local",
 		Retention:       dayfly.Duration(7 * 24 * time.Hour),
 		Log:             Log{Level: "info", Format: "text"},
-		Providers:       Providers{Local: Local{Enabled: true, MaxMachines: 32}, Fly: defaultFly()},
-		Queues:          map[string]Queue{},
-		Limits:          Limits{Connections: 4096, OpenJobs: 1_000_000, OutputMB: 64},
+		Providers: Providers{
+			Local:  Local{Enabled: true, MaxMachines: 32},
+			Fly:    defaultFly(),
+			Docker: Docker{MaxMachines: 32, Network: "bridge", Capabilities: []string{}, Processes: docker.DefaultProcesses, Registries: []string{}},
+		},
+		Queues: map[string]Queue{},
+		Limits: Limits{Connections: 4096, OpenJobs: 1_000_000, OutputMB: 64},
 		Timeouts: Timeouts{
 			LostAfter:        dayfly.Duration(time.Minute),
 			UnreachableAfter: dayfly.Duration(5 * time.Minute),

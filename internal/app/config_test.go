@@ -171,13 +171,15 @@ func TestMistakesAreNamedWithTheirPlace(t *testing.T) {
 func TestValidateNamesTheKey(t *testing.T) {
 	t.Parallel()
 	cases := map[string]func(c *app.Config){
-		"listen":                       func(c *app.Config) { c.Listen = nil },
-		"data_dir":                     func(c *app.Config) { c.DataDir = "relative" },
-		"public_url":                   func(c *app.Config) { c.PublicURL = "dayfly.example.com" },
-		"log.level":                    func(c *app.Config) { c.Log.Level = "loud" },
-		"log.format":                   func(c *app.Config) { c.Log.Format = "xml" },
-		"tls":                          func(c *app.Config) { c.TLS.Key = "key.pem" },
-		"providers":                    func(c *app.Config) { c.Providers.Local.Enabled = false },
+		"listen":     func(c *app.Config) { c.Listen = nil },
+		"data_dir":   func(c *app.Config) { c.DataDir = "relative" },
+		"public_url": func(c *app.Config) { c.PublicURL = "dayfly.example.com" },
+		"log.level":  func(c *app.Config) { c.Log.Level = "loud" },
+		"log.format": func(c *app.Config) { c.Log.Format = "xml" },
+		"tls":        func(c *app.Config) { c.TLS.Key = "key.pem" },
+		"providers": func(c *app.Config) {
+			c.Providers.Local.Enabled, c.Providers.Docker.Enabled = false, new(bool)
+		},
 		"default_provider":             func(c *app.Config) { c.DefaultProvider = "moon" },
 		"providers.local.max_machines": func(c *app.Config) { c.Providers.Local.MaxMachines = 0 },
 		"queues.a b":                   func(c *app.Config) { c.Queues["a b"] = app.Queue{} },

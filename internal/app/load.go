@@ -318,6 +318,12 @@ func set(leaf reflect.Value, text string) error {
 			return fmt.Errorf("%q is neither true nor false; set one of these, or unset it", text)
 		}
 		*target = b
+	case **bool:
+		b, err := strconv.ParseBool(text)
+		if err != nil {
+			return fmt.Errorf("%q is neither true nor false; set one of these, or unset it", text)
+		}
+		*target = &b
 	case *dayfly.Duration:
 		if target.UnmarshalText([]byte(text)) != nil {
 			return fmt.Errorf("%q is not a length of time such as 90s or 1h30m; set one, or unset it", text)

@@ -71,7 +71,7 @@ func mismatch(want reflect.Type, value any) string {
 	switch want {
 	case reflect.TypeFor[string]():
 		_, fits = value.(string)
-	case reflect.TypeFor[bool]():
+	case reflect.TypeFor[bool](), reflect.TypeFor[*bool]():
 		_, fits = value.(bool)
 	case reflect.TypeFor[int]():
 		_, fits = value.(int64)
@@ -100,7 +100,7 @@ func describeType(want reflect.Type, key toml.Key) string {
 	switch want {
 	case reflect.TypeFor[string]():
 		return "a text in quotes"
-	case reflect.TypeFor[bool]():
+	case reflect.TypeFor[bool](), reflect.TypeFor[*bool]():
 		return "true or false, without quotes"
 	case reflect.TypeFor[int]():
 		return "a whole number, without quotes"

@@ -12,14 +12,16 @@ import (
 
 // Providers configures what machines are made by, each in a section of its own.
 type Providers struct {
-	Local Local `toml:"local"`
-	Fly   Fly   `toml:"fly"`
+	Local  Local  `toml:"local"`
+	Docker Docker `toml:"docker"`
+	Fly    Fly    `toml:"fly"`
 }
 
 // backend is one kind of provider, as this package knows it: its section of the configuration, and how it is made.
 type backend struct {
 	name        string // of the section, and what jobs call it
 	enabled     bool
+	absent      string // why it is not enabled although nobody has said so: a sentence without a capital or full stop
 	maxMachines int
 	plain       bool // its machines are plain processes and have no images
 	// validate reports what is wrong in the section, as Config.Validate does; it is asked only of an enabled one, and nil
@@ -42,6 +44,7 @@ type opened struct {
 func (c *Config) backends() []backend {
 	return []backend{
 		c.localBackend(),
+		c.dockerBackend(),
 		c.flyBackend(),
 	}
 }
@@ -58,6 +61,17 @@ func (c *Config) ProviderNames() []string {
 		names = append(names, b.name)
 	}
 	return names
+}
+
+// absent returns, by name, why providers are not enabled although nobody has said so.
+func (c *Config) absent() map[string]string {
+	why := map[string]string{}
+	for _, b := range c.backends() {
+		if !b.enabled && b.absent != "" {
+			why[b.name] = b.absent
+		}
+	}
+	return why
 }
 
 // validateProviders checks the providers' sections, and that jobs that name none have one.

@@ -72,6 +72,8 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 		Listen:          c.Listen,
 		TLS:             certificate,
 		PublicURL:       c.PublicURL,
+		MachineURLs:     map[string]string{"docker": c.Providers.Docker.ServerURL},
+		Absent:          c.absent(),
 		RequireToken:    c.RequireToken || o.Embedded,
 		AllowOpen:       c.AllowOpen,
 		Connections:     c.Limits.Connections,

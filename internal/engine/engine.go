@@ -27,6 +27,7 @@ import (
 type Options struct {
 	Store           store.Store
 	Providers       map[string]machine.Provider // by name
+	Absent          map[string]string           // why there is no provider of a name that somebody may expect
 	DefaultProvider string                      // for jobs that name none; it may be several, as in [dayfly.JobSpec]
 	Logs            *joblog.Store               // where output is kept
 	Blobs           blob.Store                  // where inputs and artifacts are kept

@@ -97,6 +97,11 @@ func (e *Engine) placeJob(spec *dayfly.JobSpec) (err error) {
 	if spec.Provider == "" {
 		spec.Provider = cmp.Or(e.options.Queues[spec.Queue].Provider, e.defaultProvider)
 	}
+	for _, c := range choicesOf(spec.Provider) {
+		if why := e.options.Absent[c.provider]; why != "" && e.providers[c.provider] == nil {
+			return fault.Field("provider", "%s cannot be used: %s", c.provider, why)
+		}
+	}
 	spec.Provider, err = CheckProviders("provider", spec.Provider, slices.Collect(maps.Keys(e.providers)))
 	return err
 }

@@ -239,8 +239,11 @@ func (g *Group) glance() (empty, known bool) {
 }
 
 // OOMKilled reports whether the kernel has killed a process of the tree for want of memory. Without a memory
-// controller nobody knows, and it reports false.
+// controller nobody knows, and it reports false, unless the host is alone.
 func (g *Group) OOMKilled() bool {
+	if g.host.alone && killedInView(cgroupRoot) > g.host.killed {
+		return true
+	}
 	t := g.host.trees.limits["memory"]
 	if t == nil {
 		return false
@@ -250,6 +253,18 @@ func (g *Group) OOMKilled() bool {
 		file = "/memory.oom_control"
 	}
 	return slices.Contains(g.dirs, dir) && dir.counter(file, "oom_kill") > 0
+}
+
+// cgroupRoot is where the cgroups of this computer, or container, are seen.
+const cgroupRoot = "/sys/fs/cgroup"
+
+// killedInView returns how many processes the kernel has killed for want of memory in the cgroup that this program sees as
+// the root of all. In a container that is the container's own.
+func killedInView(root string) int {
+	if n := (cgroup{path: root}).counter("/memory.events", "oom_kill"); n > 0 {
+		return n
+	}
+	return cgroup{path: root + "/memory"}.counter("/memory.oom_control", "oom_kill")
 }
 
 // outOfProcesses reports whether a process of the tree could not fork because the tree had as many processes as its

@@ -22,6 +22,8 @@ type Host struct {
 	trees  hierarchies
 	places []string // prefix directories of other processes that may hold killable groups of ours
 	null   *os.File
+	alone  bool
+	killed int // processes that had been killed for want of memory in all of a lone host's view when it was made
 	brake  int // how many processes and threads all groups may have together
 
 	starting sync.Once      // the threads are started with the first process
@@ -40,7 +42,10 @@ func NewHost(o *Options) (*Host, error) {
 	if o == nil {
 		o = &Options{}
 	}
-	h := &Host{prefix: o.Prefix, log: o.Logger, brake: o.Brake, requests: make(chan *spawning)}
+	h := &Host{prefix: o.Prefix, log: o.Logger, brake: o.Brake, alone: o.Alone, requests: make(chan *spawning)}
+	if h.alone {
+		h.killed = killedInView(cgroupRoot)
+	}
 	if h.brake <= 0 {
 		h.brake = defaultBrake()
 	}

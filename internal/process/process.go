@@ -20,6 +20,9 @@ type Options struct {
 	// without end does not take the computer down. Default: half of the process ids of this computer, and no more than
 	// a quarter of the threads that the kernel allows in all.
 	Brake int
+	// Alone is set when nothing runs in this program's view of the computer but itself and its groups, as in a container.
+	// What the kernel kills there for want of memory was then a group's, although that has no limit of its own.
+	Alone bool
 	// DisableCgroups makes the host behave as if no cgroup could be used.
 	DisableCgroups bool
 }

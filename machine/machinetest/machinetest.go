@@ -29,6 +29,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -75,6 +76,10 @@ type Harness struct {
 	// it. Left out: nothing runs here that could, or nothing limits it, and the case about sizes is skipped.
 	Exceeds []machine.Spec
 
+	// Parallel lets cases run at once, each on its own provider. It is for a backend whose machines take long to come and to
+	// go and do not disturb each other.
+	Parallel bool
+
 	// Refused are specs which this provider, beyond what every provider refuses, must refuse with fault.Invalid or
 	// fault.Unsupported: an image where there are no images, a size that cannot be had. The suite fills in what
 	// Spec has and these leave out.
@@ -98,7 +103,7 @@ type Harness struct {
 	CommandsStay bool
 }
 
-// Run runs every case as a subtest of t. Cases run one after the other.
+// Run runs every case as a subtest of t, one after the other unless the harness is Parallel.
 func Run(t *testing.T, h Harness) {
 	t.Helper()
 	if h.New == nil || h.Reopen == nil || !offered(&h.Spec) {
@@ -113,14 +118,33 @@ func Run(t *testing.T, h Harness) {
 	if len(h.Shell) == 0 {
 		h.Shell = []string{"sh", "-c"}
 	}
-	var left []string // what could not be swept
-	for _, c := range cases() {
-		t.Run(c.name, func(t *testing.T) {
-			s := &subject{Harness: h, Provider: h.New(t), owner: fresh("o")}
-			// Deferred, because t.Cleanup would sweep after the harness has closed the provider of a Reopen.
-			defer func() { left = append(left, s.sweep(t, len(left) == 0)...) }()
-			c.run(t, s)
-		})
+	var mu sync.Mutex
+	var left []string // guarded by mu; what could not be swept
+	each := func(t *testing.T) {
+		for _, c := range cases() {
+			t.Run(c.name, func(t *testing.T) {
+				if h.Parallel {
+					t.Parallel()
+				}
+				s := &subject{Harness: h, Provider: h.New(t), owner: fresh("o")}
+				// Deferred, because t.Cleanup would sweep after the harness has closed the provider of a Reopen.
+				defer func() {
+					mu.Lock()
+					patient := len(left) == 0
+					mu.Unlock()
+					stays := s.sweep(t, patient)
+					mu.Lock()
+					left = append(left, stays...)
+					mu.Unlock()
+				}()
+				c.run(t, s)
+			})
+		}
+	}
+	if h.Parallel {
+		t.Run("Cases", each) // it returns when all have ended
+	} else {
+		each(t)
 	}
 	t.Run("NothingIsLeftBehind", func(t *testing.T) {
 		for _, what := range left {

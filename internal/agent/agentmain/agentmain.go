@@ -5,6 +5,7 @@ package agentmain
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -31,9 +32,21 @@ const usage = `dayfly-agent carries out jobs for a Dayfly server. It is started 
           DAYFLY_AGENT_ATTEMPT   the attempt to claim
           DAYFLY_AGENT_TOKEN     the token that opens the claim
           DAYFLY_AGENT_INSTANCE  the machine's name; the host name when it is missing
+          DAYFLY_AGENT_ENTRYPOINT  words to put before the job's command, as a JSON array: an image's entrypoint
         Exits with 0 when the server has accepted the attempt's result, whatever that was, with 75 when the
         attempt was refused, superseded or cut short, and with 124 at the end of its lifetime, such as 1h30m: then
         everything it has started is killed. Without one it takes as long as the attempt does.
+
+  dayfly-agent init --lifetime D [--exit FILE] -- PROGRAM [ARGUMENT]...
+        Runs a program as the first process of a container: collects what ends there, passes signals on, and after
+        the lifetime ends everything, first with SIGTERM and 5 seconds later for good. Exits with the program's
+        status, or 128 and the number of the signal that ended it; what that does not say goes into FILE as JSON.
+
+  dayfly-agent exec [--dir DIR] [--columns N --rows N] -- PROGRAM [ARGUMENT]...
+        Becomes the program, in the directory and on a terminal of that size.
+
+  dayfly-agent kill VARIABLE=VALUE
+        Ends the processes of this container that have the variable in their environment.
 
   dayfly-agent supervise --dir DIR
         Holds the machines of the local provider whose directory this is. The provider starts it.
@@ -61,6 +74,14 @@ func Main(args []string, version string) int {
 	switch name {
 	case "run":
 		return run(ctx, args, version)
+	case "init":
+		stop() // signals are for what it starts
+		return initMode(args)
+	case "exec":
+		stop()
+		return execMode(args)
+	case "kill":
+		return killMode(args)
 	case "supervise":
 		return supervise(ctx, args, version)
 	case "version", "--version":
@@ -101,6 +122,21 @@ func parse(flags *flag.FlagSet, args []string) (code int, ok bool) {
 		return refuse("%s takes no argument %q", flags.Name(), flags.Arg(0)), false
 	}
 	return 0, true
+}
+
+// parseCommand parses the flags of a command that runs another one, which comes after them.
+func parseCommand(flags *flag.FlagSet, args []string) (argv []string, code int, ok bool) {
+	flags.SetOutput(io.Discard)
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Print(usage)
+		return nil, 0, false
+	case err != nil:
+		return nil, refuse("%s: %v", flags.Name(), err), false
+	case flags.NArg() == 0 || flags.Arg(0) == "":
+		return nil, refuse("%s needs a program to run", flags.Name()), false
+	}
+	return flags.Args(), 0, true
 }
 
 // logger returns what the program logs to.
@@ -219,6 +255,11 @@ func placeFromEnvironment() (*agent.Place, error) {
 			return nil, fmt.Errorf("%s%s is not set", prefix, name)
 		}
 	}
+	if text := mine["ENTRYPOINT"]; text != "" {
+		if err := json.Unmarshal([]byte(text), &place.Entrypoint); err != nil {
+			return nil, fmt.Errorf("%sENTRYPOINT is not a JSON array of texts", prefix)
+		}
+	}
 	place.Boot = machine.Agent{URL: mine["URL"], Attempt: mine["ATTEMPT"], Token: mine["TOKEN"]}
 	if place.Instance = mine["INSTANCE"]; place.Instance == "" {
 		host, err := os.Hostname()
@@ -232,7 +273,7 @@ func placeFromEnvironment() (*agent.Place, error) {
 
 // inGroup gives the place a process tree of its own for as long as carryOut takes.
 func inGroup(place *agent.Place, carryOut func() machine.Exit) (exit machine.Exit, err error) {
-	host, err := process.NewHost(&process.Options{Logger: logger()})
+	host, err := process.NewHost(&process.Options{Logger: logger(), Alone: true})
 	if err != nil {
 		return exit, err
 	}

@@ -1,0 +1,411 @@
+// Package dockertest gives tests a real container engine, which nobody else uses: a dockerd with its own socket, its own
+// directories and its own network, and images that are made from scratch around a static busybox, because no registry can
+// be relied upon.
+//
+// A package that uses it has this, so that nothing is left behind:
+//
+//	func TestMain(m *testing.M) { os.Exit(dockertest.Main(m)) }
+//
+// The engine needs root, and the Debian packages docker.io, iptables and busybox-static. With DAYFLY_TEST_DOCKER_HOST set,
+// tests use that engine and its network called bridge instead of starting one.
+package dockertest
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/client"
+)
+
+// hostVariable names an engine to use instead of starting one.
+const hostVariable = "DAYFLY_TEST_DOCKER_HOST"
+
+// patience is how long an engine may take to start, or to end.
+const patience = time.Minute
+
+// Engine is an engine that tests use.
+type Engine struct {
+	Host    string         // its URL
+	Network string         // what containers are to be attached to
+	Client  *client.Client // to look behind the back of what is tested
+
+	dir    string // "" for an engine that somebody else has started
+	mu     sync.Mutex
+	daemon *daemon // guarded by mu; nil while it does not run
+	images map[string]bool
+}
+
+// daemon is a process that was started.
+type daemon struct {
+	process *os.Process
+	ended   chan struct{}
+}
+
+// shared is the engine that the tests of one process share. It is here because a test binary is one process, and an engine
+// takes seconds to start.
+type shared struct {
+	once   sync.Once
+	engine *Engine
+	err    error
+	agent  sync.Once
+	file   string
+	built  error
+	dir    string
+}
+
+// process returns the one shared of this process.
+var process = sync.OnceValue(func() *shared { return &shared{} })
+
+// Main runs a package's tests and then ends the engine that they have shared, if there is one. It returns the code to exit
+// with.
+func Main(m *testing.M) int {
+	code := m.Run()
+	s := process()
+	if s.engine != nil {
+		if err := s.engine.close(); err != nil {
+			fmt.Fprintf(os.Stderr, "dockertest: ending the engine: %v\n", err)
+			code = max(code, 1)
+		}
+	}
+	if s.dir != "" {
+		os.RemoveAll(s.dir)
+	}
+	return code
+}
+
+// Shared returns the engine that all tests of this process share, and starts it when it is first asked for.
+func Shared(t testing.TB) *Engine {
+	t.Helper()
+	s := process()
+	s.once.Do(func() {
+		if host := os.Getenv(hostVariable); host != "" {
+			s.engine, s.err = connect(host, "bridge")
+			return
+		}
+		s.engine, s.err = start()
+	})
+	if s.err != nil {
+		t.Fatalf("dockertest: %v", s.err)
+	}
+	return s.engine
+}
+
+// Start returns an engine of the test's own, which it may kill, and which ends with it.
+func Start(t testing.TB) *Engine {
+	t.Helper()
+	e, err := start()
+	if err != nil {
+		t.Fatalf("dockertest: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := e.close(); err != nil {
+			t.Errorf("dockertest: ending the engine: %v", err)
+		}
+	})
+	return e
+}
+
+// connect returns the engine at a host.
+func connect(host, network string) (*Engine, error) {
+	c, err := client.New(client.WithHost(host))
+	if err != nil {
+		return nil, err
+	}
+	return &Engine{Host: host, Network: network, Client: c, images: map[string]bool{}}, nil
+}
+
+// start starts an engine with everything of its own.
+func start() (*Engine, error) {
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("an engine needs root; run the tests as root, or set %s to the URL of an engine to use", hostVariable)
+	}
+	if _, err := exec.LookPath("dockerd"); err != nil {
+		return nil, fmt.Errorf("dockerd is not installed; run scripts/setup, or: apt-get install docker.io iptables busybox-static")
+	}
+	dir, err := os.MkdirTemp("", "dayfly-dockertest-")
+	if err != nil {
+		return nil, err
+	}
+	e, err := connect("unix://"+filepath.Join(dir, "docker.sock"), "dayfly-test")
+	if err != nil {
+		return nil, err
+	}
+	e.dir = dir
+	if err := e.launch(); err != nil {
+		return nil, errors.Join(err, e.close())
+	}
+	if err := e.makeNetwork(); err != nil {
+		return nil, errors.Join(err, e.close())
+	}
+	return e, nil
+}
+
+// launch starts the daemon and waits until it answers.
+func (e *Engine) launch() error {
+	file, err := os.OpenFile(filepath.Join(e.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	cmd := exec.Command("dockerd", "--host", e.Host, "--data-root", filepath.Join(e.dir, "data"), "--exec-root", filepath.Join(e.dir, "exec"),
+		"--pidfile", filepath.Join(e.dir, "pid"), "--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--shutdown-timeout=1")
+	cmd.Stdout, cmd.Stderr = file, file
+	// It ends with this process, whose threads it would otherwise be that matter: so one of them waits for it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
+	started := make(chan error, 1)
+	d := &daemon{ended: make(chan struct{})}
+	go func() {
+		runtime.LockOSThread()
+		defer close(d.ended)
+		err := cmd.Start()
+		d.process = cmd.Process
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // how it ends is in its log
+		}
+	}()
+	if err := <-started; err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.daemon = d
+	e.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for {
+		if _, err := e.Client.Ping(ctx, client.PingOptions{}); err == nil {
+			return nil
+		}
+		select {
+		case <-d.ended:
+			return fmt.Errorf("dockerd has ended at once; its log says:\n%s", e.tail())
+		case <-ctx.Done():
+			return fmt.Errorf("dockerd does not answer; its log says:\n%s", e.tail())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// tail is the end of the daemon's log.
+func (e *Engine) tail() string {
+	text, err := os.ReadFile(filepath.Join(e.dir, "log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[max(0, len(text)-3000):])
+}
+
+// makeNetwork makes the network of the engine's containers, with addresses that no other engine of these tests uses.
+func (e *Engine) makeNetwork() error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var failed error
+	for try := range 20 {
+		third := byte(os.Getpid() + 17*try)
+		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 213, third, 0}), 24)
+		_, failed = e.Client.NetworkCreate(ctx, e.Network, client.NetworkCreateOptions{
+			Driver: "bridge", Options: map[string]string{"com.docker.network.bridge.name": "dfd" + strconv.Itoa(int(third)) + "x" + strconv.Itoa(os.Getpid()%100000)},
+			IPAM: &network.IPAM{Config: []network.IPAMConfig{{Subnet: subnet, Gateway: netip.AddrFrom4([4]byte{10, 213, third, 1})}}},
+		})
+		if failed == nil {
+			return nil
+		}
+	}
+	return failed
+}
+
+// Kill ends the daemon as a crash does, or politely. What runs in containers is then as the daemon leaves it.
+func (e *Engine) Kill(t testing.TB, signal syscall.Signal) {
+	t.Helper()
+	if err := e.end(signal); err != nil {
+		t.Fatalf("dockertest: %v", err)
+	}
+}
+
+// Restart starts the daemon again after a Kill.
+func (e *Engine) Restart(t testing.TB) {
+	t.Helper()
+	if err := e.launch(); err != nil {
+		t.Fatalf("dockertest: %v", err)
+	}
+}
+
+func (e *Engine) end(signal syscall.Signal) error {
+	e.mu.Lock()
+	d := e.daemon
+	e.daemon = nil
+	e.mu.Unlock()
+	if d == nil {
+		return nil
+	}
+	if err := d.process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-d.ended:
+		return nil
+	case <-time.After(patience):
+		_ = d.process.Kill()
+		<-d.ended
+		return fmt.Errorf("dockerd did not end by itself; its log says:\n%s", e.tail())
+	}
+}
+
+// close removes all containers, ends the engine and removes what it has kept.
+func (e *Engine) close() error {
+	if e.dir == "" {
+		return e.Client.Close()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var errs []error
+	if list, err := e.Client.ContainerList(ctx, client.ContainerListOptions{All: true}); err == nil {
+		for _, c := range list.Items {
+			if _, err := e.Client.ContainerRemove(ctx, c.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true}); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		if _, err := e.Client.NetworkRemove(ctx, e.Network, client.NetworkRemoveOptions{}); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, e.Client.Close(), e.end(syscall.SIGTERM))
+	return errors.Join(append(errs, os.RemoveAll(e.dir))...)
+}
+
+// Image makes an image from scratch that holds a busybox with the usual programs in /bin, and returns its name. Changes
+// are instructions as in a Dockerfile: "ENTRYPOINT [\"/bin/echo\"]", "USER 1000", "WORKDIR /app". An image that the engine
+// has is not made again.
+func (e *Engine) Image(t testing.TB, name string, changes ...string) string {
+	t.Helper()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.images[name] {
+		return name
+	}
+	root, err := busyboxRoot()
+	if err != nil {
+		t.Fatalf("dockertest: %v", err)
+	}
+	e.importImage(t, name, root, changes)
+	e.images[name] = true
+	return name
+}
+
+// ImageOf makes an image from scratch of files alone, each with the mode 0755, and returns its name.
+func (e *Engine) ImageOf(t testing.TB, name string, files map[string][]byte, changes ...string) string {
+	t.Helper()
+	var root bytes.Buffer
+	w := tar.NewWriter(&root)
+	for path, data := range files {
+		if err := writeFile(w, path, data); err != nil {
+			t.Fatalf("dockertest: %v", err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatalf("dockertest: %v", err)
+	}
+	e.importImage(t, name, root.Bytes(), changes)
+	return name
+}
+
+func (e *Engine) importImage(t testing.TB, name string, root []byte, changes []string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	answer, err := e.Client.ImageImport(ctx, client.ImageImportSource{Source: bytes.NewReader(root), SourceName: "-"}, name,
+		client.ImageImportOptions{Changes: append([]string{"ENV PATH=/bin"}, changes...)})
+	if err == nil {
+		var text []byte
+		text, err = io.ReadAll(answer)
+		answer.Close()
+		if err == nil && bytes.Contains(text, []byte("errorDetail")) {
+			err = errors.New(string(text))
+		}
+	}
+	if err != nil {
+		t.Fatalf("dockertest: making the image %s: %v", name, err)
+	}
+}
+
+// busyboxRoot is the file system of a small image, as an archive.
+func busyboxRoot() ([]byte, error) {
+	var busybox []byte
+	for _, file := range []string{"/bin/busybox", "/usr/bin/busybox"} {
+		if data, err := os.ReadFile(file); err == nil {
+			busybox = data
+			break
+		}
+	}
+	if busybox == nil {
+		return nil, errors.New("there is no static busybox; run scripts/setup, or: apt-get install busybox-static")
+	}
+	var root bytes.Buffer
+	w := tar.NewWriter(&root)
+	if err := writeFile(w, "bin/busybox", busybox); err != nil {
+		return nil, err
+	}
+	for _, program := range strings.Fields("sh echo cat sleep wget ls env id true false nc kill ps head tail dd mkdir touch rm cp mv ln test date grep sed pwd chmod ulimit trap wc sort tr sha256sum stat df mount find xargs seq yes") {
+		header := &tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + program, Linkname: "busybox", Mode: 0o777}
+		if err := w.WriteHeader(header); err != nil {
+			return nil, err
+		}
+	}
+	for name, text := range map[string]string{
+		"etc/passwd": "root:x:0:0:root:/:/bin/sh\nworker:x:1000:1000:worker:/tmp:/bin/sh\n",
+		"etc/group":  "root:x:0:\nworker:x:1000:\n",
+	} {
+		if err := writeFile(w, name, []byte(text)); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: "tmp", Mode: 0o1777}); err != nil {
+		return nil, err
+	}
+	return root.Bytes(), w.Close()
+}
+
+func writeFile(w *tar.Writer, name string, data []byte) error {
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o755, Size: int64(len(data))}); err != nil {
+		return err
+	}
+	_, err := w.Write(data)
+	return err
+}
+
+// Agent returns the path of the agent's program, static as images need it. It is built once for all tests of this process.
+func Agent(t testing.TB) string {
+	t.Helper()
+	s := process()
+	s.agent.Do(func() {
+		if s.dir, s.built = os.MkdirTemp("", "dayfly-agent-"); s.built != nil {
+			return
+		}
+		s.file = filepath.Join(s.dir, "dayfly-agent")
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", s.file, "github.com/dayfly-run/dayfly/cmd/dayfly-agent")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if text, err := cmd.CombinedOutput(); err != nil {
+			s.built = fmt.Errorf("building the agent: %w\n%s", err, text)
+		}
+	})
+	if s.built != nil {
+		t.Fatalf("dockertest: %v", s.built)
+	}
+	return s.file
+}

@@ -1,0 +1,176 @@
+// Package pid1 runs a program as the first process of a container: it reaps whatever is left to it, passes signals on, and
+// ends everything when the machine's lifetime is over, whoever is still watching from outside.
+package pid1
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// grace is how long what runs in a machine may go on after it was told to end because the machine's lifetime is over.
+const grace = 5 * time.Second
+
+// maxSleep is the longest time between two looks at the clock: Go's timers stand still while a computer is suspended.
+const maxSleep = 10 * time.Second
+
+// What a shell makes the exit status of a program that it cannot execute, of one that it does not find, and of one that
+// was ended by a signal, to which the signal's number is added.
+const (
+	statusNotExecutable = 126
+	statusNotFound      = 127
+	statusSignaled      = 128
+)
+
+// Telling is the least exit status that says that there may be more to know of an end than the status. Every end of which
+// there is has at least this one.
+const Telling = 125
+
+// The signals that [Run] takes as orders. Suspend halts everything in the container but this process, which goes on watching
+// over the lifetime; Resume undoes that. A container that is frozen from outside would have nobody who ends it.
+const (
+	Suspend = syscall.Signal(35)
+	Resume  = syscall.Signal(36)
+)
+
+// firstMeant is what is added to the number of a signal, from SIGQUIT's on, by who means it for the program: this process
+// cannot tell some from its own affairs, and would obey others itself. The kernel's real-time signals stand for them.
+const firstMeant = 33
+
+// Status returns the status to exit with after a program ended so: its own, or what a shell would make of it.
+func Status(exit *machine.Exit) int {
+	switch {
+	case exit.Code < 0:
+		return statusSignaled + int(unix.SignalNum(exit.Signal))
+	case exit.Expired && exit.Code < Telling:
+		return statusSignaled + int(syscall.SIGTERM)
+	}
+	return exit.Code
+}
+
+// Run starts the program, found in PATH, in this process's own directory and environment, and returns how it ended, when it
+// has or the lifetime is over. The clock is one that goes on while the computer is suspended. Run belongs in a program of
+// its own: it takes the signals and the children of its process.
+func Run(argv []string, lifetime time.Duration, clock func() time.Duration) machine.Exit {
+	end := clock() + lifetime
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
+	path, err := exec.LookPath(argv[0])
+	if err != nil && !errors.Is(err, exec.ErrDot) {
+		return notStarted(argv[0], err)
+	}
+	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
+	if err != nil {
+		return notStarted(path, err)
+	}
+	ended := make(chan syscall.WaitStatus, 1)
+	go reap(pid, ended)
+	timer := time.NewTimer(min(lifetime, maxSleep))
+	defer timer.Stop()
+	expired := false
+	for {
+		select {
+		case status := <-ended:
+			exit := machine.Exit{Code: status.ExitStatus(), Expired: expired}
+			if status.Signaled() {
+				exit.Code, exit.Signal = -1, unix.SignalName(status.Signal())
+			}
+			return exit
+		case s := <-signals:
+			pass(pid, s)
+		case <-timer.C:
+		}
+		switch left := end - clock(); {
+		case left > 0:
+			timer.Reset(min(left, maxSleep))
+		case !expired:
+			expired = true
+			_ = syscall.Kill(everybody(pid), syscall.SIGTERM) // who is not there any more needs no signal
+			_ = syscall.Kill(everybody(pid), syscall.SIGCONT) // and who is suspended has to hear of it
+			end += grace
+			timer.Reset(grace)
+		default:
+			_ = syscall.Kill(everybody(pid), syscall.SIGKILL)
+			return machine.Exit{Code: -1, Signal: "SIGKILL", Expired: true}
+		}
+	}
+}
+
+// everybody is whom to send what is for all processes of the machine. Only the first process of a machine may mean all
+// processes there are.
+func everybody(pid int) int {
+	if os.Getpid() == 1 {
+		return -1
+	}
+	return pid
+}
+
+// pass does what a signal to this process asks for. Whoever it is sent to may just have ended.
+func pass(pid int, s os.Signal) {
+	number, ok := s.(syscall.Signal)
+	switch {
+	case !ok:
+	case number == Suspend:
+		_ = syscall.Kill(everybody(pid), syscall.SIGSTOP)
+	case number == Resume:
+		_ = syscall.Kill(everybody(pid), syscall.SIGCONT)
+	case number > firstMeant:
+		_ = syscall.Kill(pid, number-firstMeant)
+	case number == syscall.SIGCHLD, number == syscall.SIGURG, number == syscall.SIGPIPE:
+		// The kernel and Go send these to this process, for reasons of its own.
+	default:
+		_ = syscall.Kill(pid, number)
+	}
+}
+
+// reap waits for whatever ends, and tells how the process pid did.
+func reap(pid int, ended chan<- syscall.WaitStatus) {
+	for {
+		var status syscall.WaitStatus
+		found, err := syscall.Wait4(-1, &status, 0, nil)
+		switch {
+		case err == syscall.EINTR:
+		case err != nil:
+			return // there is nobody left to wait for, pid included
+		case found == pid:
+			ended <- status
+			if os.Getpid() != 1 {
+				return
+			}
+		}
+	}
+}
+
+// notStarted is the end of a program that could not be started.
+func notStarted(program string, err error) machine.Exit {
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
+		return machine.Exit{Code: statusNotFound, Message: fmt.Sprintf("The program %q was not found; check its spelling, or use an image that has it.", program)}
+	}
+	if e, ok := errors.AsType[*exec.Error](err); ok {
+		err = e.Err
+	}
+	return machine.Exit{Code: statusNotExecutable, Message: fmt.Sprintf("The program %q cannot be executed: %v.", program, err)}
+}
+
+// WriteExit writes how the machine ended into a file that exists: not whoever may write it may make others beside it.
+func WriteExit(file string, exit *machine.Exit) error {
+	text, err := json.Marshal(exit)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	return errors.Join(err, f.Close())
+}

@@ -1,0 +1,113 @@
+package docker_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly/internal/dockertest"
+	"github.com/dayfly-run/dayfly/machine"
+	"github.com/dayfly-run/dayfly/machine/docker"
+	"github.com/dayfly-run/dayfly/machine/machinetest"
+)
+
+func TestMain(m *testing.M) { os.Exit(dockertest.Main(m)) }
+
+func TestProvider(t *testing.T) {
+	t.Parallel()
+	image := dockertest.Shared(t).Image(t, "dayfly-test/bb:1")
+	machinetest.Run(t, machinetest.Harness{
+		New: func(t *testing.T) machine.Provider { return newProvider(t, nil) },
+		Reopen: func(t *testing.T, old machine.Provider) machine.Provider {
+			if err := old.(*docker.Provider).Close(); err != nil {
+				t.Fatal(err)
+			}
+			return newProvider(t, nil)
+		},
+		Spec:  machine.Spec{Image: image, Command: []string{"sh", "-c", "sleep 600 & wait"}},
+		Exits: machine.Spec{Image: image, Command: []string{"sh", "-c", "exit $CODE"}},
+		Alive: func(t *testing.T, m *machine.Machine) bool { return len(processes(t, m)) > 0 },
+		Agent: func(t *testing.T, m *machine.Machine) *machine.Agent {
+			told := map[string]string{}
+			for _, dir := range processes(t, m) {
+				args, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+				if err != nil || !slices.Contains(strings.Split(string(args), "\x00"), "run") || strings.Contains(string(args), "\x00init\x00") {
+					continue
+				}
+				env, err := os.ReadFile(filepath.Join(dir, "environ"))
+				if err != nil {
+					continue
+				}
+				for _, entry := range strings.Split(string(env), "\x00") {
+					name, value, _ := strings.Cut(entry, "=")
+					told[name] = value
+				}
+			}
+			if told["DAYFLY_AGENT_INSTANCE"] != m.Name {
+				return nil
+			}
+			return &machine.Agent{URL: told["DAYFLY_AGENT_URL"], Attempt: told["DAYFLY_AGENT_ATTEMPT"], Token: told["DAYFLY_AGENT_TOKEN"]}
+		},
+		Exceeds: []machine.Spec{
+			{Image: image, Command: []string{"tail", "/dev/zero"}, Size: machine.Size{MemoryMB: 32}},
+		},
+		Refused: []machine.Spec{
+			{Command: []string{"true"}},
+			{Image: image, Region: "ams"},
+			{Image: image, Size: machine.Size{MemoryMB: 5}},
+			{Image: image, Size: machine.Size{CPUs: 4096}},
+			{Image: image, Size: machine.Size{CPUs: 0.001}},
+			{Image: image, Size: machine.Size{GPU: "a10"}},
+			{Image: image, User: "nobody-of-that-name"},
+			{Image: "No Image"},
+			{Image: image, Files: []machine.File{{Path: "/dayfly/agent"}}},
+			{Image: "sha256:0000000000000000000000000000000000000000000000000000000000000000"},
+		},
+		Script:   machine.Spec{Image: image, Command: []string{"sh", "-c", `eval "$SCRIPT"`}},
+		User:     "1000",
+		Parallel: true,
+		Settle:   10 * time.Second,
+		Lifetime: 2 * time.Second,
+	})
+}
+
+// newProvider returns a provider of the shared engine.
+func newProvider(t *testing.T, change func(*docker.Options)) *docker.Provider {
+	t.Helper()
+	return providerOf(t, dockertest.Shared(t), change)
+}
+
+func providerOf(t *testing.T, e *dockertest.Engine, change func(*docker.Options)) *docker.Provider {
+	t.Helper()
+	o := &docker.Options{Host: e.Host, Network: "none"} // a network is a third of what a container costs
+	if change != nil {
+		change(o)
+	}
+	p := docker.New(docker.Program{File: dockertest.Agent(t)}, o)
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Errorf("got %v, want a provider that can be closed", err)
+		}
+	})
+	return p
+}
+
+// processes returns the directories in /proc of what runs in a machine's container, as the kernel has them.
+func processes(t *testing.T, m *machine.Machine) []string {
+	t.Helper()
+	id := strings.Fields(m.Location)[1]
+	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dirs []string
+	for _, file := range files {
+		if text, err := os.ReadFile(file); err == nil && strings.Contains(string(text), id) {
+			dirs = append(dirs, filepath.Dir(file))
+		}
+	}
+	return dirs
+}

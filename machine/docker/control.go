@@ -1,0 +1,184 @@
+package docker
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// running returns the container of a machine that runs, suspended or not; fault.Conflict if it does not.
+func (p *Provider) running(ctx context.Context, e *engine, id string) (*container.InspectResponse, error) {
+	found, err := p.find(ctx, e, id)
+	if err != nil {
+		return nil, err
+	}
+	if stateOf(found.State.Status) != machine.Running {
+		return nil, fault.Say(fault.Conflict, "the machine %s does not run: it is %s", id, found.State.Status)
+	}
+	return found, nil
+}
+
+// Signal implements machine.Signaler. The init mode passes the signal on to what it started.
+func (p *Provider) Signal(ctx context.Context, id, name string) error {
+	number := unix.SignalNum(name)
+	if number == 0 {
+		return fault.Say(fault.Invalid, "%q is not the name of a signal such as SIGTERM", name)
+	}
+	e, err := p.connect()
+	if err != nil {
+		return err
+	}
+	found, err := p.running(ctx, e, id)
+	if err != nil {
+		return err
+	}
+	if _, err := e.ContainerKill(ctx, found.ID, client.ContainerKillOptions{Signal: strconv.Itoa(int(meant(number)))}); err != nil {
+		return p.failed(ctx, e, "send "+name+" to the container "+id, err)
+	}
+	return nil
+}
+
+// What the init mode takes as orders, and how it is told which signal is meant for what it started: see package pid1, which
+// is its other side.
+const (
+	suspendSignal = "35"
+	resumeSignal  = "36"
+	firstMeant    = 33
+	passedAsIs    = 3 // and those below
+)
+
+// meant is the signal to send to the init mode so that what it started gets that one.
+func meant(s unix.Signal) unix.Signal {
+	if s <= passedAsIs || s == unix.SIGKILL {
+		return s
+	}
+	return s + firstMeant
+}
+
+// Suspend implements machine.Suspender. The engine's own way, to freeze the container, would also halt what ends it.
+func (p *Provider) Suspend(ctx context.Context, id string) error {
+	return p.order(ctx, id, "suspend the container ", suspendSignal)
+}
+
+// Resume implements machine.Suspender.
+func (p *Provider) Resume(ctx context.Context, id string) error {
+	return p.order(ctx, id, "resume the container ", resumeSignal)
+}
+
+// order sends the init mode a signal that is an order. Its effect is there in a moment.
+func (p *Provider) order(ctx context.Context, id, doing, signal string) error {
+	e, err := p.connect()
+	if err != nil {
+		return err
+	}
+	found, err := p.running(ctx, e, id)
+	if err != nil {
+		return err
+	}
+	if _, err := e.ContainerKill(ctx, found.ID, client.ContainerKillOptions{Signal: signal}); err != nil {
+		if _, look := p.running(ctx, e, id); look != nil {
+			return look // it has ended in this moment
+		}
+		return p.failed(ctx, e, doing+id, err)
+	}
+	return nil
+}
+
+// Logs implements machine.Logger. The engine keeps the last 32 MiB.
+func (p *Provider) Logs(ctx context.Context, id string, follow bool, stdout, stderr io.Writer) error {
+	e, err := p.connect()
+	if err != nil {
+		return err
+	}
+	found, err := p.find(ctx, e, id)
+	if err != nil {
+		return err
+	}
+	stream, err := e.ContainerLogs(ctx, found.ID, client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Follow: follow})
+	if errdefs.IsNotFound(err) && ctx.Err() == nil {
+		return notFound(id)
+	}
+	if err != nil {
+		return p.failed(ctx, e, "show the output of the container "+id, err)
+	}
+	defer stream.Close()
+	out, errs := remember(stdout), remember(stderr)
+	_, err = stdcopy.StdCopy(out, errs, stream)
+	if failed := cmp.Or(out.err, errs.err); failed != nil {
+		return failed
+	}
+	if err != nil {
+		return p.failed(ctx, e, "go on showing the output of the container "+id, err)
+	}
+	if ctx.Err() != nil {
+		return canceled(ctx)
+	}
+	return nil
+}
+
+// Gateway implements machine.Gateway: it is the address of the bridge that containers are attached to.
+func (p *Provider) Gateway(ctx context.Context) (netip.Addr, error) {
+	e, err := p.connect()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if !strings.HasPrefix(e.host, "unix://") {
+		return netip.Addr{}, fault.Say(fault.Unsupported, "the engine %s may run on another computer", e.host)
+	}
+	answer, err := e.NetworkInspect(ctx, p.options.Network, client.NetworkInspectOptions{})
+	if errdefs.IsNotFound(err) && ctx.Err() == nil {
+		return netip.Addr{}, fault.Say(fault.Invalid, "the engine at %s has no network %s; make it, or correct providers.docker.network", e.host, p.options.Network)
+	}
+	if err != nil {
+		return netip.Addr{}, p.failed(ctx, e, "say how its network "+p.options.Network+" is", err)
+	}
+	if answer.Network.Driver == "host" {
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1}), nil
+	}
+	for _, config := range answer.Network.IPAM.Config {
+		if config.Gateway.IsValid() {
+			return config.Gateway, nil
+		}
+	}
+	for _, config := range answer.Network.IPAM.Config {
+		if config.Subnet.IsValid() { // older engines leave the gateway out when it is the first address
+			return config.Subnet.Masked().Addr().Next(), nil
+		}
+	}
+	return netip.Addr{}, fault.Say(fault.Unsupported, "the network %s of the engine at %s has no address of this computer", p.options.Network, e.host)
+}
+
+// rememberingWriter remembers the error of a writer, so that it can be told from those of the reading side.
+type rememberingWriter struct {
+	io.Writer
+	err error
+}
+
+// remember wraps a writer; nil discards.
+func remember(w io.Writer) *rememberingWriter {
+	if w == nil {
+		w = io.Discard
+	}
+	return &rememberingWriter{Writer: w}
+}
+
+// Write implements io.Writer.
+func (w *rememberingWriter) Write(text []byte) (int, error) {
+	n, err := w.Writer.Write(text)
+	if err != nil && w.err == nil {
+		w.err = err
+	}
+	return n, err
+}
