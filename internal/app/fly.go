@@ -21,6 +21,7 @@ type Fly struct {
 	Token             string `toml:"token"`
 	TokenFile         string `toml:"token_file"`
 	APIURL            string `toml:"api_url"`
+	ServerURL         string `toml:"server_url"`          // the server's base URL as machines see it; "": public_url
 	Image             string `toml:"image"`               // of jobs that name none
 	Region            string `toml:"region"`              // of jobs that name none; several are tried in order
 	Size              string `toml:"size"`                // of jobs that name none
@@ -36,7 +37,8 @@ func (c *Config) flyBackend() backend {
 	f := &c.Providers.Fly
 	return backend{
 		name: "fly", enabled: f.Enabled, maxMachines: f.MaxMachines,
-		validate: func() error { return f.validate(c.PublicURL) },
+		validate: f.validate,
+		reach:    func() error { return f.reach(c.PublicURL) },
 		open: func(*slog.Logger) (*opened, error) {
 			if _, err := f.token(); err != nil {
 				return nil, err
@@ -60,7 +62,7 @@ func (c *Config) flyBackend() backend {
 var flyApp = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
 // validate checks the section, as Config.Validate does.
-func (f *Fly) validate(publicURL string) error {
+func (f *Fly) validate() error {
 	if !flyApp.MatchString(f.App) {
 		return fault.Field("providers.fly.app", "%q is not the name of an app at Fly; make one with fly apps create NAME and name it here", f.App)
 	}
@@ -75,6 +77,9 @@ func (f *Fly) validate(publicURL string) error {
 	if err != nil || api.Host == "" || api.Scheme != "http" && api.Scheme != "https" {
 		return fault.Field("providers.fly.api_url", "%q is not a URL such as %s", f.APIURL, fly.DefaultURL)
 	}
+	if u, err := url.Parse(f.ServerURL); f.ServerURL != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		return fault.Field("providers.fly.server_url", "%q is not a URL such as https://dayfly.example.com", f.ServerURL)
+	}
 	if _, err := machine.ParseSize(f.Size); err != nil {
 		return fault.Field("providers.fly.size", "%q is not one of %s", f.Size, strings.Join(machine.Presets(), ", "))
 	}
@@ -84,19 +89,26 @@ func (f *Fly) validate(publicURL string) error {
 	if f.RequestsPerSecond < 0 {
 		return fault.Field("providers.fly.requests_per_second", "%d is no rate; Fly takes 1, and 0 is no limit", f.RequestsPerSecond)
 	}
-	return reachable(publicURL, api)
+	return nil
 }
 
-// reachable checks that machines made by way of an API can call this server, as far as that can be seen from here.
-func reachable(publicURL string, api *url.URL) error {
-	if publicURL == "" {
-		return fault.Field("public_url", "machines at Fly call this server, so it needs an address that they can reach; "+
+// reach checks that the machines can call this server, as far as that can be seen from here. Those of an API on this
+// computer can.
+func (f *Fly) reach(publicURL string) error {
+	if api, err := url.Parse(f.APIURL); err != nil || isLoopback(api.Hostname()) {
+		return err
+	}
+	key, home := "providers.fly.server_url", f.ServerURL
+	if home == "" {
+		key, home = "public_url", publicURL
+	}
+	if home == "" {
+		return fault.Field(key, "machines at Fly call this server, so it needs an address that they can reach; "+
 			"set public_url, such as https://dayfly.example.com")
 	}
-	public, err := url.Parse(publicURL)
-	if err == nil && isLoopback(public.Hostname()) && !isLoopback(api.Hostname()) {
-		return fault.Field("public_url", "%s is this computer only, and machines at Fly cannot call it there; "+
-			"set public_url to an address that they can reach, such as https://dayfly.example.com", publicURL)
+	if u, err := url.Parse(home); err == nil && isLoopback(u.Hostname()) {
+		return fault.Field(key, "%s is this computer only, and machines at Fly cannot call it there; "+
+			"set it to an address that they can reach, such as https://dayfly.example.com", home)
 	}
 	return nil
 }

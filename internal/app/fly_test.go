@@ -24,6 +24,7 @@ func withFly(t *testing.T) *app.Config {
 	c.DataDir = filepath.Join(t.TempDir(), "data")
 	c.Listen = []string{"127.0.0.1:0"}
 	c.PublicURL = "https://dayfly.example.com"
+	c.AllowOpen = true // what asks for a token is tested elsewhere
 	c.Providers.Fly.Enabled = true
 	c.Providers.Fly.App = "worker"
 	c.Providers.Fly.TokenFile = filepath.Join(t.TempDir(), "token")
@@ -40,20 +41,24 @@ func TestWhatFlyNeedsAndIsMissingIsToldWithItsKey(t *testing.T) {
 		key   string // "": nothing is wrong
 		says  string
 	}{
-		"nothing is wrong":       {func(*app.Config) {}, "", ""},
-		"no app":                 {func(c *app.Config) { c.Providers.Fly.App = "" }, "providers.fly.app", "fly apps create"},
-		"an app that is none":    {func(c *app.Config) { c.Providers.Fly.App = "../x" }, "providers.fly.app", "../x"},
-		"no token":               {func(c *app.Config) { c.Providers.Fly.TokenFile = "" }, "providers.fly.token_file", "DAYFLY_PROVIDERS_FLY_TOKEN"},
-		"two tokens":             {func(c *app.Config) { c.Providers.Fly.Token = "fo1_secret" }, "providers.fly.token_file", "two tokens"},
-		"no public_url":          {func(c *app.Config) { c.PublicURL = "" }, "public_url", "call this server"},
-		"a public_url at home":   {func(c *app.Config) { c.PublicURL = "http://127.0.0.1:7700" }, "public_url", "this computer only"},
-		"localhost":              {func(c *app.Config) { c.PublicURL = "http://localhost:7700" }, "public_url", "this computer only"},
-		"an API that is none":    {func(c *app.Config) { c.Providers.Fly.APIURL = "api.machines.dev" }, "providers.fly.api_url", "https://api.machines.dev"},
-		"an unknown size":        {func(c *app.Config) { c.Providers.Fly.Size = "large" }, "providers.fly.size", "shared-cpu-1x"},
-		"an agent that is none":  {func(c *app.Config) { c.Providers.Fly.Agent = "agent" }, "providers.fly.agent", "absolute"},
-		"a rate that is none":    {func(c *app.Config) { c.Providers.Fly.RequestsPerSecond = -1 }, "providers.fly.requests_per_second", "-1"},
-		"no machines":            {func(c *app.Config) { c.Providers.Fly.MaxMachines = 0 }, "providers.fly.max_machines", "1"},
-		"an API and a home here": {func(c *app.Config) { c.PublicURL, c.Providers.Fly.APIURL = "http://127.0.0.1:1", "http://localhost:2" }, "", ""},
+		"nothing is wrong":          {func(*app.Config) {}, "", ""},
+		"no app":                    {func(c *app.Config) { c.Providers.Fly.App = "" }, "providers.fly.app", "fly apps create"},
+		"an app that is none":       {func(c *app.Config) { c.Providers.Fly.App = "../x" }, "providers.fly.app", "../x"},
+		"no token":                  {func(c *app.Config) { c.Providers.Fly.TokenFile = "" }, "providers.fly.token_file", "DAYFLY_PROVIDERS_FLY_TOKEN"},
+		"two tokens":                {func(c *app.Config) { c.Providers.Fly.Token = "fo1_secret" }, "providers.fly.token_file", "two tokens"},
+		"no public_url":             {func(c *app.Config) { c.PublicURL = "" }, "public_url", "call this server"},
+		"a public_url at home":      {func(c *app.Config) { c.PublicURL = "http://127.0.0.1:7700" }, "public_url", "this computer only"},
+		"a server_url at home":      {func(c *app.Config) { c.Providers.Fly.ServerURL = "http://127.0.0.1:7700" }, "providers.fly.server_url", "this computer only"},
+		"a server_url that is none": {func(c *app.Config) { c.Providers.Fly.ServerURL = "home" }, "providers.fly.server_url", "https://dayfly.example.com"},
+		"a server_url alone":        {func(c *app.Config) { c.PublicURL, c.Providers.Fly.ServerURL = "", "https://dayfly.example.com" }, "", ""},
+		"an API here":               {func(c *app.Config) { c.PublicURL, c.Providers.Fly.APIURL = "", "http://127.0.0.1:2" }, "", ""},
+		"localhost":                 {func(c *app.Config) { c.PublicURL = "http://localhost:7700" }, "public_url", "this computer only"},
+		"an API that is none":       {func(c *app.Config) { c.Providers.Fly.APIURL = "api.machines.dev" }, "providers.fly.api_url", "https://api.machines.dev"},
+		"an unknown size":           {func(c *app.Config) { c.Providers.Fly.Size = "large" }, "providers.fly.size", "shared-cpu-1x"},
+		"an agent that is none":     {func(c *app.Config) { c.Providers.Fly.Agent = "agent" }, "providers.fly.agent", "absolute"},
+		"a rate that is none":       {func(c *app.Config) { c.Providers.Fly.RequestsPerSecond = -1 }, "providers.fly.requests_per_second", "-1"},
+		"no machines":               {func(c *app.Config) { c.Providers.Fly.MaxMachines = 0 }, "providers.fly.max_machines", "1"},
+		"an API and a home here":    {func(c *app.Config) { c.PublicURL, c.Providers.Fly.APIURL = "http://127.0.0.1:1", "http://localhost:2" }, "", ""},
 		"not enabled": {func(c *app.Config) {
 			c.Providers.Fly = app.Fly{}
 			c.PublicURL = ""
@@ -63,11 +68,12 @@ func TestWhatFlyNeedsAndIsMissingIsToldWithItsKey(t *testing.T) {
 			t.Parallel()
 			c := withFly(t)
 			x.spoil(c)
-			err := c.Validate()
+			s, err := app.Start(t.Context(), c, nil)
 			if x.key == "" {
 				if err != nil {
-					t.Errorf("got %v, want nothing to be wrong", err)
+					t.Fatalf("got %v, want nothing to be wrong", err)
 				}
+				s.Close()
 				return
 			}
 			field, ok := errors.AsType[*fault.FieldError](err)
@@ -79,6 +85,17 @@ func TestWhatFlyNeedsAndIsMissingIsToldWithItsKey(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestACommandThatServesItselfNeedsNoAddressForFly(t *testing.T) {
+	t.Parallel()
+	c := withFly(t)
+	c.PublicURL = ""
+	s, err := app.Start(t.Context(), c, &app.StartOptions{Embedded: true})
+	if err != nil {
+		t.Fatalf("got %v, want it to start: its job may run on this computer", err)
+	}
+	s.Close()
 }
 
 func TestATokenThatCannotBeReadKeepsTheServerFromStarting(t *testing.T) {

@@ -27,6 +27,9 @@ type backend struct {
 	// validate reports what is wrong in the section, as Config.Validate does; it is asked only of an enabled one, and nil
 	// if maxMachines is all there is to check.
 	validate func() error
+	// reach reports what keeps the machines from calling this server; nil if nothing can. It is not asked of a server inside
+	// a command: that has no address to call, and the command's job may well run elsewhere.
+	reach func() error
 	// open makes the provider. It does not wait for anything beyond this process: a provider that cannot be reached says so
 	// to whoever asks it for a machine.
 	open func(*slog.Logger) (*opened, error)
@@ -99,6 +102,19 @@ func (c *Config) validateProviders() error {
 			continue
 		}
 		if _, err := engine.CheckProviders("queues."+name+".provider", q.Provider, c.ProviderNames()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reachProviders checks that machines can call this server.
+func (c *Config) reachProviders() error {
+	for _, b := range c.enabledBackends() {
+		if b.reach == nil {
+			continue
+		}
+		if err := b.reach(); err != nil {
 			return err
 		}
 	}

@@ -42,6 +42,11 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
+	if !o.Embedded {
+		if err := c.reachProviders(); err != nil {
+			return nil, err
+		}
+	}
 	certificate, err := c.TLS.load()
 	if err != nil {
 		return nil, err
@@ -72,7 +77,7 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 		Listen:          c.Listen,
 		TLS:             certificate,
 		PublicURL:       c.PublicURL,
-		MachineURLs:     map[string]string{"docker": c.Providers.Docker.ServerURL},
+		MachineURLs:     map[string]string{"docker": c.Providers.Docker.ServerURL, "fly": c.Providers.Fly.ServerURL},
 		Absent:          c.absent(),
 		RequireToken:    c.RequireToken || o.Embedded,
 		AllowOpen:       c.AllowOpen,

@@ -198,7 +198,7 @@ func (l *local) resolve(ctx context.Context) (base, token string, err error) {
 func (l *local) serve(ctx context.Context) error {
 	config := *l.config
 	config.Listen = []string{"127.0.0.1:0"}
-	config.PublicURL, config.TLS = "", app.TLS{}
+	config.PublicURL, config.TLS, config.Providers.Fly.ServerURL = "", app.TLS{}, "" // nobody outside finds this one
 	// Logs of a server inside a command would drown what the command says; what matters comes back as errors.
 	config.Log.Level = "error"
 	running, err := app.Start(ctx, &config, &app.StartOptions{

@@ -145,8 +145,13 @@ func (c *client) refusal(what string, a *answer) error {
 	}
 }
 
-// wrap tells what an error is about.
-func wrap(what string, err error) error { return fmt.Errorf("fly: %s: %w", what, err) }
+// wrap tells what an error is about; nil stays nil.
+func wrap(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("fly: %s: %w", what, err)
+}
 
 // isLongPage reports whether an answer was a list, larger than anybody reads.
 func isLongPage(err error) bool {

@@ -623,13 +623,20 @@ func raw(text any) string {
 type inside struct{ cloud *cloud }
 
 func (i inside) RoundTrip(r *http.Request) (*http.Response, error) {
-	done := make(chan *http.Response, 1)
+	return insideOf{i.cloud}.RoundTrip(r)
+}
+
+// insideOf is inside for any handler.
+type insideOf struct{ handler http.Handler }
+
+func (i insideOf) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Body == nil {
 		r.Body = http.NoBody
 	}
+	done := make(chan *http.Response, 1)
 	go func() {
 		recorder := httptest.NewRecorder()
-		i.cloud.ServeHTTP(recorder, r)
+		i.handler.ServeHTTP(recorder, r)
 		done <- recorder.Result()
 	}()
 	select {
@@ -638,4 +645,32 @@ func (i inside) RoundTrip(r *http.Request) (*http.Response, error) {
 	case <-r.Context().Done():
 		return nil, r.Context().Err()
 	}
+}
+
+// counter counts answers of a status.
+type counter struct {
+	next   http.Handler
+	status int
+
+	mu sync.Mutex
+	n  int
+}
+
+func (c *counter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	whole := httptest.NewRecorder()
+	c.next.ServeHTTP(whole, r)
+	if whole.Code == c.status {
+		c.mu.Lock()
+		c.n++
+		c.mu.Unlock()
+	}
+	maps.Copy(w.Header(), whole.Header())
+	w.WriteHeader(whole.Code)
+	_, _ = w.Write(whole.Body.Bytes())
+}
+
+func (c *counter) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n
 }

@@ -14,8 +14,8 @@ import (
 func TestProvider(t *testing.T) {
 	t.Parallel()
 	clouds := map[machine.Provider]*cloud{}
-	// Fly's exec takes input and gives output as a whole, so it is no machine.Execer in the suite's sense; what it is has
-	// tests of its own.
+	// Nothing runs in the fake that could be entered; the suite's cases about that run where real processes do, in
+	// TestProviderOverADayflyServer.
 	type provider struct {
 		machine.Provider
 		machine.Signaler

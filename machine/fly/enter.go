@@ -1,7 +1,6 @@
 package fly
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -42,7 +41,7 @@ type execAnswer struct {
 // set by the image's env and its directory by the image's sh.
 func (p *Provider) Exec(ctx context.Context, id string, cmd *machine.Command) (*machine.Exit, error) {
 	what := "run a command in machine " + plain(id, 64)
-	request, err := execOf(cmd)
+	request, err := execOf(ctx, cmd)
 	if err != nil {
 		return nil, wrap(what, err)
 	}
@@ -92,10 +91,11 @@ func write(w io.Writer, text string) error {
 }
 
 // execOf returns the request for a command, or why Fly cannot run it.
-func execOf(cmd *machine.Command) (*execRequest, error) {
+func execOf(ctx context.Context, cmd *machine.Command) (*execRequest, error) {
+	if err := cmd.Validate(); err != nil {
+		return nil, err
+	}
 	switch {
-	case len(cmd.Args) == 0 || cmd.Args[0] == "":
-		return nil, fault.Say(fault.Invalid, "there is no command to run")
 	case cmd.Terminal:
 		return nil, fault.Say(fault.Unsupported, "Fly's API gives no terminal; run a command without one, or use fly ssh console")
 	case cmd.User != "":
@@ -114,16 +114,33 @@ func execOf(cmd *machine.Command) (*execRequest, error) {
 	}
 	request := &execRequest{Command: args}
 	if cmd.Stdin != nil {
-		var input bytes.Buffer
-		if _, err := io.Copy(&input, io.LimitReader(cmd.Stdin, maxStdin+1)); err != nil {
+		input, err := readAll(ctx, cmd.Stdin)
+		if err != nil {
 			return nil, err
 		}
-		if input.Len() > maxStdin {
-			return nil, fault.Say(fault.TooLarge, "the command's input is larger than the %d bytes that Fly takes", maxStdin)
-		}
-		request.Stdin = input.String()
+		request.Stdin = string(input)
 	}
 	return request, nil
+}
+
+// readAll reads what a command is given. It returns when ctx ends, though the reader may not.
+func readAll(ctx context.Context, r io.Reader) ([]byte, error) {
+	var input []byte
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		input, err = io.ReadAll(io.LimitReader(r, maxStdin+1))
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, canceled(ctx)
+	case <-done:
+	}
+	if err == nil && len(input) > maxStdin {
+		err = fault.Say(fault.TooLarge, "the command's input is larger than the %d bytes that Fly takes", maxStdin)
+	}
+	return input, err
 }
 
 // running returns a machine of ours that runs, and fault.Conflict for one that does not.
@@ -138,23 +155,21 @@ func (p *Provider) running(ctx context.Context, id string) (*flyMachine, error) 
 	return m, nil
 }
 
-// signals are those that Fly sends, by its documentation.
-const signals = "SIGABRT SIGALRM SIGFPE SIGHUP SIGILL SIGINT SIGKILL SIGPIPE SIGQUIT SIGSEGV SIGTERM SIGTRAP SIGUSR1"
-
-// Signal sends a signal to what runs first in the machine, as [machine.Signaler] says. Fly sends the ones that end
-// programs, and SIGUSR1; for others it is fault.Unsupported.
+// Signal sends a signal to what runs first in the machine, as [machine.Signaler] says. Fly itself sends the ones that end
+// programs, and SIGUSR1; one that it refuses is fault.Unsupported.
 func (p *Provider) Signal(ctx context.Context, id, name string) error {
 	what := "send a signal to machine " + plain(id, 64)
-	switch {
-	case !isSignal(name):
-		return wrap(what, fault.Say(fault.Invalid, "%q is not the name of a signal, such as SIGTERM", plain(name, 32)))
-	case !contains(signals, name):
-		return wrap(what, fault.Say(fault.Unsupported, "Fly sends no %s; it sends %s", name, signals))
+	if err := machine.CheckSignal(name); err != nil {
+		return wrap(what, err)
 	}
 	if _, err := p.running(ctx, id); err != nil {
 		return wrap(what, err)
 	}
-	return p.post(ctx, what, id, "signal", map[string]string{"signal": name})
+	err := p.post(ctx, what, id, "signal", map[string]string{"signal": name})
+	if errors.Is(err, fault.Invalid) {
+		return wrap(what, fault.Say(fault.Unsupported, "Fly does not send %s: %v", name, err))
+	}
+	return err
 }
 
 // Suspend halts the machine, as [machine.Suspender] says. Its clock halts with it, so a lifetime that the agent enforces

@@ -678,3 +678,29 @@ type discard struct{}
 func (discard) Header() http.Header         { return http.Header{} }
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
 func (discard) WriteHeader(int)             {}
+
+func TestANewProcessDoesNotTakeAMachineOfTheLastOneForGoneAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t)
+		connect := func() *fly.Provider {
+			return fly.New(app, token, &fly.Options{Image: "debian:12", Transport: inside{c}})
+		}
+		m := create(t, connect(), staying("m1"))
+		p := connect()
+		c.fail("get", 2, refuseWith(404, "machine not found"))
+		if got, err := p.Get(t.Context(), m.ID); err != nil || got.ID != m.ID {
+			t.Errorf("Get by a new process of a machine that is not shown yet: got %+v and %v, want the machine", got, err)
+		}
+		c.fail("get", 1, refuseWith(404, "machine not found"))
+		_, err := p.Get(t.Context(), m.ID)
+		want(t, "Get of a machine that it has seen", err, fault.NotFound)
+		time.Sleep(time.Minute)
+		began := time.Now()
+		_, err = p.Get(t.Context(), "e999")
+		want(t, "Get of nothing, later", err, fault.NotFound)
+		if took := time.Since(began); took > 0 {
+			t.Errorf("Get of nothing, later: it took %v, want no time", took)
+		}
+	})
+}

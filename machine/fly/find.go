@@ -21,15 +21,8 @@ func (p *Provider) find(ctx context.Context, id string) (*flyMachine, map[string
 		return nil, nil, fault.Say(fault.NotFound, "%q is no id of a machine at Fly", plain(id, 64))
 	}
 	o := &call{action: "get", method: http.MethodGet, machine: id}
-	a, err := p.client.do(ctx, o)
+	a, err := p.read(ctx, o)
 	if err != nil {
-		return nil, nil, err
-	}
-	if !a.ok() {
-		err := p.client.refusal("read machine "+id, a)
-		if errors.Is(err, fault.NotFound) && p.unsettled(id) {
-			return nil, nil, fault.Say(fault.Unavailable, "Fly does not show the machine yet, which it made a moment ago; ask again%s", inRequest(a.id))
-		}
 		return nil, nil, err
 	}
 	m, err := p.client.parse(o, a)
@@ -45,6 +38,33 @@ func (p *Provider) find(ctx context.Context, id string) (*flyMachine, map[string
 		return nil, nil, fault.Say(fault.Unavailable, "the host of the machine does not answer, so Fly cannot say what the machine is; ask again%s", inRequest(a.id))
 	}
 	return m, meta, nil
+}
+
+// inheritedPauses is how often a new process asks again for a machine that Fly does not know, within half a second.
+const inheritedPauses = 3
+
+// read makes the call that reads a machine, and returns an answer that succeeded. Fly may not know a machine yet that it
+// has just made: when this process has made it, a 404 says nothing; when the process before may have, it is asked for
+// again a few times.
+func (p *Provider) read(ctx context.Context, o *call) (*answer, error) {
+	for tries := 0; ; tries++ {
+		a, err := p.client.do(ctx, o)
+		if err != nil || a.ok() {
+			return a, err
+		}
+		err = p.client.refusal("read machine "+o.machine, a)
+		switch {
+		case !errors.Is(err, fault.NotFound):
+			return nil, err
+		case p.unsettled(o.machine):
+			return nil, fault.Say(fault.Unavailable, "Fly does not show the machine yet, which it made a moment ago; ask again%s", inRequest(a.id))
+		case tries == inheritedPauses || !p.inherited(o.machine):
+			return nil, err
+		}
+		if err := pause(ctx, 50*time.Millisecond<<tries); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // get is find for machines of ours that are not gone.
@@ -177,13 +197,24 @@ func (p *Provider) Destroy(ctx context.Context, id string) error {
 	if !a.ok() && a.status != http.StatusNotFound {
 		return wrap(what, again(p.client.refusal(what, a)))
 	}
-	if a.ok() {
-		p.seen(id)
+	if !a.ok() {
+		return wrap(what, again(p.doubted(ctx, id, a)))
 	}
-	if err := p.awaitGone(ctx, id); err != nil {
-		return wrap(what, again(err))
+	p.seen(id)
+	return wrap(what, again(p.awaitGone(ctx, id)))
+}
+
+// doubted returns nil if a machine that Fly did not find when it was told to destroy it is not shown either. Fly may have
+// found it a moment ago, and may find it in a moment.
+func (p *Provider) doubted(ctx context.Context, id string, a *answer) error {
+	m, _, err := p.find(ctx, id)
+	switch {
+	case errors.Is(err, fault.NotFound) || err == nil && m.gone():
+		return nil
+	case err != nil:
+		return err
 	}
-	return nil
+	return fault.Say(fault.Unavailable, "Fly could not find the machine to destroy it, and shows it as %s; ask again%s", plain(m.State, 32), inRequest(a.id))
 }
 
 // canceledAlready returns fault.Canceled when the context has ended.
@@ -197,6 +228,8 @@ func canceledAlready(ctx context.Context) error {
 // again makes of an error what the caller of Destroy is told: everything that may pass is fault.Unavailable.
 func again(err error) error {
 	switch fault.Of(err) {
+	case "":
+		return nil
 	case fault.Conflict, fault.Exhausted, fault.NotFound, fault.Invalid:
 		return fault.Say(fault.Unavailable, "%v", err)
 	default:

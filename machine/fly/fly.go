@@ -4,11 +4,14 @@ import (
 	"cmp"
 	"context"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"regexp"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/machine"
 )
 
@@ -48,8 +51,11 @@ type Provider struct {
 	client  *client
 	options Options
 
+	began time.Time
+
 	mu    sync.Mutex
 	fresh map[string]time.Time // when each machine was made that no read has shown yet
+	shown map[string]bool      // what was shown while a machine of the process before might still be settling
 }
 
 var (
@@ -57,6 +63,7 @@ var (
 	_ machine.Execer    = (*Provider)(nil)
 	_ machine.Signaler  = (*Provider)(nil)
 	_ machine.Suspender = (*Provider)(nil)
+	_ machine.Gateway   = (*Provider)(nil)
 )
 
 // New returns the provider of an app. The token has to be one that may create and destroy the app's machines; it is in
@@ -66,7 +73,7 @@ func New(app, token string, o *Options) *Provider {
 	if o == nil {
 		o = &Options{}
 	}
-	p := &Provider{options: *o, fresh: make(map[string]time.Time)}
+	p := &Provider{options: *o, began: time.Now(), fresh: make(map[string]time.Time), shown: make(map[string]bool)}
 	p.options.URL = strings.TrimRight(cmp.Or(o.URL, DefaultURL), "/")
 	p.options.Agent = cmp.Or(o.Agent, DefaultAgent)
 	transport := o.Transport
@@ -120,6 +127,19 @@ func (p *Provider) seen(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.fresh, id)
+	if time.Since(p.began) > settling {
+		p.shown = nil
+	} else if len(p.shown) < maxFresh {
+		p.shown[id] = true
+	}
+}
+
+// inherited reports whether a machine that Fly does not know may have been made a moment ago by the process before this
+// one, which cannot be asked.
+func (p *Provider) inherited(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Since(p.began) <= settling && !p.shown[id]
 }
 
 // unsettled reports whether a machine was made so lately that Fly may not know it yet.
@@ -137,6 +157,18 @@ func (p *Provider) unsettled(id string) bool {
 // machineID is the form of what may be a machine's id. Fly's are hexadecimal; nothing else is asked for, as it could not
 // be one and might mean something in a URL.
 var machineID = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z_-]{0,63}$`)
+
+// Gateway returns the loopback address when the API is served on this computer: then so are its machines. It is
+// fault.Unsupported otherwise, as [machine.Gateway] says: machines at Fly know no address of this computer's.
+func (p *Provider) Gateway(context.Context) (netip.Addr, error) {
+	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	if u, err := url.Parse(p.options.URL); err == nil {
+		if ip, err := netip.ParseAddr(u.Hostname()); u.Hostname() == "localhost" || err == nil && ip.IsLoopback() {
+			return loopback, nil
+		}
+	}
+	return netip.Addr{}, wrap("gateway", fault.Say(fault.Unsupported, "they run at %s, which has no way to this computer by itself", p.client.host()))
+}
 
 // Get returns a machine as it is now, as [machine.Provider] says. A machine of the app that is not Dayfly's is
 // fault.NotFound.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -449,8 +450,9 @@ func TestExecRefusesWhatFlyCannotDo(t *testing.T) {
 	want(t, "Exec of what takes too long", err, fault.Unavailable)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = p.Exec(ctx, running.ID, &machine.Command{Args: echo})
-	want(t, "Exec with a context that has ended", err, fault.Canceled)
+	never, _ := io.Pipe()
+	_, err = p.Exec(ctx, running.ID, &machine.Command{Args: echo, Stdin: never})
+	want(t, "Exec with a context that has ended and input that never comes", err, fault.Canceled)
 }
 
 func TestSignalsAreSentOrRefused(t *testing.T) {
@@ -465,6 +467,7 @@ func TestSignalsAreSentOrRefused(t *testing.T) {
 			t.Errorf("the machine: got %v, want SIGTERM", got)
 		}
 	})
+	c.fail("signal", 1, refuseWith(400, "invalid_argument: unknown signal SIGSTOP"))
 	want(t, "SIGSTOP", p.Signal(t.Context(), m.ID, "SIGSTOP"), fault.Unsupported)
 	want(t, "a word", p.Signal(t.Context(), m.ID, "hello"), fault.Invalid)
 	want(t, "a number", p.Signal(t.Context(), m.ID, "9"), fault.Invalid)
@@ -496,4 +499,18 @@ func TestASuspendedMachineGoesOnAndAnExitedOneIsNotStartedAgain(t *testing.T) {
 	want(t, "Suspend of what has exited", p.Suspend(t.Context(), m.ID), fault.Conflict)
 	want(t, "Resume of what has exited", p.Resume(t.Context(), m.ID), fault.Conflict)
 	want(t, "Resume of nothing", p.Resume(t.Context(), "e999"), fault.NotFound)
+}
+
+func TestOnlyMachinesOfAnAPIOnThisComputerFindItByThemselves(t *testing.T) {
+	t.Parallel()
+	for address, kind := range map[string]fault.Kind{
+		"": fault.Unsupported, "https://api.machines.dev": fault.Unsupported, "http://_api.internal:4280": fault.Unsupported, "http://192.0.2.1:7700": fault.Unsupported,
+		"http://127.0.0.1:7700": "", "http://localhost:7700": "", "http://[::1]:7700": "",
+	} {
+		at, err := fly.New(app, token, &fly.Options{URL: address}).Gateway(t.Context())
+		want(t, "Gateway for the API at "+address, err, kind)
+		if err == nil && !at.IsLoopback() {
+			t.Errorf("Gateway for the API at %s: got %s, want the loopback address", address, at)
+		}
+	}
 }

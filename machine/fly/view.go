@@ -272,15 +272,6 @@ func (x *flyExit) at(e *flyEvent) time.Time {
 const signalNames = "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG " +
 	"XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"
 
-// isSignal reports whether a name is that of a signal.
-func isSignal(name string) bool {
-	short, ok := strings.CutPrefix(name, "SIG")
-	return ok && contains(signalNames, short)
-}
-
-// contains reports whether a word is one of a list that is separated by spaces.
-func contains(list, word string) bool { return slices.Contains(strings.Fields(list), word) }
-
 // signalName returns the name of a signal by its number.
 func signalName(number int) string {
 	if names := strings.Fields(signalNames); number <= len(names) {

@@ -58,6 +58,9 @@ func execReadsItsInput(t *testing.T, s *subject) {
 	if _, stdout, _ := s.exec(t, m.ID, s.sh("cat; echo end")); stdout != "end\n" {
 		t.Errorf("Exec without input: got output %q, want its end noticed at once", stdout)
 	}
+	if s.CommandsAreWhole {
+		return
+	}
 	// A command need not read what it is given, and its end is not held up by input that does not come.
 	cmd = s.sh("exit 3")
 	never := make(hold)
@@ -69,6 +72,9 @@ func execReadsItsInput(t *testing.T, s *subject) {
 }
 
 func execTalksBackAndForth(t *testing.T, s *subject) {
+	if s.CommandsAreWhole {
+		t.Skip("the harness offers no output before a command has ended")
+	}
 	m := s.entered(t)
 	reader, typed := io.Pipe()
 	defer typed.Close()
@@ -178,6 +184,17 @@ func execGivesATerminal(t *testing.T, s *subject) {
 // started runs a command that stays, and returns its process id there and when the call returned.
 func (s *subject) started(t *testing.T, ctx context.Context, id string, terminal bool) (pid string, ended <-chan ending) {
 	t.Helper()
+	if s.CommandsAreWhole {
+		ended = s.begin(ctx, id, s.sh("echo $$ > mt-started; sleep 600; exit 0"))
+		s.eventually(t, "a command to start", func() error {
+			_, pid, _ = s.exec(t, id, s.sh("cat mt-started"))
+			if !strings.HasSuffix(pid, "\n") {
+				return errors.New("it has not written its process id")
+			}
+			return nil
+		})
+		return strings.TrimSpace(pid), ended
+	}
 	var out buffer
 	cmd := s.sh("echo $$; sleep 600; exit 0")
 	cmd.Stdout, cmd.Terminal = &out, terminal
@@ -275,6 +292,9 @@ func execEndsWhenNobodyTakesItsOutput(t *testing.T, s *subject) {
 	m := s.entered(t)
 	for stream := range 2 {
 		cmd := s.sh("while :; do echo out; echo err >&2; sleep 0.01; done")
+		if s.CommandsAreWhole {
+			cmd = s.sh("echo out; echo err >&2")
+		}
 		if stream == 0 {
 			cmd.Stdout = full{}
 		} else {
@@ -306,7 +326,10 @@ func muchText(kilobytes int) string {
 
 func execLosesNoOutput(t *testing.T, s *subject) {
 	m := s.entered(t)
-	const kilobytes = 1500
+	kilobytes := 1500
+	if s.CommandsAreWhole {
+		kilobytes = 1000
+	}
 	_, stdout, stderr := s.exec(t, m.ID, s.sh(much(kilobytes, "")+"; "+much(kilobytes, ">&2")))
 	want := muchText(kilobytes)
 	if stdout != want {

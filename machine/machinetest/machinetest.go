@@ -101,6 +101,9 @@ type Harness struct {
 	// CommandsStay is set for a machine.Execer that has no way to end a command in a machine but with the machine: one
 	// whose context has ended goes on there, unheard.
 	CommandsStay bool
+	// CommandsAreWhole is set for a machine.Execer that takes all of a command's input, at most 1 MiB, before the command
+	// starts, and gives its output when it has ended: the way of an API of requests and answers.
+	CommandsAreWhole bool
 }
 
 // Run runs every case as a subtest of t, one after the other unless the harness is Parallel.
