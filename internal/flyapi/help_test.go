@@ -26,13 +26,20 @@ type house struct {
 	server  *httptest.Server
 	options flyapi.Options
 	stop    func()
+	inside  bool // a bubble of testing/synctest
 }
 
 // open returns a service over memory with an app called "app". change may change its options.
 func open(t *testing.T, change func(*flyapi.Options)) *house {
 	t.Helper()
-	provider := memmachine.New(nil)
-	h := &house{t: t, cloud: provider.Cloud(), options: flyapi.Options{
+	return openOn(t, nil, false, change)
+}
+
+// openOn is open on a cloud of these options.
+func openOn(t *testing.T, cloud *memmachine.Options, inside bool, change func(*flyapi.Options)) *house {
+	t.Helper()
+	provider := memmachine.New(cloud)
+	h := &house{t: t, cloud: provider.Cloud(), inside: inside, options: flyapi.Options{
 		Provider: provider, Ledger: filepath.Join(t.TempDir(), "machines.db"), Apps: []string{"app"},
 	}}
 	if change != nil {
@@ -54,7 +61,9 @@ func (h *house) begin() {
 		h.t.Fatalf("New: got error %v", err)
 	}
 	h.service = service
-	h.server = httptest.NewServer(service.Handler())
+	if !h.inside {
+		h.server = httptest.NewServer(service.Handler())
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -64,7 +73,9 @@ func (h *house) begin() {
 		}
 	}()
 	h.stop = func() {
-		h.server.Close()
+		if !h.inside {
+			h.server.Close()
+		}
 		cancel()
 		<-done
 		if err := service.Close(); err != nil {
@@ -110,12 +121,24 @@ func (h *house) call(method, path string, body any, header ...string) *answer {
 		}
 		reader = bytes.NewReader(data)
 	}
-	r, err := http.NewRequestWithContext(h.t.Context(), method, h.server.URL+path, reader)
+	base := "http://127.0.0.1"
+	if !h.inside {
+		base = h.server.URL
+	}
+	r, err := http.NewRequestWithContext(h.t.Context(), method, base+path, reader)
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	for i := 0; i+1 < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
+	}
+	if h.inside { // a bubble, which no network reaches
+		if r.Body == nil {
+			r.Body = http.NoBody // as a server has it
+		}
+		w := httptest.NewRecorder()
+		h.service.Handler().ServeHTTP(w, r)
+		return &answer{w.Code, w.Header(), w.Body.Bytes()}
 	}
 	response, err := http.DefaultClient.Do(r)
 	if err != nil {
@@ -216,3 +239,18 @@ func (h *house) started(config string) *shown {
 func (h *house) launches() []*machine.Machine { return h.cloud.Machines() }
 
 const idle = `{"image":"registry.example/app:1"}`
+
+// eventually waits for a condition.
+func (h *house) eventually(what string, holds func() bool) {
+	h.t.Helper()
+	deadline := time.After(30 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-deadline:
+			h.t.Fatalf("it never happened that %s", what)
+		case <-tick.C:
+		}
+	}
+}
