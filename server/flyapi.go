@@ -56,7 +56,7 @@ func (s *Server) openFlyAPI(ctx context.Context, main *api.API) (http.Handler, e
 		MaxMachines: o.MaxMachines, Quirks: o.Quirks, Authorize: main.PermitFly, Logger: s.logger,
 	}
 	if o.Plain {
-		settings.Images = &flyapi.Images{Known: o.Images, Files: filepath.Join(s.options.DataDir, "fly-files")}
+		settings.Images = &flyapi.Images{Known: o.Images}
 	}
 	var err error
 	if s.fly, err = flyapi.New(ctx, settings); err != nil {

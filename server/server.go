@@ -238,7 +238,7 @@ func CheckDir(dir string) (open bool, err error) {
 
 // ours reports whether a name in the data directory is one that Dayfly uses.
 func ours(name string) bool {
-	return slices.Contains([]string{"machines", "logs", "blobs", "key", "token", "port", "fly-files"}, name) ||
+	return slices.Contains([]string{"machines", "logs", "blobs", "key", "token", "port"}, name) ||
 		strings.HasPrefix(name, "dayfly.db") || strings.HasPrefix(name, "fly.db") || strings.HasPrefix(name, portFile(""))
 }
 

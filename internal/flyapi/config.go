@@ -54,6 +54,21 @@ type start struct {
 
 func (s *start) given() bool { return len(s.Exec)+len(s.Entrypoint)+len(s.Cmd) > 0 }
 
+// check refuses a command that no process can be given.
+func (s *start) check(field string) error {
+	for _, words := range [][]string{s.Exec, s.Entrypoint} {
+		if len(words) > 0 && words[0] == "" {
+			return unprocessable("%s: the first word of a command is empty", field)
+		}
+	}
+	for _, word := range slices.Concat(s.Exec, s.Entrypoint, s.Cmd) {
+		if strings.ContainsRune(word, 0) {
+			return unprocessable("%s: a command holds a NUL byte", field)
+		}
+	}
+	return nil
+}
+
 // process is one of several programs of a machine.
 type process struct {
 	start
@@ -183,6 +198,9 @@ func (c *config) check() error {
 	if err := checkVariables("config.env", c.Env); err != nil {
 		return err
 	}
+	if err := c.Init.check("config.init"); err != nil {
+		return err
+	}
 	for i := range c.Processes {
 		if err := c.Processes[i].check(len(c.Processes) > 1); err != nil {
 			return err
@@ -197,6 +215,11 @@ func (p *process) check(several bool) error {
 		return unprocessable("config.processes: secrets and env_from are not served here; use env")
 	case several && !p.given():
 		return unprocessable("config.processes: each of several processes needs exec, entrypoint or cmd")
+	case len(p.User) > 256 || strings.ContainsRune(p.User, 0):
+		return unprocessable("config.processes: user %.60q is not the name of a user", p.User)
+	}
+	if err := p.start.check("config.processes"); err != nil {
+		return err
 	}
 	return checkVariables("config.processes.env", p.Env)
 }

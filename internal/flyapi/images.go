@@ -1,7 +1,7 @@
 package flyapi
 
 import (
-	"os"
+	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -15,9 +15,6 @@ import (
 type Images struct {
 	// Known are tried in order; the first whose pattern matches counts.
 	Known []Image
-	// Files is the directory for the files of machines, which are put into a directory of their own there because
-	// the machine shares this computer's file system.
-	Files string
 }
 
 // Image is a program that stands for images.
@@ -33,9 +30,6 @@ type Image struct {
 func (i *Images) check() error {
 	if i == nil {
 		return nil
-	}
-	if !filepath.IsAbs(i.Files) {
-		return fault.Say(fault.Invalid, "the directory for the files of machines, %q, is not an absolute path", i.Files)
 	}
 	for _, image := range i.Known {
 		switch {
@@ -70,9 +64,12 @@ func matches(pattern, reference string) bool {
 	return match && err == nil
 }
 
-// apply makes a spec one for a plain process: the program that stands for the image, started in its directory, with the
-// machine's files in a directory of their own. What names one of them, a variable's value or a word of the command, is
-// made to name it there.
+// filesVariable is where a machine of package local finds the directory that its files are below.
+const filesVariable = "DAYFLY_FILES"
+
+// apply makes a spec one for a plain process: the program that stands for the image, started in its directory. The file
+// system is not the machine's own, so its files are below a directory that only the machine knows: what names one of them,
+// a variable's value or a word of the command, is made to name it there by a line for a shell.
 func (i *Images) apply(spec *machine.Spec, reference string, run program) (*machine.Spec, error) {
 	image, err := i.find(reference)
 	if err != nil {
@@ -89,67 +86,32 @@ func (i *Images) apply(spec *machine.Spec, reference string, run program) (*mach
 		command = run.command
 	}
 	spec.Command = slices.Concat(entrypoint, command)
-	if len(spec.Files) > 0 {
-		folder, err := i.write(spec)
-		if err != nil {
-			return nil, err
-		}
-		for _, f := range spec.Files {
-			there := filepath.Join(folder, f.Path)
-			for name, value := range spec.Env {
-				if value == f.Path {
-					spec.Env[name] = there
-				}
-			}
-			for n, word := range spec.Command {
-				if word == f.Path {
-					spec.Command[n] = there
-				}
-			}
-		}
-		spec.Files = nil
+	if image.Dir == "" && len(spec.Files) == 0 {
+		return spec, nil
 	}
+	line := "exec"
 	if image.Dir != "" {
-		spec.Command = append([]string{"/bin/sh", "-c", `cd "$0" && exec "$@"`, image.Dir}, spec.Command...)
+		line = "cd " + quote([]string{image.Dir}) + " && exec"
 	}
+	place := func(word string) (quoted string, isFile bool) {
+		if slices.ContainsFunc(spec.Files, func(f machine.File) bool { return f.Path == word }) {
+			return `"$` + filesVariable + `"` + quote([]string{word}), true
+		}
+		return quote([]string{word}), false
+	}
+	settings := ""
+	for _, name := range slices.Sorted(maps.Keys(spec.Env)) {
+		if there, isFile := place(spec.Env[name]); isFile {
+			settings += " " + quote([]string{name + "="}) + there
+		}
+	}
+	if settings != "" {
+		line += " env" + settings
+	}
+	for _, word := range spec.Command {
+		there, _ := place(word)
+		line += " " + there
+	}
+	spec.Command = []string{"/bin/sh", "-c", line}
 	return spec, nil
-}
-
-// write puts the files of a launch into its directory and returns that. It may be repeated.
-func (i *Images) write(spec *machine.Spec) (folder string, err error) {
-	folder = i.folder(spec.Name)
-	for _, f := range spec.Files {
-		to := filepath.Join(folder, f.Path)
-		if err = os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-			break
-		}
-		mode := os.FileMode(f.Mode)
-		if mode == 0 {
-			mode = 0o644
-		}
-		if err = os.Remove(to); err != nil && !os.IsNotExist(err) {
-			break
-		}
-		if err = os.WriteFile(to, f.Data, 0o600); err != nil {
-			break
-		}
-		if err = os.Chmod(to, mode); err != nil {
-			break
-		}
-	}
-	if err != nil {
-		return "", fault.Say(fault.Unavailable, "the machine's files cannot be written: %v", err)
-	}
-	return folder, nil
-}
-
-func (i *Images) folder(launch string) string { return filepath.Join(i.Files, launch) }
-
-// removeFiles removes the files of a launch that is over. What cannot be removed is found again by the sweep.
-func (s *Service) removeFiles(r *record) {
-	if s.Images != nil && r.Launch > 0 {
-		if err := os.RemoveAll(s.Images.folder(r.machineName())); err != nil {
-			s.log.Warn("the files of a machine cannot be removed", "machine", r.ID, "error", err)
-		}
-	}
 }

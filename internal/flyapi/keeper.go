@@ -252,7 +252,6 @@ func (s *Service) remove(e *entry, r *record) error {
 	if err != nil {
 		return err
 	}
-	s.removeFiles(r)
 	e.observe(&machine.Machine{ID: id, Name: r.machineName(), State: machine.Gone})
 	return nil
 }

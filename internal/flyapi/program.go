@@ -77,7 +77,7 @@ func quote(words []string) string {
 // them when one ends without error, and otherwise when the last has ended, with that one's status. A signal to stop is
 // passed on as SIGTERM, because a shell starts what runs beside it with SIGINT ignored.
 const severalProcesses = `
-end() { for p in $running; do kill -TERM "$p" 2>/dev/null; done; }
+end() { for each in $running; do kill -TERM "$each" 2>/dev/null; done; }
 done=
 trap 'done=0; end' USR1
 trap 'done=143; end' TERM INT HUP QUIT

@@ -224,11 +224,10 @@ func TestOptionsThatMakeNoSenseAreRefused(t *testing.T) {
 		"too long a lifetime":        func(o *flyapi.Options) { o.Lifetime = 31 * 24 * time.Hour },
 		"a region that is none":      func(o *flyapi.Options) { o.Regions = []string{"Amsterdam"} },
 		"an app that cannot be":      func(o *flyapi.Options) { o.Apps = []string{"An App"} },
-		"an image without a command": func(o *flyapi.Options) { o.Images = &flyapi.Images{Files: "/f", Known: []flyapi.Image{{Pattern: "a"}}} },
+		"an image without a command": func(o *flyapi.Options) { o.Images = &flyapi.Images{Known: []flyapi.Image{{Pattern: "a"}}} },
 		"an image in a relative place": func(o *flyapi.Options) {
-			o.Images = &flyapi.Images{Files: "/f", Known: []flyapi.Image{{Pattern: "a", Command: []string{"a"}, Dir: "b"}}}
+			o.Images = &flyapi.Images{Known: []flyapi.Image{{Pattern: "a", Command: []string{"a"}, Dir: "b"}}}
 		},
-		"images without a place":          func(o *flyapi.Options) { o.Images = &flyapi.Images{} },
 		"a class of room that is none":    func(o *flyapi.Options) { o.Quirks = &flyapi.Quirks{NoRoom: map[string]string{"ams": "shelf"}} },
 		"a share that is more than all":   func(o *flyapi.Options) { o.Quirks = &flyapi.Quirks{TimeoutShare: 2} },
 		"machines hidden for less than 0": func(o *flyapi.Options) { o.Quirks = &flyapi.Quirks{HiddenFor: -1} },

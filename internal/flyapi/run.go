@@ -2,7 +2,6 @@ package flyapi
 
 import (
 	"context"
-	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -156,26 +155,5 @@ func (s *Service) sweep(ctx context.Context, suspects map[string]bool) (map[stri
 			s.take(&machine.Machine{ID: r.Provider, Name: r.machineName(), Owner: s.owner, State: machine.Gone})
 		}
 	}
-	s.sweepFiles()
 	return next, nil
-}
-
-// sweepFiles removes the files of launches that are over.
-func (s *Service) sweepFiles() {
-	if s.Images == nil {
-		return
-	}
-	folders, err := os.ReadDir(s.Images.Files)
-	if err != nil {
-		return // there are none yet
-	}
-	for _, folder := range folders {
-		id, ours := launchOf(folder.Name())
-		if e := s.find(id); !ours || e != nil && e.record().busy() {
-			continue
-		}
-		if err := os.RemoveAll(s.Images.folder(folder.Name())); err != nil {
-			s.log.Warn("the files of a machine that is gone cannot be removed", "folder", folder.Name(), "error", err)
-		}
-	}
 }

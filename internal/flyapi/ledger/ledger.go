@@ -72,33 +72,50 @@ func Open(ctx context.Context, path string) (*Ledger, error) {
 		return nil, fmt.Errorf("ledger: %s: %w: %w", path, fault.Unavailable, err)
 	}
 	_ = file.Close()
-	query := url.Values{"_pragma": {
-		"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(5000)", "cache_size(-4000)", "temp_store(MEMORY)", "trusted_schema(OFF)",
-	}}
-	dsn := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: query.Encode()}
-	db, err := sql.Open("sqlite", dsn.String())
-	if err != nil {
-		return nil, fmt.Errorf("ledger: %s: %w: %w", path, fault.Internal, err)
-	}
-	db.SetMaxOpenConns(1)
 	l := &Ledger{
-		db: db, path: path,
-		queue: make(chan *request, maxWaiting), closing: make(chan struct{}), stopped: make(chan struct{}),
+		path: path, queue: make(chan *request, maxWaiting), closing: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	if err := l.examine(ctx); err != nil {
+		return nil, err
+	}
+	l.db, err = l.connect("journal_mode(WAL)", "synchronous(FULL)", "cache_size(-4000)", "temp_store(MEMORY)")
+	if err != nil {
+		return nil, err
 	}
 	if err := l.prepare(ctx); err != nil {
-		_ = db.Close()
+		_ = l.db.Close()
 		return nil, err
 	}
 	go l.run()
 	return l, nil
 }
 
-// prepare refuses a file that is not a ledger, and brings one that is up to date.
-func (l *Ledger) prepare(ctx context.Context) error {
+// connect opens the file with one connection that is set up by the given pragmas.
+func (l *Ledger) connect(pragmas ...string) (*sql.DB, error) {
+	query := url.Values{"_pragma": append(pragmas, "busy_timeout(5000)", "trusted_schema(OFF)")}
+	dsn := url.URL{Scheme: "file", OmitHost: true, Path: l.path, RawQuery: query.Encode()}
+	db, err := sql.Open("sqlite", dsn.String())
+	if err != nil {
+		return nil, fmt.Errorf("ledger: %s: %w: %w", l.path, fault.Internal, err)
+	}
+	db.SetMaxOpenConns(1)
+	return db, nil
+}
+
+// examine refuses a file that is not a ledger, and changes nothing.
+func (l *Ledger) examine(ctx context.Context) error {
+	db, err := l.connect("query_only(1)")
+	if err != nil {
+		return err
+	}
+	defer db.Close()
 	var id, tables int
-	err := l.db.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&id)
+	err = db.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&id)
 	if err == nil {
-		err = l.db.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_schema`).Scan(&tables)
+		err = db.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_schema`).Scan(&tables)
+	}
+	if e, ok := errors.AsType[*sqlite.Error](err); ok && e.Code()&0xff == sqlite3.SQLITE_NOTADB {
+		return fault.Say(fault.Invalid, "%s is not a ledger of the Machines API: it is not a database at all", l.path)
 	}
 	if err != nil {
 		return l.fail("open", err)
@@ -106,6 +123,11 @@ func (l *Ledger) prepare(ctx context.Context) error {
 	if id != applicationID && (id != 0 || tables != 0) {
 		return fault.Say(fault.Invalid, "%s is not a ledger of the Machines API: another program made it", l.path)
 	}
+	return nil
+}
+
+// prepare marks the file as a ledger and brings it up to date.
+func (l *Ledger) prepare(ctx context.Context) error {
 	if _, err := l.db.ExecContext(ctx, fmt.Sprintf(`PRAGMA application_id = %d`, applicationID)); err != nil {
 		return l.fail("open", err)
 	}
