@@ -74,7 +74,7 @@ func (p *process) begun(times int) {
 func tell(p *process) {
 	// A create that nobody answered may have made the machine: its name says so, or makes it.
 	a := p.insist("POST", machines, `{"name":"only","config":{"image":"app:1"}}`, 200, 409)
-	id := ""
+	var id string
 	if a.status == 200 {
 		id = strings.Split(string(a.body), `"`)[3]
 	} else {

@@ -2,6 +2,7 @@ package flyapi
 
 import (
 	"encoding/json"
+	"time"
 
 	"github.com/dayfly-run/dayfly/machine"
 )
@@ -46,3 +47,6 @@ func (c *Config) Spec() *machine.Spec {
 
 // StatusOf returns the status that an error is answered with.
 func StatusOf(err error) int { return describe(err).status }
+
+// NextRun returns when a schedule that was given at from is due next.
+func NextRun(schedule string, from, now time.Time) time.Time { return nextRun(schedule, from, now) }

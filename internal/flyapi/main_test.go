@@ -113,10 +113,7 @@ func (p *process) kill() {
 // newProcess returns a server in a process of its own, and destroys what it leaves.
 func newProcess(t *testing.T) *process {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "flyapi")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := t.TempDir()
 	p := &process{house: &house{t: t}, dir: dir}
 	t.Cleanup(func() {
 		p.kill()
@@ -132,7 +129,6 @@ func newProcess(t *testing.T) *process {
 		if err := provider.Close(); err != nil {
 			t.Error(err)
 		}
-		_ = os.RemoveAll(dir)
 	})
 	return p
 }

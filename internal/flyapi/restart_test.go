@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/dayfly-run/dayfly/internal/flyapi"
 	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/machine/memmachine"
 )
@@ -101,30 +102,45 @@ func TestAlwaysIsStartedAgainAndAgainUntilSomebodyStopsIt(t *testing.T) {
 
 func TestAScheduledMachineRunsAtItsTimes(t *testing.T) {
 	t.Parallel()
-	for schedule, interval := range map[string]time.Duration{"hourly": time.Hour, "daily": 24 * time.Hour, "weekly": 7 * 24 * time.Hour} {
-		t.Run(schedule, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				var runs atomic.Int32
-				h := openOn(t, &memmachine.Options{Guest: func(ctx context.Context, spec *machine.Spec) machine.Exit {
-					runs.Add(1)
-					return program(ctx, spec)
-				}}, true, nil)
-				m := h.create(fmt.Sprintf(`{"image":"a","env":{"CODE":"0"},"schedule":%q}`, schedule))
-				time.Sleep(interval - time.Minute)
-				synctest.Wait()
-				if got := h.get(m.ID).State; got != "created" || runs.Load() != 0 {
-					t.Errorf("before its time: got %s after %d runs, want created after none", got, runs.Load())
-				}
-				time.Sleep(2 * time.Minute)
-				h.restart() // the schedule survives it
-				time.Sleep(interval)
-				synctest.Wait()
-				if got := h.get(m.ID).State; got != "stopped" || runs.Load() != 2 {
-					t.Errorf("after two intervals: got %s after %d runs, want stopped after 2", got, runs.Load())
-				}
-			})
-		})
+	synctest.Test(t, func(t *testing.T) {
+		var runs atomic.Int32
+		h := openOn(t, &memmachine.Options{Guest: func(ctx context.Context, spec *machine.Spec) machine.Exit {
+			runs.Add(1)
+			return program(ctx, spec)
+		}}, true, nil)
+		m := h.create(`{"image":"a","env":{"CODE":"0"},"schedule":"hourly"}`)
+		time.Sleep(59 * time.Minute)
+		synctest.Wait()
+		if got := h.get(m.ID).State; got != "created" || runs.Load() != 0 {
+			t.Errorf("before its time: got %s after %d runs, want created after none", got, runs.Load())
+		}
+		time.Sleep(2 * time.Minute)
+		h.restart() // the schedule survives it
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if got := h.get(m.ID).State; got != "stopped" || runs.Load() != 2 {
+			t.Errorf("after two hours: got %s after %d runs, want stopped after 2", got, runs.Load())
+		}
+	})
+}
+
+func TestASchedulesTimesAreCountedFromWhenItWasGiven(t *testing.T) {
+	t.Parallel()
+	from := time.Date(2026, 1, 10, 12, 30, 0, 0, time.UTC)
+	for _, c := range []struct {
+		schedule  string
+		now, want time.Time
+	}{
+		{"hourly", from, from.Add(time.Hour)},
+		{"hourly", from.Add(5*time.Hour + time.Minute), from.Add(6 * time.Hour)},
+		{"daily", from, time.Date(2026, 1, 11, 12, 30, 0, 0, time.UTC)},
+		{"weekly", from, time.Date(2026, 1, 17, 12, 30, 0, 0, time.UTC)},
+		{"monthly", from, time.Date(2026, 2, 10, 12, 30, 0, 0, time.UTC)},
+		{"monthly", time.Date(2026, 2, 10, 12, 30, 0, 0, time.UTC), time.Date(2026, 3, 10, 12, 30, 0, 0, time.UTC)},
+	} {
+		if got := flyapi.NextRun(c.schedule, from, c.now); !got.Equal(c.want) {
+			t.Errorf("%s at %v: got %v, want %v", c.schedule, c.now, got, c.want)
+		}
 	}
 }
 
