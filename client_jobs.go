@@ -150,6 +150,7 @@ type Query struct {
 	Name   string            // exactly
 	Labels map[string]string // all of these
 	Limit  int               // how many jobs at most; 0: no limit
+	Cost   bool              // with what each has cost, which takes longer
 }
 
 // The sizes of a page that the client asks for.
@@ -170,6 +171,9 @@ func (c *Client) Jobs(ctx context.Context, q *Query) iter.Seq2[*Job, error] {
 	}
 	setIf(values, "queue", q.Queue)
 	setIf(values, "name", q.Name)
+	if q.Cost {
+		values.Set("cost", "true")
+	}
 	for _, key := range sortedKeys(q.Labels) {
 		values.Add("label", key+"="+q.Labels[key])
 	}
@@ -294,6 +298,34 @@ func (c *Client) Machines(ctx context.Context, all bool) iter.Seq2[*Machine, err
 		values.Set("all", "true")
 	}
 	return pages[*Machine](ctx, c, "/v1/machines", values, 0)
+}
+
+// Quote checks a spec as Submit does and returns what the job would cost. Nothing is made. Errors are those of Submit.
+func (c *Client) Quote(ctx context.Context, spec *JobSpec) (*Quote, error) {
+	if err := spec.checkText(); err != nil {
+		return nil, err
+	}
+	var quote Quote
+	if err := c.call(ctx, request{method: http.MethodPost, path: "/v1/quotes", body: spec}, &quote); err != nil {
+		return nil, err
+	}
+	return &quote, nil
+}
+
+// Costs returns what jobs have cost from one day to another, both included and written 2006-01-02. "" is today.
+func (c *Client) Costs(ctx context.Context, from, to string) (*Costs, error) {
+	values := url.Values{}
+	setIf(values, "from", from)
+	setIf(values, "to", to)
+	path := "/v1/costs"
+	if len(values) > 0 {
+		path += "?" + values.Encode()
+	}
+	var costs Costs
+	if err := c.call(ctx, request{method: http.MethodGet, path: path}, &costs); err != nil {
+		return nil, err
+	}
+	return &costs, nil
 }
 
 // Version returns the version of the server.

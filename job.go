@@ -48,6 +48,7 @@ const (
 	ReasonPoison          Reason = "poison"            // it took its machine down three times in a row
 	ReasonCanceled        Reason = "canceled"          // somebody canceled it
 	ReasonRefused         Reason = "refused"           // the provider will never run it as it is written
+	ReasonCostLimit       Reason = "cost_limit"        // what it may cost was used up
 )
 
 // JobSpec is what to run and how. It is the body of POST /v1/jobs.
@@ -70,6 +71,7 @@ type JobSpec struct {
 
 	Timeouts Timeouts `json:"timeouts,omitzero" doc:"How long each part may take."`
 	Retry    Retry    `json:"retry,omitzero" doc:"What to do when an attempt fails."`
+	MaxCost  Money    `json:"max_cost,omitempty" doc:"The most that all its attempts together may cost, in US dollars: a string such as \"0.50\". Default: no limit."`
 
 	Queue          string            `json:"queue,omitempty" maxLength:"64" doc:"The queue it waits in; default when it is missing."`
 	ConcurrencyKey string            `json:"concurrency_key,omitempty" maxLength:"200" doc:"Jobs of one queue with the same key share the queue's limit per key."`
@@ -142,6 +144,8 @@ type Job struct {
 	Inputs    []Input    `json:"inputs,omitempty"`
 	Attempts  []Attempt  `json:"attempts"`
 	Artifacts []Artifact `json:"artifacts"`
+
+	Cost *Cost `json:"cost,omitempty" doc:"What all its attempts have cost. Missing before the first, and in lists unless it is asked for."`
 }
 
 // Progress is what the job last said of itself.
@@ -206,6 +210,7 @@ type Attempt struct {
 	Signal   string       `json:"signal,omitempty"`
 	Machine  Machine      `json:"machine"`
 	Phases   Phases       `json:"phases"`
+	Cost     *Cost        `json:"cost,omitempty"`
 
 	CreatedAt time.Time  `json:"created_at"`
 	EndedAt   *time.Time `json:"ended_at,omitempty"`

@@ -59,15 +59,17 @@ type Options struct {
 	// Connections is how many may be open at once, on all addresses together; default 4096.
 	Connections int
 
-	Queues           map[string]Queue // by name; a queue that is not named has no limits
-	MaxMachines      map[string]int   // at once, by provider; default 32
-	MaxOpenJobs      int              // that have not ended; default a million
-	LogLimit         int64            // bytes of output kept of one attempt; default 64 MiB
-	Retention        time.Duration    // how long ended jobs are kept; 0: for ever
-	LostAfter        time.Duration    // default one minute
-	UnreachableAfter time.Duration    // default five minutes
-	OrphanAfter      time.Duration    // default ten minutes
-	Heartbeat        time.Duration    // default five seconds
+	Queues           map[string]Queue          // by name; a queue that is not named has no limits
+	MaxMachines      map[string]int            // at once, by provider; default 32
+	Prices           map[string]machine.Pricer // by provider; one that is not named may be a machine.Pricer itself
+	DailyCost        machine.Money             // what all jobs may cost in a day before no more are launched; 0: no limit
+	MaxOpenJobs      int                       // that have not ended; default a million
+	LogLimit         int64                     // bytes of output kept of one attempt; default 64 MiB
+	Retention        time.Duration             // how long ended jobs are kept; 0: for ever
+	LostAfter        time.Duration             // default one minute
+	UnreachableAfter time.Duration             // default five minutes
+	OrphanAfter      time.Duration             // default ten minutes
+	Heartbeat        time.Duration             // default five seconds
 
 	// FlyAPI serves Fly's Machines API too; nil: it is not served.
 	FlyAPI *FlyAPI
@@ -85,9 +87,10 @@ type Options struct {
 
 // Queue says where the jobs of one queue run, and how many at once.
 type Queue struct {
-	Provider       string // of jobs that name none, as in [dayfly.JobSpec]; "": the default provider
-	Concurrency    int    // all together; 0: no limit
-	KeyConcurrency int    // with the same concurrency key; 0: no limit
+	Provider       string        // of jobs that name none, as in [dayfly.JobSpec]; "": the default provider
+	Concurrency    int           // all together; 0: no limit
+	KeyConcurrency int           // with the same concurrency key; 0: no limit
+	DailyCost      machine.Money // what its jobs may cost in a day before no more are launched; 0: no limit
 }
 
 // DefaultListen is where a server listens when it is not told where.
@@ -251,12 +254,12 @@ func (s *Server) assemble(ctx context.Context, requireToken bool) error {
 	o := &s.options
 	queues := make(map[string]engine.QueueLimits, len(o.Queues))
 	for name, q := range o.Queues {
-		queues[name] = engine.QueueLimits{Provider: q.Provider, Concurrency: q.Concurrency, KeyConcurrency: q.KeyConcurrency}
+		queues[name] = engine.QueueLimits{Provider: q.Provider, Concurrency: q.Concurrency, KeyConcurrency: q.KeyConcurrency, DailyCost: q.DailyCost}
 	}
 	s.engine, err = engine.New(engine.Options{
 		Store: s.store, Providers: o.Providers, Absent: o.Absent, DefaultProvider: o.DefaultProvider,
 		Logs: s.logs, Blobs: s.blobs, Key: key, URL: s.homes.url,
-		Queues: queues, MaxMachines: o.MaxMachines, MaxOpenJobs: o.MaxOpenJobs, LogLimit: o.LogLimit,
+		Queues: queues, MaxMachines: o.MaxMachines, Prices: o.Prices, DailyCost: o.DailyCost, MaxOpenJobs: o.MaxOpenJobs, LogLimit: o.LogLimit,
 		Retention: o.Retention, LostAfter: o.LostAfter, UnreachableAfter: o.UnreachableAfter,
 		OrphanAfter: o.OrphanAfter, Heartbeat: o.Heartbeat, Clock: agent.BootClock, Logger: s.logger,
 	})

@@ -271,6 +271,10 @@ func byTimeout(job *wire.Assignment) stopping {
 		return stopping{wire.TimedOut, "deadline_exceeded", fmt.Sprintf(
 			"The job's total timeout passed; this attempt had %v of it left. Give the job a longer total timeout.", limit)}
 	}
+	if job.RunIsCost {
+		return stopping{wire.TimedOut, "cost_limit", fmt.Sprintf(
+			"What the job may cost was used up after %v of this command. Give the job a higher max_cost, or make it faster.", limit)}
+	}
 	return stopping{wire.TimedOut, "timeout", fmt.Sprintf(
 		"The command was still running after %v, its run timeout. Give the job a longer run timeout, or make it faster.", limit)}
 }

@@ -34,6 +34,8 @@ type access struct {
 func accessOf(pattern string) (access, bool) {
 	rule, ok := map[string]access{
 		"POST /v1/jobs":             {scope: scopeSubmit},
+		"POST /v1/quotes":           {scope: scopeSubmit},
+		"GET /v1/costs":             {scope: scopeRead},
 		"POST /v1/jobs/{id}/start":  {scope: scopeSubmit},
 		"POST /v1/jobs/{id}/retry":  {scope: scopeSubmit},
 		"POST /v1/jobs/{id}/cancel": {scope: scopeCancel},

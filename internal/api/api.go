@@ -29,6 +29,7 @@ type Engine interface {
 	Watcher
 	Agents
 	Commands
+	Accounts
 }
 
 // Changer is the part that changes jobs.
@@ -207,6 +208,7 @@ func New(o Options) (*API, error) {
 	a.addJobs()
 	a.addStreams()
 	a.addMachines()
+	a.addCosts()
 	a.addTokens()
 	a.addService(o.Metrics)
 	a.addBlobs()

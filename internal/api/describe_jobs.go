@@ -79,7 +79,7 @@ func reasons() []dayfly.Reason {
 		dayfly.ReasonExitNonzero, dayfly.ReasonSignaled, dayfly.ReasonTimeout, dayfly.ReasonDeadline, dayfly.ReasonQueueTimeout,
 		dayfly.ReasonOOMKilled, dayfly.ReasonDiskFull, dayfly.ReasonCommandNotFound, dayfly.ReasonInputFailed,
 		dayfly.ReasonOutputFailed, dayfly.ReasonMachineLost, dayfly.ReasonNeverStarted, dayfly.ReasonPoison,
-		dayfly.ReasonCanceled, dayfly.ReasonRefused,
+		dayfly.ReasonCanceled, dayfly.ReasonRefused, dayfly.ReasonCostLimit,
 	}
 }
 

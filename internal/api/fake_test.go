@@ -26,6 +26,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/store"
 	"github.com/dayfly-run/dayfly/internal/ticket"
 	"github.com/dayfly-run/dayfly/internal/wire"
+	"github.com/dayfly-run/dayfly/machine"
 )
 
 // fake is an engine that remembers what it was asked and runs nothing.
@@ -331,6 +332,31 @@ func (f *fake) Why(ctx context.Context, id string) (*dayfly.Why, error) {
 		return nil, err
 	}
 	return &dayfly.Why{Job: id, State: j.State, Answers: []string{"It waits."}}, nil
+}
+
+func (f *fake) Quote(_ context.Context, spec dayfly.JobSpec) (*dayfly.Quote, error) {
+	err := f.enter()
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	rate, most := machine.Rate(3_047_400), dayfly.Money(12_345)
+	return &dayfly.Quote{Spec: spec, Offers: []dayfly.Offer{{
+		Provider: "fly", Currency: dayfly.Currency, Hourly: &rate, PricedOn: "2026-10-09", Most: &most, Machines: 5,
+	}}}, nil
+}
+
+func (f *fake) Costs(_ context.Context, from, to string) (*dayfly.Costs, error) {
+	err := f.enter()
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return &dayfly.Costs{
+		Currency: dayfly.Currency, Today: "2026-05-04",
+		Items:  []dayfly.DayCost{{Day: "2026-05-04", Queue: "default", Provider: "fly", Amount: 1_500_000, Running: 2, Attempts: 3}},
+		Limits: []dayfly.CostLimit{{Queue: "default", Daily: dayfly.Money(len(from+to)) + 2_000_000, Today: 1_500_000, Stopped: true}},
+	}, nil
 }
 
 func (f *fake) Counts(context.Context) ([]store.Count, error) {

@@ -13,6 +13,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/machine"
 )
 
 // newHuma returns the part of huma that is used here: parameters into structs, structs into answers, and all of it
@@ -21,6 +22,8 @@ import (
 func newHuma(a *API, version string) huma.API {
 	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
 	registry.RegisterTypeAlias(reflect.TypeFor[dayfly.Duration](), reflect.TypeFor[durationSchema]())
+	registry.RegisterTypeAlias(reflect.TypeFor[dayfly.Money](), reflect.TypeFor[moneySchema]())
+	registry.RegisterTypeAlias(reflect.TypeFor[machine.Rate](), reflect.TypeFor[rateSchema]())
 	registry.RegisterTypeAlias(reflect.TypeFor[huma.ErrorModel](), reflect.TypeFor[Problem]())
 	format := huma.Format{Marshal: marshal, Unmarshal: json.Unmarshal}
 	config := huma.Config{

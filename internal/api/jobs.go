@@ -314,6 +314,7 @@ type listInput struct {
 	Queue  string   `query:"queue" maxLength:"64" doc:"Only jobs of this queue."`
 	Name   string   `query:"name" maxLength:"200" doc:"Only jobs of exactly this name."`
 	Label  []string `query:"label,explode" maxItems:"64" doc:"Only jobs with this label, as key=value. May be repeated; all must match."`
+	Cost   bool     `query:"cost" doc:"Say what each job has cost, which takes longer."`
 	Limit  int      `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"How many at most. A page of large jobs has fewer."`
 	Cursor string   `query:"cursor" maxLength:"200" doc:"The next_cursor of the page before, with the same filters."`
 }
@@ -368,6 +369,11 @@ func (a *API) list(ctx context.Context, in *listInput) (*listOutput, error) {
 	view := a.view(in.r)
 	for _, job := range jobs {
 		out.Body.Items = append(out.Body.Items, view.job(job))
+	}
+	if in.Cost {
+		if err := a.addCostsOf(ctx, view, out.Body.Items); err != nil {
+			return nil, err
+		}
 	}
 	if more {
 		out.Body.NextCursor = c.seal(strconv.FormatInt(jobs[len(jobs)-1].Seq, 10))

@@ -16,7 +16,7 @@ type measures struct {
 }
 
 // newMeasures registers the API's metrics.
-func newMeasures(registry *prometheus.Registry, counts Commands, a *API) (*measures, error) {
+func newMeasures(registry *prometheus.Registry, source Engine, a *API) (*measures, error) {
 	m := &measures{
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "dayfly_http_request_seconds", Help: "How long requests took, by route and status. Streams count for as long as they last.",
@@ -31,7 +31,7 @@ func newMeasures(registry *prometheus.Registry, counts Commands, a *API) (*measu
 	}
 	streams := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "dayfly_streams", Help: "Requests that wait for something to happen."},
 		func() float64 { return float64(len(a.streams)) })
-	for _, c := range []prometheus.Collector{m.requests, m.refused, m.in, m.out, streams, newJobCollector(counts)} {
+	for _, c := range []prometheus.Collector{m.requests, m.refused, m.in, m.out, streams, newJobCollector(source), newCostCollector(source)} {
 		if err := registry.Register(c); err != nil {
 			return nil, err
 		}

@@ -41,6 +41,7 @@ func (v *view) job(j *store.Job) *dayfly.Job {
 	for _, a := range j.AttemptLog {
 		out.Attempts = append(out.Attempts, v.attempt(a))
 	}
+	out.Cost = v.costOf(j.AttemptLog)
 	for _, artifact := range j.Artifacts {
 		artifact.DownloadURL = v.key.URL(v.base, ticket.File{
 			Method: http.MethodGet, Key: artifactKey(j, artifact.Name), Expires: v.now.Add(fileLife), Name: artifact.Name,
@@ -80,7 +81,7 @@ func (v *view) attempt(a *store.Attempt) dayfly.Attempt {
 		MaxRSSKB: a.MaxRSSKB, UserMS: a.UserMS, SystemMS: a.SystemMS,
 	}
 	if a.Machine != nil {
-		out.Machine = v.machine(a.Machine)
+		out.Machine, out.Cost = v.machine(a.Machine), v.cost(a.Meter())
 	}
 	if a.Exit != nil {
 		code := a.Exit.Code

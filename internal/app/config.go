@@ -58,16 +58,18 @@ type TLS struct {
 
 // Queue says where the jobs of one queue run, and how many at once.
 type Queue struct {
-	Provider       string `toml:"provider"`        // of jobs that name none; "": the default provider
-	Concurrency    int    `toml:"concurrency"`     // all together; 0: no limit
-	KeyConcurrency int    `toml:"key_concurrency"` // with the same concurrency key; 0: no limit
+	Provider       string       `toml:"provider"`        // of jobs that name none; "": the default provider
+	Concurrency    int          `toml:"concurrency"`     // all together; 0: no limit
+	KeyConcurrency int          `toml:"key_concurrency"` // with the same concurrency key; 0: no limit
+	DailyCost      dayfly.Money `toml:"daily_cost"`      // what its jobs may cost in a day before no more are launched; 0: no limit
 }
 
 // Limits bound what clients may use.
 type Limits struct {
-	Connections int `toml:"connections"` // open at once
-	OpenJobs    int `toml:"open_jobs"`   // that have not ended
-	OutputMB    int `toml:"output_mb"`   // MiB kept of what one attempt prints
+	Connections int          `toml:"connections"` // open at once
+	OpenJobs    int          `toml:"open_jobs"`   // that have not ended
+	OutputMB    int          `toml:"output_mb"`   // MiB kept of what one attempt prints
+	DailyCost   dayfly.Money `toml:"daily_cost"`  // what all jobs may cost in a day before no more are launched; 0: no limit
 }
 
 // Timeouts say how long the server waits before it concludes something.

@@ -2,6 +2,7 @@ package app
 
 import (
 	"bytes"
+	"encoding"
 	"errors"
 	"fmt"
 	"io"
@@ -258,17 +259,25 @@ func (c *Config) setQueue(variable, value string) (known bool, err error) {
 	if !ok {
 		return false, nil
 	}
-	key := ""
-	for _, known := range []string{"_KEY_CONCURRENCY", "_CONCURRENCY", "_PROVIDER"} { // the longer first
-		if strings.HasSuffix(rest, known) {
-			key = known
-			break
+	// The longest comes first: each ends with what those behind it end with.
+	for _, key := range []struct {
+		suffix string
+		limit  func(*Queue) any
+	}{
+		{"_KEY_CONCURRENCY", func(q *Queue) any { return &q.KeyConcurrency }},
+		{"_CONCURRENCY", func(q *Queue) any { return &q.Concurrency }},
+		{"_PROVIDER", func(q *Queue) any { return &q.Provider }},
+		{"_DAILY_COST", func(q *Queue) any { return &q.DailyCost }},
+	} {
+		if name, found := strings.CutSuffix(rest, key.suffix); found && name != "" {
+			return true, c.setQueueLimit(name, key.limit, value)
 		}
 	}
-	name := strings.TrimSuffix(rest, key)
-	if key == "" || name == "" {
-		return false, nil
-	}
+	return false, nil
+}
+
+// setQueueLimit sets one limit of the queue that a part of a variable's name means.
+func (c *Config) setQueueLimit(name string, limit func(*Queue) any, value string) error {
 	queue := strings.ToLower(name)
 	for configured := range c.Queues {
 		if Variable(configured) == Prefix+name {
@@ -276,22 +285,14 @@ func (c *Config) setQueue(variable, value string) (known bool, err error) {
 		}
 	}
 	limits := c.Queues[queue]
-	switch key {
-	case "_PROVIDER":
-		limits.Provider = value
-	case "_KEY_CONCURRENCY":
-		limits.KeyConcurrency, err = number(value)
-	default:
-		limits.Concurrency, err = number(value)
-	}
-	if err != nil {
-		return true, err
+	if err := set(reflect.ValueOf(limit(&limits)).Elem(), value); err != nil {
+		return err
 	}
 	if c.Queues == nil {
 		c.Queues = map[string]Queue{}
 	}
 	c.Queues[queue] = limits
-	return true, nil
+	return nil
 }
 
 // set sets one value from the text of an environment variable.
@@ -327,6 +328,10 @@ func set(leaf reflect.Value, text string) error {
 	case *dayfly.Duration:
 		if target.UnmarshalText([]byte(text)) != nil {
 			return fmt.Errorf("%q is not a length of time such as 90s or 1h30m; set one, or unset it", text)
+		}
+	case encoding.TextUnmarshaler: // an amount of money, or a price
+		if err := target.UnmarshalText([]byte(text)); err != nil {
+			return fmt.Errorf("%s; set one, or unset it", strings.TrimPrefix(err.Error(), string(fault.Invalid)+": "))
 		}
 	default:
 		panic(fmt.Sprintf("app: a configuration key has the type %T, which no environment variable can set", target))

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/machine/local"
 	"github.com/dayfly-run/dayfly/server"
 )
@@ -13,11 +14,15 @@ import (
 type Local struct {
 	Enabled     bool `toml:"enabled"`
 	MaxMachines int  `toml:"max_machines"` // at once
+
+	PriceCPUHour machine.Rate `toml:"price_cpu_hour"` // what an hour of a processor costs
+	PriceGBHour  machine.Rate `toml:"price_gb_hour"`  // and of a GB of memory
 }
 
 func (c *Config) localBackend() backend {
 	return backend{
 		name: "local", enabled: c.Providers.Local.Enabled, maxMachines: c.Providers.Local.MaxMachines, plain: true,
+		prices: machine.OwnPrices{CPUHour: c.Providers.Local.PriceCPUHour, GBHour: c.Providers.Local.PriceGBHour},
 		open: func(logger *slog.Logger) (*opened, error) {
 			provider, err := local.New(local.Options{
 				Dir: filepath.Join(c.DataDir, "machines"), Supervisor: supervisor(), Logger: logger,

@@ -68,6 +68,16 @@ func valueOf(table map[string]any, key toml.Key) any {
 // mismatch says what a value is when it is not of the wanted type, or "".
 func mismatch(want reflect.Type, value any) string {
 	var fits bool
+	if isDecimal(want) {
+		text, isText := value.(string)
+		switch {
+		case !isText:
+			return "is " + describe(value)
+		case decimalProblem(want, text) != nil:
+			return describeDecimal(want, text)
+		}
+		return ""
+	}
 	switch want {
 	case reflect.TypeFor[string]():
 		_, fits = value.(string)
@@ -97,6 +107,9 @@ func mismatch(want reflect.Type, value any) string {
 
 // describeType says what a key must be set to, as it is written in a file.
 func describeType(want reflect.Type, key toml.Key) string {
+	if isDecimal(want) {
+		return "an amount of US dollars in quotes, such as \"0.50\""
+	}
 	switch want {
 	case reflect.TypeFor[string]():
 		return "a text in quotes"

@@ -23,7 +23,8 @@ type backend struct {
 	enabled     bool
 	absent      string // why it is not enabled although nobody has said so: a sentence without a capital or full stop
 	maxMachines int
-	plain       bool // its machines are plain processes and have no images
+	plain       bool              // its machines are plain processes and have no images
+	prices      machine.OwnPrices // in place of all others, unless they are zero
 	// validate reports what is wrong in the section, as Config.Validate does; it is asked only of an enabled one, and nil
 	// if maxMachines is all there is to check.
 	validate func() error

@@ -62,9 +62,12 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 	if err != nil {
 		return nil, err
 	}
-	providers, maxMachines := map[string]machine.Provider{}, map[string]int{}
+	providers, maxMachines, prices := map[string]machine.Provider{}, map[string]int{}, map[string]machine.Pricer{}
 	for _, b := range c.enabledBackends() {
 		providers[b.name], maxMachines[b.name] = all[b.name].provider, b.maxMachines
+		if pricer := b.pricer(all[b.name].provider); pricer != nil {
+			prices[b.name] = pricer
+		}
 	}
 	queues := make(map[string]server.Queue, len(c.Queues))
 	for name, q := range c.Queues {
@@ -84,6 +87,8 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 		Connections:     c.Limits.Connections,
 		Queues:          queues,
 		MaxMachines:     maxMachines,
+		Prices:          prices,
+		DailyCost:       c.Limits.DailyCost,
 		MaxOpenJobs:     c.Limits.OpenJobs,
 		LogLimit:        int64(c.Limits.OutputMB) << 20,
 		Retention:       time.Duration(c.Retention),

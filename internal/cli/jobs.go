@@ -49,6 +49,7 @@ func (p *program) jobsCommand() *cobra.Command {
 		queue, name    string
 		limit          int
 		watch          bool
+		cost           bool
 	}
 	cmd := &cobra.Command{
 		Use:   "jobs",
@@ -61,7 +62,7 @@ With --json each job is printed on a line of its own.`,
   dayfly jobs --label nightly=yes --json | jq -r .id`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			query := &dayfly.Query{Queue: q.queue, Name: q.name, Limit: q.limit}
+			query := &dayfly.Query{Queue: q.queue, Name: q.name, Limit: q.limit, Cost: q.cost}
 			for _, s := range q.states {
 				if !slices.Contains(states(), s) {
 					return usage(cmd, "--state: %q is not a state; the states are %s", s, strings.Join(states(), ", "))
@@ -83,6 +84,7 @@ With --json each job is printed on a line of its own.`,
 	flags.StringArrayVar(&q.labels, "label", nil, "only jobs with this label: `K=V`")
 	flags.StringVar(&q.queue, "queue", "", "only jobs of this `QUEUE`")
 	flags.StringVar(&q.name, "name", "", "only jobs of this `NAME`")
+	flags.BoolVar(&q.cost, "cost", false, "say what each has cost")
 	flags.IntVar(&q.limit, "limit", 20, "at most `N` jobs; 0 for all")
 	complete(cmd, "state", states()...)
 	return cmd
@@ -91,6 +93,9 @@ With --json each job is printed on a line of its own.`,
 func (p *program) listJobs(ctx context.Context, c *connection, query *dayfly.Query) error {
 	now := time.Now()
 	rows := [][]string{{"ID", "NAME", "STATE", "WHY", "QUEUE", "CREATED", "TOOK"}}
+	if query.Cost {
+		rows[0] = append(rows[0], "COST")
+	}
 	lines := json.NewEncoder(p.out)
 	narrowed := len(query.States) > 0 || len(query.Labels) > 0 || query.Queue != "" || query.Name != ""
 	asked, shown, more := *query, 0, false
@@ -111,9 +116,13 @@ func (p *program) listJobs(ctx context.Context, c *connection, query *dayfly.Que
 			}
 			continue
 		}
-		rows = append(rows, []string{
+		row := []string{
 			job.ID, cut(job.Name, 32), string(job.State), string(job.Reason), job.Spec.Queue, ago(job.CreatedAt, now), took(job, now),
-		})
+		}
+		if query.Cost {
+			row = append(row, costCell(job.Cost))
+		}
+		rows = append(rows, row)
 	}
 	if p.json {
 		return nil
@@ -209,6 +218,12 @@ func (p *program) showJob(job *dayfly.Job) {
 	}
 	field("retry of", "%s", job.RetriedFrom)
 	field("labels", "%s", labels(job.Spec.Labels))
+	if len(job.Attempts) > 1 || job.Spec.MaxCost > 0 {
+		field("cost", "%s", costLine(job.Cost))
+	}
+	if job.Spec.MaxCost > 0 {
+		field("max cost", "%s", dollars(job.Spec.MaxCost))
+	}
 	field("result", "%s", cut(string(job.Result), 200))
 	for _, in := range job.Inputs {
 		state := "not uploaded yet"
@@ -244,6 +259,9 @@ func (p *program) showAttempt(w io.Writer, a *dayfly.Attempt) {
 	}
 	if a.MaxRSSKB > 0 {
 		fmt.Fprintf(w, "    %s of CPU, %s of memory at most\n", milliseconds(float64(a.UserMS+a.SystemMS)), bytesOf(a.MaxRSSKB*1024))
+	}
+	if line := costLine(a.Cost); line != "" {
+		fmt.Fprintf(w, "    cost %s\n", plain(line))
 	}
 }
 

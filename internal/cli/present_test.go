@@ -85,6 +85,7 @@ func TestEachEndOfAJobHasItsExitCode(t *testing.T) {
 		"no memory":                  {dayfly.Job{State: dayfly.Failed, Reason: dayfly.ReasonOOMKilled, ExitCode: code(-1)}, 137},
 		"the run timeout":            {dayfly.Job{State: dayfly.Failed, Reason: dayfly.ReasonTimeout, ExitCode: code(-1)}, 124},
 		"the total timeout":          {dayfly.Job{State: dayfly.Failed, Reason: dayfly.ReasonDeadline}, 124},
+		"the cap on its cost":        {dayfly.Job{State: dayfly.Failed, Reason: dayfly.ReasonCostLimit}, 124},
 		"the queue timeout":          {dayfly.Job{State: dayfly.Expired, Reason: dayfly.ReasonQueueTimeout}, 124},
 		"no such command":            {dayfly.Job{State: dayfly.Failed, Reason: dayfly.ReasonCommandNotFound, ExitCode: code(127)}, 127},
 		"no executable command":      {dayfly.Job{State: dayfly.Failed, Reason: dayfly.ReasonCommandNotFound, ExitCode: code(126)}, 126},

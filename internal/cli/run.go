@@ -36,6 +36,8 @@ type runFlags struct {
 	payload           string
 	detach, raw       bool
 	quiet, verbose    bool
+	dryRun            bool
+	maxCost           string
 }
 
 func (p *program) runCommand() *cobra.Command {
@@ -58,7 +60,7 @@ No shell is involved unless you name one:
 
 Exit codes other than the command's own:
 
-  124      a time limit of the job passed
+  124      a time limit of the job passed, or what it may cost was used up
   125      Dayfly could not run it, or not bring home all its files and output
   126      the command cannot be executed
   127      the command does not exist
@@ -111,10 +113,13 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.on, "on", "", "the `PROVIDER` to run it on, or several to try in turn, with regions: fly:ams,docker (default: the server's)")
 	flags.StringVar(&f.size, "size", "", "the `SIZE` of the machine, such as shared-cpu-1x")
 	flags.StringVar(&f.image, "image", "", "the `IMAGE` to run it in, for providers that have images")
+	flags.StringVar(&f.maxCost, "max-cost", "", "the most that all attempts together may cost: `USD` such as 0.50")
+	flags.BoolVar(&f.dryRun, "dry-run", false, "run nothing; say where it would run and what it can cost at most")
 	flags.BoolVar(&f.raw, "raw", false, "pass control characters through to the terminal")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "no summary, no progress")
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "a summary also when standard error is not a terminal")
 	cmd.MarkFlagsMutuallyExclusive("quiet", "verbose")
+	cmd.MarkFlagsMutuallyExclusive("dry-run", "detach")
 	complete(cmd, "size", machine.Presets()...)
 	complete(cmd, "on", "local")
 }
@@ -148,6 +153,11 @@ func (f *runFlags) spec(cmd *cobra.Command, command []string, stdin io.Reader) (
 	if f.size != "" {
 		if _, err := machine.ParseSize(f.size); err != nil {
 			return nil, usage(cmd, "--size: %q is not a size; the sizes are %s", f.size, strings.Join(machine.Presets(), ", "))
+		}
+	}
+	if cmd.Flags().Changed("max-cost") {
+		if err := spec.MaxCost.UnmarshalText([]byte(f.maxCost)); err != nil || spec.MaxCost == 0 {
+			return nil, usage(cmd, "--max-cost: %q is not an amount of US dollars such as 0.50, from 0.000001 up", f.maxCost)
 		}
 	}
 	spec.Timeouts.Run = dayfly.Duration(f.timeout)
@@ -278,7 +288,7 @@ func (p *program) run(cmd *cobra.Command, f *runFlags, command []string) (err er
 		return err
 	}
 	if c.local != nil {
-		c.local.prepare = true
+		c.local.prepare = !f.dryRun
 	}
 	defer func() {
 		if closeErr := c.close(); closeErr != nil && err == nil {
@@ -286,6 +296,9 @@ func (p *program) run(cmd *cobra.Command, f *runFlags, command []string) (err er
 		}
 	}()
 
+	if f.dryRun {
+		return p.dryRun(cmd.Context(), c, spec)
+	}
 	// From here on a signal does not end this process: it ends the job, or our watching it.
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
@@ -529,7 +542,7 @@ func exitCode(job *dayfly.Job) int {
 		return codeTimeout
 	}
 	switch job.Reason {
-	case dayfly.ReasonTimeout, dayfly.ReasonDeadline, dayfly.ReasonQueueTimeout:
+	case dayfly.ReasonTimeout, dayfly.ReasonDeadline, dayfly.ReasonQueueTimeout, dayfly.ReasonCostLimit:
 		return codeTimeout
 	case dayfly.ReasonOOMKilled:
 		return codeSignal + int(syscall.SIGKILL)

@@ -28,6 +28,9 @@ func (p *program) summarize(job *dayfly.Job, files []string) {
 		}
 		fmt.Fprintf(p.err, "  artifact   %11s  %s  sha256:%.12s\n", bytesOf(artifact.Size), plain(name), artifact.SHA256)
 	}
+	if line := costLine(job.Cost); line != "" {
+		fmt.Fprintf(p.err, "  cost       %s\n", plain(line))
+	}
 	steps := []nextStep{
 		{p.typed("show", job.ID), "all that is known of it"},
 		{p.typed("logs", job.ID), "its output again"},

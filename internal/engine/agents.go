@@ -64,10 +64,10 @@ func (e *Engine) Claim(ctx context.Context, token string, c *wire.ClaimRequest) 
 	}
 	e.refresh(f, attempt, now)
 	e.tell(job.ID, false)
-	return e.assignment(ctx, f.provider, job, attempt, now)
+	return e.assignment(ctx, f, job, attempt, now)
 }
 
-func (e *Engine) assignment(ctx context.Context, provider string, job *store.Job, a *store.Attempt, now time.Time) (*wire.Assignment, error) {
+func (e *Engine) assignment(ctx context.Context, f *flight, job *store.Job, a *store.Attempt, now time.Time) (*wire.Assignment, error) {
 	spec := &job.Spec
 	or := func(d, otherwise time.Duration) int64 {
 		if d <= 0 {
@@ -90,10 +90,13 @@ func (e *Engine) assignment(ctx context.Context, provider string, job *store.Job
 			w.RunTimeoutMS, w.RunIsTotal = left, true
 		}
 	}
+	if paid, capped := paidRun(spec, f.meter, now); capped && paid.Milliseconds() < w.RunTimeoutMS {
+		w.RunTimeoutMS, w.RunIsTotal, w.RunIsCost = paid.Milliseconds(), false, true
+	}
 	if len(job.Inputs) == 0 {
 		return w, nil
 	}
-	home, err := e.url(ctx, provider)
+	home, err := e.url(ctx, f.provider)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"runtime"
 	"time"
 
@@ -15,13 +16,20 @@ import (
 
 // board sets the launch of a submission if the job may be launched at once. It returns the flight whose room it has
 // reserved, or nil; depart gives it back.
-func (e *Engine) board(s *store.Submission, now time.Time) *flight {
+func (e *Engine) board(ctx context.Context, s *store.Submission, now time.Time) *flight {
 	if s.Job.State != dayfly.Queued || len(e.readyLanes()) > 0 || e.refuses(s.Job.Provider) {
 		return nil
 	}
 	view := e.laneView(laneOf(s.Job), []*store.Job{s.Job})
+	if stop, err := e.overLimit(ctx, s.Job.Queue); stop != nil || err != nil {
+		return nil // the dispatcher says so, or tries again
+	}
 	first := choicesOf(s.Job.Provider)[0]
-	launch := e.intent(s.Job, first, nil, now)
+	funds, err := e.fund(ctx, s.Job, first)
+	if err != nil || funds.move != nil {
+		return nil
+	}
+	launch := e.intent(s.Job, first, nil, funds, now)
 	f := launchedFlight(launch, s.Job)
 	// The room is taken before it is looked at, so that two submissions do not both find the last of it.
 	e.reserve(f, 1)

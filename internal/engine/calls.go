@@ -155,7 +155,7 @@ func (d *destroyer) try(ctx context.Context, m *doom) {
 		d.counts[m.provider]--
 		d.mu.Unlock()
 		e.moves.add(ctx, &store.MachineMove{Name: m.name, From: []store.MachineState{store.MachineDeleting},
-			To: store.MachineGone, Time: e.clock.now()})
+			To: store.MachineGone, Time: e.clock.now(), Wall: wallClock()})
 		e.machineGone(m.name)
 		e.wakeQueue.set()
 		return

@@ -55,7 +55,7 @@ func (e *Engine) Submit(ctx context.Context, s *Submission) (job *store.Job, rep
 		job.State, job.StartedAt, job.RunAt, job.QueuedAt = start.To, start.StartedAt, start.RunAt, start.QueuedAt
 		job.QueueDeadline, job.TotalDeadline = start.QueueDeadline, start.TotalDeadline
 	}
-	boarding := e.board(sub, now)
+	boarding := e.board(ctx, sub, now)
 	stored, replayed, err := e.store.Submit(ctx, sub)
 	e.depart(boarding, stored, err)
 	if fault.Of(err) == fault.IdempotencyMismatch {

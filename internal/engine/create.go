@@ -20,7 +20,7 @@ func (e *Engine) machineSpec(ctx context.Context, f *flight, job *store.Job) (*m
 	return &machine.Spec{
 		Name: f.machine, Owner: ownerOf(e.identity.Install),
 		Labels:   map[string]string{"job": job.ID, "attempt": f.id, "epoch": formatEpoch(e.identity.Epoch)},
-		Lifetime: lifetimeOf(&job.Spec),
+		Lifetime: f.meter.Lifetime,
 		Agent:    &machine.Agent{URL: home, Attempt: f.id, Token: e.key.Bootstrap(f.id)},
 		Image:    job.Spec.Image, Region: f.region, Size: sizeOfJob(job),
 	}, nil
@@ -42,11 +42,14 @@ func (e *Engine) create(ctx context.Context, f *flight) {
 	}
 	e.mu.Lock()
 	f.sending--
+	// Whoever is refused the first time has no machine. After a lost answer it is only that there is no second one.
+	unbilled := f.sends == 1 && f.state == dayfly.AttemptCreating
 	e.mu.Unlock()
 	defer e.doom(f)
 	if err == nil {
 		e.created(f, m)
 	} else if v := e.turnedDown(f, err); v != nil {
+		v.unbilled = unbilled
 		e.refuseFlight(f, *v)
 	} else {
 		e.unanswered(f, err)

@@ -11,7 +11,6 @@ import (
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/store"
-	"github.com/dayfly-run/dayfly/machine"
 )
 
 // launchGroup is how many jobs are launched in one transaction. Larger groups save flushes and make the first of the
@@ -93,6 +92,11 @@ func (e *Engine) dispatch(ctx context.Context) (moved int, look time.Time, err e
 	for _, lane := range e.readyLanes() {
 		room, gated := roomFor(choicesOf(lane.Provider), w.room, w.gates)
 		if room <= 0 || e.queueRoom(lane.Queue) <= 0 {
+			continue
+		}
+		if stop, err := e.overLimit(ctx, lane.Queue); err != nil {
+			return 0, look, err
+		} else if stop != nil {
 			continue
 		}
 		limit := min(room, launchGroup)
@@ -196,7 +200,19 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 			e.wakeClock.set()
 			continue
 		}
-		launches = append(launches, e.intent(a.job, a.choice, a.passed, now))
+		funds, err := e.fund(ctx, a.job, a.choice)
+		if err != nil {
+			return moved, err
+		}
+		if funds.move != nil {
+			if err := e.divert(ctx, a.job, funds.move); err != nil {
+				return moved, err
+			}
+			leave(a.job)
+			moved++
+			continue
+		}
+		launches = append(launches, e.intent(a.job, a.choice, a.passed, funds, now))
 		jobs = append(jobs, a.job)
 	}
 	if len(launches) == 0 {
@@ -232,12 +248,13 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 }
 
 // intent is what is committed before a provider is asked for a job's machine.
-func (e *Engine) intent(job *store.Job, where choice, passed []dayfly.Refusal, now time.Time) *store.Launch {
+func (e *Engine) intent(job *store.Job, where choice, passed []dayfly.Refusal, funds funds, now time.Time) *store.Launch {
 	attempt := newID("att_")
 	limits := e.options.Queues[job.Queue]
 	l := &store.Launch{
 		JobID: job.ID, Version: job.Version, AttemptID: attempt,
-		Machine: machineName(e.identity.Install, attempt), Provider: where.provider, Region: where.region, Lifetime: lifetimeOf(&job.Spec), Time: now,
+		Machine: machineName(e.identity.Install, attempt), Provider: where.provider, Region: where.region,
+		Lifetime: funds.lifetime, Price: funds.price, Time: now,
 		QueueLimit: limits.Concurrency, KeyLimit: limits.KeyConcurrency,
 	}
 	if len(passed) > 0 {
@@ -263,6 +280,7 @@ func launchedFlight(l *store.Launch, job *store.Job) *flight {
 	return &flight{
 		id: l.AttemptID, jobID: job.ID, machine: l.Machine, provider: l.Provider, region: l.Region, number: job.Number,
 		state: dayfly.AttemptCreating, job: job, since: l.Time, heard: l.Time,
+		meter: store.Meter{Price: l.Price, From: l.Time, Lifetime: l.Lifetime},
 	}
 }
 
@@ -270,10 +288,4 @@ func launchedFlight(l *store.Launch, job *store.Job) *flight {
 func (e *Engine) begin(f *flight) {
 	e.tell(f.jobID, false)
 	e.background.Go(func() { e.create(e.lifetime, f) })
-}
-
-// lifetimeOf returns how long a job's machine may exist: everything its timeouts allow, and time to move files.
-func lifetimeOf(spec *dayfly.JobSpec) time.Duration {
-	const files = time.Hour
-	return min(time.Duration(spec.Timeouts.Boot+spec.Timeouts.Run+spec.Timeouts.Grace)+files, machine.MaxLifetime)
 }

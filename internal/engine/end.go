@@ -67,7 +67,7 @@ func (e *Engine) end(ctx context.Context, f *flight, v verdict, report *ended) e
 		n := next(job, v, now, e.luck())
 		ending := &store.Ending{
 			Attempt: f.id, Fence: fence, JobVersion: job.Version, State: v.state, Time: now,
-			Reason: v.reason, Message: v.message, Exit: v.exit, Started: v.started, Job: n,
+			Reason: v.reason, Message: v.message, Exit: v.exit, Started: v.started, Unbilled: v.unbilled, Job: n,
 		}
 		if report != nil {
 			ending.Result, ending.Artifacts = report.result, report.artifacts

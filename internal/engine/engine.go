@@ -36,9 +36,11 @@ type Options struct {
 	// and none is ambiguous. It answers at once, except the first time that a provider is asked for a machine.
 	URL func(ctx context.Context, provider string) (string, error)
 
-	Queues      map[string]QueueLimits // by name; a queue that is not named has no limits
-	MaxMachines map[string]int         // by provider; 0: DefaultMaxMachines
-	MaxOpenJobs int                    // jobs that are not terminal; 0: DefaultMaxOpenJobs
+	Queues      map[string]QueueLimits    // by name; a queue that is not named has no limits
+	Prices      map[string]machine.Pricer // by provider; one that is not named may be a machine.Pricer itself
+	DailyCost   machine.Money             // what all jobs together may cost in a day before no more are launched; 0: no limit
+	MaxMachines map[string]int            // by provider; 0: DefaultMaxMachines
+	MaxOpenJobs int                       // jobs that are not terminal; 0: DefaultMaxOpenJobs
 
 	Retention        time.Duration // how long terminal jobs are kept; 0: for ever
 	LostAfter        time.Duration // of silence, until the provider is asked; 0: one minute
@@ -60,8 +62,9 @@ type QueueLimits struct {
 	// default provider.
 	Provider string
 
-	Concurrency    int // jobs of the queue that are starting or running at once
-	KeyConcurrency int // of those, jobs with the same concurrency key
+	Concurrency    int           // jobs of the queue that are starting or running at once
+	KeyConcurrency int           // of those, jobs with the same concurrency key
+	DailyCost      machine.Money // what its jobs may cost in a day before no more are launched
 }
 
 // The defaults of Options.
@@ -103,6 +106,8 @@ type Engine struct {
 	named     map[string]bool             // what jobs named as their providers, as far as this server knows
 	refusals  map[string][]*refusal       // by provider
 	said      map[string]*dayfly.Progress // by attempt: what its job said last of itself, until it is written
+
+	spending spending // of today
 
 	changes      notifier // of jobs, and of machines that are created
 	ends         notifier // of jobs that have finished
@@ -255,8 +260,9 @@ func (e *Engine) Ready(ctx context.Context) error {
 
 // flight is one attempt in flight. The engine's mu guards all fields but those that never change.
 type flight struct {
-	id, jobID, machine, provider, region string // never change
-	number                               int    // never changes
+	id, jobID, machine, provider, region string      // never change
+	number                               int         // never changes
+	meter                                store.Meter // of what it costs; never changes
 
 	state dayfly.AttemptState
 	fence int64
@@ -300,7 +306,7 @@ type flight struct {
 func newFlight(a *store.Attempt, now time.Time) *flight {
 	f := &flight{
 		id: a.ID, jobID: a.JobID, number: a.Number, provider: a.Provider, state: a.State, fence: a.Fence, job: a.Job,
-		since: now, heard: now,
+		since: now, heard: now, meter: a.Meter(),
 	}
 	if a.State == dayfly.AttemptRunning {
 		f.commandAt = now

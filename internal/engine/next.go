@@ -30,6 +30,8 @@ type verdict struct {
 	// take it at once.
 	refusal   *dayfly.Refusal
 	elsewhere bool
+	// unbilled is set when it is certain that no machine was made.
+	unbilled bool
 	// wait is the least time to wait before the next try.
 	wait time.Duration
 }
@@ -78,7 +80,7 @@ func next(job *store.Job, v verdict, now time.Time, luck float64) store.Next {
 		return end(dayfly.Succeeded, "", v.message)
 	case overdue:
 		return end(dayfly.Failed, dayfly.ReasonDeadline, deadlineMessage(job, v))
-	case v.final:
+	case v.final || v.reason == dayfly.ReasonCostLimit:
 		return end(dayfly.Failed, v.reason, v.message)
 	case !untried:
 		return end(dayfly.Failed, dayfly.ReasonRefused, refusedMessage(n.Refusals))

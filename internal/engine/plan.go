@@ -63,6 +63,7 @@ type attemptView struct {
 	running time.Duration // since the command started, as far as the server knows
 	limit   time.Duration // the job's run timeout
 	grace   time.Duration // from SIGTERM to SIGKILL
+	capped  bool          // its machine's lifetime is shorter because of what the job may cost
 
 	sight  machine.State // how the provider last saw the machine; "" when it has not
 	exit   *machine.Exit // when sight is Exited and the provider knows
@@ -319,6 +320,9 @@ func (a *attemptView) afterLoss() verdict {
 		v.message = fmt.Sprintf("It ran longer than its run timeout of %v, and its agent did not stop it, so its machine was destroyed.", a.limit)
 	case a.killed:
 		v.message = "Its agent ceased to answer, so its machine was destroyed."
+	case a.capped && a.exit != nil && a.exit.Expired:
+		v.state, v.reason = dayfly.AttemptTimedOut, dayfly.ReasonCostLimit
+		v.message = "What the job may cost was used up, so its machine ended itself. Give the job a higher max_cost, or make it faster."
 	case a.exit != nil && a.exit.OOMKilled:
 		v.reason, v.message = dayfly.ReasonOOMKilled, "The whole machine ran out of memory."
 	default:

@@ -89,7 +89,7 @@ func (e *Engine) normalize(spec *dayfly.JobSpec, wall time.Time) error {
 		return err
 	}
 	fillDefaults(spec)
-	return nil
+	return e.checkCost(spec)
 }
 
 // placeJob fills in where a job runs that does not say it, and checks it.

@@ -103,7 +103,8 @@ func (e *Engine) view(f *flight, now time.Time) attemptView {
 		age:     e.vigil.elapsed(f.since, now), boot: time.Duration(job.Spec.Timeouts.Boot),
 		silence: e.vigil.elapsed(f.heard, now),
 		limit:   time.Duration(job.Spec.Timeouts.Run), grace: time.Duration(job.Spec.Timeouts.Grace),
-		sight: f.sight, exit: f.exit, absent: f.absent, asking: f.asking || now.Sub(f.askedAt) < lookInterval(f.looks),
+		capped: cutShort(&job.Spec, f.meter),
+		sight:  f.sight, exit: f.exit, absent: f.absent, asking: f.asking || now.Sub(f.askedAt) < lookInterval(f.looks),
 		pending: f.pending, refused: f.refused, order: f.order, killed: f.killed, gone: f.gone, sends: f.sends,
 	}
 	if !f.commandAt.IsZero() {

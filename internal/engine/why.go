@@ -84,6 +84,13 @@ func (e *Engine) whyQueued(ctx context.Context, w *dayfly.Why, job *store.Job) e
 	if job.Key != "" && limits.KeyConcurrency > 0 && ofKey >= limits.KeyConcurrency {
 		say(w, "Its concurrency key %q is at its limit: %d of %d jobs run.", job.Key, ofKey, limits.KeyConcurrency)
 	}
+	stopped, err := e.overLimit(ctx, job.Queue)
+	if err != nil {
+		return err
+	}
+	if stopped != nil {
+		say(w, "%s Nothing more of it is launched before midnight, UTC, unless the limit is raised.", stopped)
+	}
 	if limits.Concurrency > 0 && inQueue >= limits.Concurrency {
 		say(w, "The queue %s is at its limit: %d of %d jobs run.", job.Queue, inQueue, limits.Concurrency)
 	}
@@ -215,6 +222,8 @@ func whyFinished(w *dayfly.Why, job *store.Job) {
 		w.Next = "Give it more disk, or make room on the host, then retry it."
 	case dayfly.ReasonTimeout:
 		w.Next = "Submit it again with a longer run timeout if it needs more time."
+	case dayfly.ReasonCostLimit:
+		w.Next = "Submit it again with a higher max_cost if it is worth it."
 	case dayfly.ReasonCommandNotFound:
 		w.Next = "Check the command's first word, and that the program is installed where the job runs."
 	case dayfly.ReasonMachineLost, dayfly.ReasonNeverStarted, dayfly.ReasonPoison:

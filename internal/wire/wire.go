@@ -58,6 +58,7 @@ type Assignment struct {
 
 	RunTimeoutMS  int64 `json:"run_timeout_ms"`  // until SIGTERM, from the start of the command; 0: none
 	RunIsTotal    bool  `json:"run_is_total"`    // that limit is what was left of the job's total, not its run timeout
+	RunIsCost     bool  `json:"run_is_cost"`     // that limit is what the job's cap on its cost pays for
 	KillGraceMS   int64 `json:"kill_grace_ms"`   // from SIGTERM to SIGKILL
 	HeartbeatMS   int64 `json:"heartbeat_ms"`    // how often to send one, give or take 20 %
 	OrphanAfterMS int64 `json:"orphan_after_ms"` // how long to go on without an answer

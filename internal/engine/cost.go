@@ -1,0 +1,212 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// A cap on what a job may cost is a deadline of its machines. Before each launch what is left of the cap is divided by the
+// machine's price, and the machine is given no longer lifetime than that, so that the cap holds though no server may be there
+// to enforce it. The command's run timeout ends before the lifetime does, so that its outputs come home.
+
+// closing is the part of a lifetime that is kept for what comes after the command's end: to store its outputs and to report.
+const closing = 30 * time.Second
+
+// fullLifetime returns how long a job's machine may exist: everything its timeouts allow, and time to move files.
+func fullLifetime(spec *dayfly.JobSpec) time.Duration {
+	const files = time.Hour
+	return min(time.Duration(spec.Timeouts.Boot+spec.Timeouts.Run+spec.Timeouts.Grace)+files, machine.MaxLifetime)
+}
+
+// leastLifetime returns the shortest lifetime that a machine is launched with: it may use its whole boot timeout and then
+// still be stopped in order.
+func leastLifetime(spec *dayfly.JobSpec) time.Duration {
+	return time.Duration(spec.Timeouts.Boot+spec.Timeouts.Grace) + closing
+}
+
+// price returns what a machine of the job costs where it may run, or nil if nobody knows.
+func (e *Engine) price(where choice, spec *dayfly.JobSpec) *machine.Price {
+	pricer := e.options.Prices[where.provider]
+	if pricer == nil {
+		pricer, _ = e.providers[where.provider].(machine.Pricer)
+	}
+	size, err := sizeOf(spec)
+	if pricer == nil || err != nil {
+		return nil
+	}
+	p, ok := pricer.Price(size, where.region)
+	if !ok {
+		return nil
+	}
+	return &p
+}
+
+// checkCost refuses a cap that could not be kept, or with which no machine would be launched.
+func (e *Engine) checkCost(spec *dayfly.JobSpec) error {
+	switch {
+	case spec.MaxCost == 0:
+		return nil
+	case spec.MaxCost < 0 || spec.MaxCost > machine.MaxMoney:
+		return fault.Field("max_cost", "must be an amount of US dollars between 0.000001 and %s", machine.MaxMoney)
+	}
+	for _, where := range choicesOf(spec.Provider) {
+		price := e.price(where, spec)
+		if price == nil {
+			return fault.Field("max_cost", "cannot be kept: nobody knows what a machine of this size costs on %s; "+
+				"name a size, configure the provider's prices, or leave max_cost out", where)
+		}
+		if least := price.Cost(leastLifetime(spec)); spec.MaxCost < least {
+			return fault.Field("max_cost", "$%s does not pay for one start on %s: at $%s an hour a machine that takes its boot timeout "+
+				"of %v costs up to $%s; raise max_cost, choose a smaller size or shorten timeouts.boot",
+				spec.MaxCost, where, price.Rate, spec.Timeouts.Boot, least)
+		}
+	}
+	return nil
+}
+
+// funds say what a job's next machine may be given, or what becomes of the job instead.
+type funds struct {
+	price    *machine.Price
+	lifetime time.Duration
+	move     *store.Move // set when there is to be no machine now
+}
+
+// budget is what is known of a job's money before a launch.
+type budget struct {
+	most     machine.Money  // its cap; 0: none
+	spent    machine.Money  // by attempts whose cost is final
+	reserved machine.Money  // what the others can still come to, at most
+	price    *machine.Price // of the next machine
+	full     time.Duration  // the lifetime that its timeouts ask for
+	least    time.Duration  // the shortest that makes sense
+}
+
+// allotment is what a budget allows.
+type allotment string
+
+const (
+	granted   allotment = "granted"   // a machine for the lifetime
+	pending   allotment = "pending"   // wait until it is known what the others have cost
+	broke     allotment = "broke"     // nothing is left
+	uncertain allotment = "uncertain" // a cap, and nobody knows the price
+)
+
+// allot decides. It is pure. Whatever it grants, the machines of a job together cost no more than its cap, if each ends at
+// the end of its lifetime.
+func (b *budget) allot() (allotment, time.Duration) {
+	switch {
+	case b.most == 0:
+		return granted, b.full
+	case b.price == nil:
+		return uncertain, 0
+	}
+	lasts := b.price.Lasts(b.most - b.spent - b.reserved)
+	least := min(b.least, b.full)
+	switch {
+	case lasts >= b.full:
+		return granted, b.full
+	case b.price.Lasts(b.most-b.spent) < least:
+		return broke, 0
+	case b.reserved > 0:
+		return pending, 0
+	default:
+		return granted, lasts
+	}
+}
+
+// fund finds out what a job's next machine may be given. Only a job with a cap that has had attempts is read for that.
+func (e *Engine) fund(ctx context.Context, job *store.Job, where choice) (funds, error) {
+	b := budget{
+		most: job.Spec.MaxCost, price: e.price(where, &job.Spec), full: fullLifetime(&job.Spec), least: leastLifetime(&job.Spec),
+	}
+	now := e.clock.now()
+	ended := now
+	if b.most > 0 && job.Number > 0 {
+		whole, err := e.store.Job(ctx, job.ID)
+		if err != nil {
+			return funds{}, err
+		}
+		for _, a := range whole.AttemptLog {
+			m := a.Meter()
+			if !m.Known() {
+				b.price = nil
+			}
+			if m.Final() {
+				b.spent += m.Cost(now)
+			} else {
+				b.reserved += m.Most()
+			}
+			ended = a.EndedAt
+		}
+	}
+	f := funds{price: b.price}
+	move := &store.Move{JobID: job.ID, Version: job.Version, From: job.State, Time: now}
+	verdict, lifetime := b.allot()
+	switch verdict {
+	case granted:
+		f.lifetime = lifetime
+		return f, nil
+	case pending:
+		// Its last machine is being destroyed, which is a matter of seconds unless the provider does not answer.
+		move.To, move.Event = dayfly.Scheduled, "scheduled"
+		move.RunAt = now.Add(min(max(now.Sub(ended), time.Second), time.Minute))
+	case broke:
+		move.To, move.Event, move.FinishedAt, move.Reason = dayfly.Failed, string(dayfly.Failed), now, dayfly.ReasonCostLimit
+		move.Message = fmt.Sprintf("Its %s cost $%s of the $%s that it may cost, and what is left does not pay for another start at $%s an hour. "+
+			"Give it a higher max_cost.", attemptsOf(job.Number), b.spent+b.reserved, b.most, b.price.Rate)
+	case uncertain:
+		move.To, move.Event, move.FinishedAt, move.Reason = dayfly.Failed, string(dayfly.Failed), now, dayfly.ReasonCostLimit
+		move.Message = fmt.Sprintf("It may cost $%s at most, and nobody knows what a machine costs on %s any more. "+
+			"Configure its prices, or submit the job without max_cost.", b.most, where)
+	}
+	f.move = move
+	return f, nil
+}
+
+// attemptsOf says how many attempts there were, in words.
+func attemptsOf(n int) string {
+	if n == 1 {
+		return "attempt"
+	}
+	return fmt.Sprintf("%d attempts", n)
+}
+
+// divert carries out the move that a ready job makes instead of a launch.
+func (e *Engine) divert(ctx context.Context, job *store.Job, move *store.Move) error {
+	moved, err := e.store.Move(ctx, move)
+	switch {
+	case fault.Of(err) == fault.Conflict:
+		return nil // somebody else has moved it
+	case err != nil:
+		return err
+	}
+	if moved.State.Terminal() {
+		e.open.Add(-1)
+		e.logger.Info("a job ended because of what it may cost", "job", job.ID, "message", move.Message)
+	} else {
+		e.due(moved.RunAt)
+	}
+	e.freed(job)
+	e.tell(job.ID, moved.State.Terminal())
+	return nil
+}
+
+// paidRun returns how long the command may run from now on, if the cap on the job's cost allows less than its timeouts.
+func paidRun(spec *dayfly.JobSpec, m store.Meter, now time.Time) (limit time.Duration, capped bool) {
+	if !cutShort(spec, m) {
+		return 0, false
+	}
+	left := m.From.Add(m.Lifetime).Sub(now) - time.Duration(spec.Timeouts.Grace) - closing
+	return max(left, time.Millisecond), true
+}
+
+// cutShort reports whether the cap on a job's cost has shortened the life of a machine.
+func cutShort(spec *dayfly.JobSpec, m store.Meter) bool {
+	return spec.MaxCost > 0 && m.Lifetime < fullLifetime(spec)
+}
