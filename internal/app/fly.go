@@ -27,6 +27,9 @@ type Fly struct {
 	Size              string `toml:"size"`                // of jobs that name none
 	Agent             string `toml:"agent"`               // its path in images
 	RequestsPerSecond int    `toml:"requests_per_second"` // of one kind; 0: no limit
+
+	PriceCPUHour machine.Rate `toml:"price_cpu_hour"` // what an hour of a processor costs, in place of Fly's price
+	PriceGBHour  machine.Rate `toml:"price_gb_hour"`  // and of a GB of memory
 }
 
 func defaultFly() Fly {
@@ -37,6 +40,7 @@ func (c *Config) flyBackend() backend {
 	f := &c.Providers.Fly
 	return backend{
 		name: "fly", enabled: f.Enabled, maxMachines: f.MaxMachines,
+		prices:   machine.OwnPrices{CPUHour: f.PriceCPUHour, GBHour: f.PriceGBHour},
 		validate: f.validate,
 		reach:    func() error { return f.reach(c.PublicURL) },
 		open: func(*slog.Logger) (*opened, error) {

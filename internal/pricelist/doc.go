@@ -1,5 +1,6 @@
-// Package pricelist holds the public prices of clouds, as they were on a day that each list names. They are facts to be
-// compared with the cloud's own page now and then, and the configuration can put others in their place.
+// Package pricelist holds what machines cost whose provider does not bring its own prices, as [machine.Pricer]: nothing on
+// hardware of one's own, and the public prices of clouds, as they were on a day that each list names. They are facts to
+// be compared with the cloud's own page now and then, and the configuration can put others in their place.
 //
 // What is not on a list has no known price: a guess would be worse than none, because caps on what a job may cost rely on
 // it. Prices are those of machines alone. Traffic, storage, addresses, discounts and taxes are not part of them.
@@ -13,8 +14,6 @@ func ByKind(kind string) (machine.Pricer, bool) {
 	switch kind {
 	case "local", "docker":
 		return machine.OwnPrices{}, true
-	case "fly":
-		return Fly{}, true
 	case "aci":
 		return ACI{}, true
 	}

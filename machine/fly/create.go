@@ -128,6 +128,14 @@ func regionName(region string) string {
 	return plain(region, 64)
 }
 
+// sizeOf returns the size that a Spec's size asks for.
+func (p *Provider) sizeOf(size machine.Size) machine.Size {
+	if size.IsZero() {
+		return p.options.Size
+	}
+	return size
+}
+
 // requestOf returns the create request of a spec, the same for the same spec whenever it is asked for.
 func (p *Provider) requestOf(spec *machine.Spec) (*createRequest, error) {
 	image := spec.Image
@@ -137,11 +145,7 @@ func (p *Provider) requestOf(spec *machine.Spec) (*createRequest, error) {
 	if image == "" {
 		return nil, fault.Say(fault.Invalid, "a machine at Fly needs an image, and neither the job nor providers.fly.image names one")
 	}
-	size := spec.Size
-	if size.IsZero() {
-		size = p.options.Size
-	}
-	guest, err := guestOf(size)
+	guest, err := guestOf(p.sizeOf(spec.Size))
 	if err != nil {
 		return nil, err
 	}
