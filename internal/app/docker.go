@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/machine/docker"
 )
 
@@ -28,11 +29,17 @@ type Docker struct {
 	MemoryMB     int      `toml:"memory_mb"`    // of a container whose job does not say; 0: no limit
 	Processes    int      `toml:"processes"`    // in a container whose job does not say
 	Registries   []string `toml:"registries"`   // "HOST USER file:PATH" or "HOST USER env:NAME"
+
+	PriceCPUHour machine.Rate `toml:"price_cpu_hour"` // what an hour of a processor costs
+	PriceGBHour  machine.Rate `toml:"price_gb_hour"`  // and of a GB of memory
 }
 
 func (c *Config) dockerBackend() backend {
 	d := &c.Providers.Docker
-	b := backend{name: "docker", maxMachines: d.MaxMachines, validate: d.validate}
+	b := backend{
+		name: "docker", maxMachines: d.MaxMachines, validate: d.validate,
+		prices: machine.OwnPrices{CPUHour: d.PriceCPUHour, GBHour: d.PriceGBHour},
+	}
 	if d.Enabled != nil {
 		b.enabled = *d.Enabled
 	} else {
