@@ -46,17 +46,20 @@ func newStage(t *testing.T, host, settings string) *stage {
 		}
 	}
 	dir := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/", "github.com/dayfly-run/dayfly/cmd/dayfly", ".")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", dir+"/", "github.com/dayfly-run/dayfly/cmd/dayfly",
+		"github.com/dayfly-run/dayfly/cmd/dayfly-agent", ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // the agent must run in any image
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building: %v\n%s", err, out)
 	}
 	st := &stage{dir: dir, storage: s3test.Start(t, host)}
 	st.gate = newGate(t, host, st.storage.URL)
-	owner := st.serveDayfly(t, host, settings)
+	owner := st.serveDayfly(t, settings)
 	var err error
 	if st.dayfly, err = dayfly.NewClient(owner.URL, &dayfly.ClientOptions{Token: owner.Token}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { st.awaitNoMachines(t) })
 	st.env = []string{
 		"PATH=" + os.Getenv("PATH"), "LISTEN=" + net.JoinHostPort(host, "0"), "ALLOW_OPEN=true",
 		"AWS_ACCESS_KEY_ID=" + st.storage.AccessKey, "AWS_SECRET_ACCESS_KEY=" + st.storage.SecretKey,
@@ -74,14 +77,14 @@ func newStage(t *testing.T, host, settings string) *stage {
 }
 
 // serveDayfly runs a Dayfly server until the test ends.
-func (st *stage) serveDayfly(t *testing.T, host, settings string) *server.Owner {
+func (st *stage) serveDayfly(t *testing.T, settings string) *server.Owner {
 	t.Helper()
 	data, config := filepath.Join(st.dir, "data"), filepath.Join(st.dir, "dayfly.toml")
 	if err := os.WriteFile(config, []byte(settings), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p := startProgram(t, exec.Command(filepath.Join(st.dir, "dayfly"), "serve", "--config", config,
-		"--listen", net.JoinHostPort(host, "0"), "--data-dir", data), os.Environ())
+		"--listen", "127.0.0.1:0", "--data-dir", data), os.Environ())
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); <-time.After(5 * time.Millisecond) {
 		if owner, err := server.FindOwner(data); err == nil && owner.URL != "" {
 			return owner
@@ -89,6 +92,25 @@ func (st *stage) serveDayfly(t *testing.T, host, settings string) *server.Owner 
 	}
 	t.Fatalf("the Dayfly server is not up after 20s:\n%s", p.output())
 	return nil
+}
+
+// awaitNoMachines waits until every machine is gone, so that nothing of them is in the way of what ends after this.
+func (st *stage) awaitNoMachines(t *testing.T) {
+	t.Helper()
+	left := 0
+	for deadline := time.Now().Add(ending); time.Now().Before(deadline); <-time.After(20 * time.Millisecond) {
+		left = 0
+		for _, err := range st.dayfly.Machines(context.WithoutCancel(t.Context()), false) {
+			if left++; err != nil {
+				t.Error(err)
+				return
+			}
+		}
+		if left == 0 {
+			return
+		}
+	}
+	t.Errorf("%d machines are still there after %s", left, ending)
 }
 
 // program is one that runs until the test ends it.
@@ -283,15 +305,7 @@ func TestEndToEndOnLocalMachines(t *testing.T) {
 		start(t, base, id)
 		data := await(t, base, id, "completed", ending)
 		checkMP3(t, data)
-		runs := 0
-		for _, err := range st.dayfly.Jobs(t.Context(), &dayfly.Query{Labels: map[string]string{label: id}}) {
-			if runs++; err != nil {
-				t.Fatal(err)
-			}
-		}
-		if runs != 1 {
-			t.Errorf("got %d runs of a job that was started twice, want one", runs)
-		}
+		st.run(t, id) // one, although it was started twice
 	})
 	t.Run("AnUploadWithOtherHeadersIsRefused", func(t *testing.T) {
 		t.Parallel()
@@ -418,21 +432,32 @@ func TestEndToEndOnLocalMachines(t *testing.T) {
 	})
 }
 
-// awaitRun waits until Dayfly says that the run of a job has ended in a state.
-func (st *stage) awaitRun(t *testing.T, id string, want dayfly.State) {
+// run returns Dayfly's id of the one run of a job.
+func (st *stage) run(t *testing.T, id string) string {
 	t.Helper()
+	var runs []string
 	for j, err := range st.dayfly.Jobs(t.Context(), &dayfly.Query{Labels: map[string]string{label: id}}) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), ending)
-		defer cancel()
-		if j, err = st.dayfly.Wait(ctx, j.ID); err != nil || j.State != want {
-			t.Fatalf("the run ended as %+v, %v; want %s", j, err, want)
-		}
-		return
+		runs = append(runs, j.ID)
 	}
-	t.Fatalf("job %s has no run", id)
+	if len(runs) != 1 {
+		t.Fatalf("job %s has the runs %v, want one", id, runs)
+	}
+	return runs[0]
+}
+
+// awaitRun waits until Dayfly says that the run of a job has ended in a state.
+func (st *stage) awaitRun(t *testing.T, id string, want dayfly.State) *dayfly.Job {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), ending)
+	defer cancel()
+	j, err := st.dayfly.Wait(ctx, st.run(t, id))
+	if err != nil || j.State != want {
+		t.Fatalf("the run ended as %+v, %v; want %s", j, err, want)
+	}
+	return j
 }
 
 // deaf returns the worker's script without its last call, which is what is left of it when nobody answers that.
