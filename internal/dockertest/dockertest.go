@@ -6,7 +6,7 @@
 //
 //	func TestMain(m *testing.M) { os.Exit(dockertest.Main(m)) }
 //
-// The engine needs root, and the Debian packages docker.io, iptables and busybox-static. With DAYFLY_TEST_DOCKER_HOST set,
+// The engine needs root, and the Debian packages docker.io, iptables, iproute2 and busybox-static. With DAYFLY_TEST_DOCKER_HOST set,
 // tests use that engine and its network called bridge instead of starting one.
 package dockertest
 
@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,7 +28,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 )
 
@@ -46,6 +44,7 @@ type Engine struct {
 	Client  *client.Client // to look behind the back of what is tested
 
 	dir    string // "" for an engine that somebody else has started
+	bridge string // the interface that was made for it
 	mu     sync.Mutex
 	daemon *daemon // guarded by mu; nil while it does not run
 	images map[string]bool
@@ -136,21 +135,21 @@ func start() (*Engine, error) {
 		return nil, fmt.Errorf("an engine needs root; run the tests as root, or set %s to the URL of an engine to use", hostVariable)
 	}
 	if _, err := exec.LookPath("dockerd"); err != nil {
-		return nil, fmt.Errorf("dockerd is not installed; run scripts/setup, or: apt-get install docker.io iptables busybox-static")
+		return nil, fmt.Errorf("dockerd is not installed; run scripts/setup, or: apt-get install docker.io iptables iproute2 busybox-static")
 	}
 	dir, err := os.MkdirTemp("", "dayfly-dockertest-")
 	if err != nil {
 		return nil, err
 	}
-	e, err := connect("unix://"+filepath.Join(dir, "docker.sock"), "dayfly-test")
+	e, err := connect("unix://"+filepath.Join(dir, "docker.sock"), "bridge")
 	if err != nil {
 		return nil, err
 	}
 	e.dir = dir
-	if err := e.launch(); err != nil {
+	if err := e.makeBridge(); err != nil {
 		return nil, errors.Join(err, e.close())
 	}
-	if err := e.makeNetwork(); err != nil {
+	if err := e.launch(); err != nil {
 		return nil, errors.Join(err, e.close())
 	}
 	return e, nil
@@ -164,7 +163,7 @@ func (e *Engine) launch() error {
 	}
 	defer file.Close()
 	cmd := exec.Command("dockerd", "--host", e.Host, "--data-root", filepath.Join(e.dir, "data"), "--exec-root", filepath.Join(e.dir, "exec"),
-		"--pidfile", filepath.Join(e.dir, "pid"), "--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--shutdown-timeout=1")
+		"--pidfile", filepath.Join(e.dir, "pid"), "--bridge", e.bridge, "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--shutdown-timeout=1")
 	cmd.Stdout, cmd.Stderr = file, file
 	// It ends with this process, whose threads it would otherwise be that matter: so one of them waits for it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
@@ -211,23 +210,33 @@ func (e *Engine) tail() string {
 	return string(text[max(0, len(text)-3000):])
 }
 
-// makeNetwork makes the network of the engine's containers, with addresses that no other engine of these tests uses.
-func (e *Engine) makeNetwork() error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
+// makeBridge makes the interface of the engine's containers, with addresses that no other engine of these tests uses. It
+// has to be there before the daemon: one that is told to have none removes docker0, and with it the network of the
+// computer's own engine.
+func (e *Engine) makeBridge() error {
 	var failed error
 	for try := range 20 {
 		third := byte(os.Getpid() + 17*try)
-		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 213, third, 0}), 24)
-		_, failed = e.Client.NetworkCreate(ctx, e.Network, client.NetworkCreateOptions{
-			Driver: "bridge", Options: map[string]string{"com.docker.network.bridge.name": "dfd" + strconv.Itoa(int(third)) + "x" + strconv.Itoa(os.Getpid()%100000)},
-			IPAM: &network.IPAM{Config: []network.IPAMConfig{{Subnet: subnet, Gateway: netip.AddrFrom4([4]byte{10, 213, third, 1})}}},
-		})
-		if failed == nil {
-			return nil
+		name := "dfdtest" + strconv.Itoa(int(third))
+		if failed = ip("link", "add", name, "type", "bridge"); failed != nil {
+			continue // another process of these tests has it
 		}
+		e.bridge = name
+		return errors.Join(ip("address", "add", fmt.Sprintf("10.213.%d.1/24", third), "dev", name), ip("link", "set", name, "up"))
 	}
 	return failed
+}
+
+// ip runs the program of that name.
+func ip(args ...string) error {
+	text, err := exec.Command("ip", args...).CombinedOutput()
+	if errors.Is(err, exec.ErrNotFound) {
+		return errors.New("ip is not installed; run scripts/setup, or: apt-get install iproute2")
+	}
+	if err != nil {
+		return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, text)
+	}
+	return nil
 }
 
 // Kill ends the daemon as a crash does, or politely. What runs in containers is then as the daemon leaves it.
@@ -281,11 +290,11 @@ func (e *Engine) close() error {
 				errs = append(errs, err)
 			}
 		}
-		if _, err := e.Client.NetworkRemove(ctx, e.Network, client.NetworkRemoveOptions{}); err != nil {
-			errs = append(errs, err)
-		}
 	}
 	errs = append(errs, e.Client.Close(), e.end(syscall.SIGTERM))
+	if e.bridge != "" {
+		errs = append(errs, ip("link", "delete", e.bridge))
+	}
 	return errors.Join(append(errs, os.RemoveAll(e.dir))...)
 }
 
