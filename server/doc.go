@@ -15,7 +15,8 @@
 //	token       the owner's token: who can read it may use the API
 //	port        the loopback port used last, for listeners that take any
 //	logs/       what commands print
-//	blobs/      inputs and artifacts
+//	blobs/      inputs and artifacts, unless they are kept elsewhere
+//	spool/      what is on its way to where they are kept then
 //
 // # How it ends
 //

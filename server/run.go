@@ -127,10 +127,10 @@ func (s *Server) Close() error {
 		}
 	}
 	s.options.Providers = nil
-	if s.blobs != nil {
-		errs = append(errs, s.blobs.Close())
-		s.blobs = nil
+	if closer, ok := s.blobs.(io.Closer); ok {
+		errs = append(errs, closer.Close())
 	}
+	s.blobs = nil
 	if s.logs != nil {
 		errs = append(errs, s.logs.Close())
 		s.logs = nil

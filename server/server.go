@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/dayfly-run/dayfly/blob"
 	"github.com/dayfly-run/dayfly/blob/fileblob"
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/agent"
@@ -37,6 +38,14 @@ type Options struct {
 	Providers map[string]machine.Provider
 	// Absent says, by name, why providers are missing that somebody may expect: sentences for whoever names one.
 	Absent map[string]string
+	// Blobs is where inputs and artifacts are kept, and is closed with the server if it has a method Close() error.
+	// Default: files in the data directory.
+	Blobs blob.Store
+	// OwnsBlobs is asked before files are removed from Blobs because no job knows them, which in a store that two servers
+	// share would be the other's; while it returns an error none are. Default: they always are.
+	OwnsBlobs func(context.Context) error
+	// DirectBlobs lets clients and machines exchange files with the backend of Blobs itself, if Blobs is a [blob.Signer].
+	DirectBlobs bool
 	// DefaultProvider runs the jobs that name none. It may be several, as in [dayfly.JobSpec], and "" when there is only one.
 	DefaultProvider string
 
@@ -102,7 +111,7 @@ type Server struct {
 	logger  *slog.Logger
 	store   *sqlite.Store
 	logs    *joblog.Store
-	blobs   *fileblob.Store
+	blobs   blob.Store
 	engine  *engine.Engine
 	fly     *flyapi.Service // nil if it is not served
 	metrics *prometheus.Registry
@@ -189,7 +198,13 @@ func (s *Server) open(ctx context.Context) (err error) {
 	if s.logs, err = joblog.Open(filepath.Join(dir, "logs"), nil); err != nil {
 		return err
 	}
-	s.blobs, err = fileblob.Open(filepath.Join(dir, "blobs"), nil)
+	if s.blobs = s.options.Blobs; s.blobs != nil {
+		return nil
+	}
+	files, err := fileblob.Open(filepath.Join(dir, "blobs"), nil)
+	if err == nil {
+		s.blobs = files
+	}
 	return err
 }
 
@@ -241,7 +256,7 @@ func CheckDir(dir string) (open bool, err error) {
 
 // ours reports whether a name in the data directory is one that Dayfly uses.
 func ours(name string) bool {
-	return slices.Contains([]string{"machines", "logs", "blobs", "key", "token", "port"}, name) ||
+	return slices.Contains([]string{"machines", "logs", "blobs", "spool", "key", "token", "port"}, name) ||
 		strings.HasPrefix(name, "dayfly.db") || strings.HasPrefix(name, "fly.db") || strings.HasPrefix(name, portFile(""))
 }
 
@@ -256,9 +271,13 @@ func (s *Server) assemble(ctx context.Context, requireToken bool) error {
 	for name, q := range o.Queues {
 		queues[name] = engine.QueueLimits{Provider: q.Provider, Concurrency: q.Concurrency, KeyConcurrency: q.KeyConcurrency, DailyCost: q.DailyCost}
 	}
+	var direct blob.Signer
+	if o.DirectBlobs {
+		direct, _ = s.blobs.(blob.Signer)
+	}
 	s.engine, err = engine.New(engine.Options{
 		Store: s.store, Providers: o.Providers, Absent: o.Absent, DefaultProvider: o.DefaultProvider,
-		Logs: s.logs, Blobs: s.blobs, Key: key, URL: s.homes.url,
+		Logs: s.logs, Blobs: s.blobs, OwnsBlobs: o.OwnsBlobs, Direct: direct, Key: key, URL: s.homes.url,
 		Queues: queues, MaxMachines: o.MaxMachines, Prices: o.Prices, DailyCost: o.DailyCost, MaxOpenJobs: o.MaxOpenJobs, LogLimit: o.LogLimit,
 		Retention: o.Retention, LostAfter: o.LostAfter, UnreachableAfter: o.UnreachableAfter,
 		OrphanAfter: o.OrphanAfter, Heartbeat: o.Heartbeat, Clock: agent.BootClock, Logger: s.logger,
@@ -267,7 +286,7 @@ func (s *Server) assemble(ctx context.Context, requireToken bool) error {
 		return err
 	}
 	handler, err := api.New(api.Options{
-		Engine: s.engine, Logs: s.logs, Blobs: s.blobs, Key: key,
+		Engine: s.engine, Logs: s.logs, Blobs: s.blobs, Direct: direct, Key: key,
 		Tokens: &ownersTokens{tokens: s.store, hash: hashToken(s.token)}, RequireToken: requireToken,
 		FromMachine: fromMachine,
 		BaseURL:     s.front.baseURL, Version: o.Version, Logger: s.logger, Ready: s.engine.Ready, Metrics: s.metrics,

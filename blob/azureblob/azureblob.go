@@ -28,7 +28,6 @@ import (
 
 	"github.com/dayfly-run/dayfly/blob"
 	"github.com/dayfly-run/dayfly/fault"
-	"github.com/dayfly-run/dayfly/internal/failpoint"
 	"github.com/dayfly-run/dayfly/internal/remoteblob"
 )
 
@@ -284,16 +283,13 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	if err := failpoint.Hit("blob.delete.before"); err != nil {
-		return err
-	}
 	if _, err := s.client.NewBlobClient(name).Delete(ctx, nil); err != nil {
 		err = s.explain(ctx, "delete", key, err)
 		if fault.Of(err) != fault.NotFound {
 			return err
 		}
 	}
-	return failpoint.Hit("blob.delete.after")
+	return nil
 }
 
 // explain makes the error of a request: what was tried, a kind, and what to do.

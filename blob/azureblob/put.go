@@ -16,7 +16,6 @@ import (
 
 	"github.com/dayfly-run/dayfly/blob"
 	"github.com/dayfly-run/dayfly/fault"
-	"github.com/dayfly-run/dayfly/internal/failpoint"
 	"github.com/dayfly-run/dayfly/internal/remoteblob"
 )
 
@@ -45,15 +44,9 @@ func (s *Store) Put(ctx context.Context, key string, r io.Reader, o *blob.PutOpt
 	if o != nil && o.ContentType != "" {
 		info.ContentType, headers.BlobContentType = o.ContentType, &o.ContentType
 	}
-	if err := failpoint.Hit("blob.put.before"); err != nil {
-		return nil, err
-	}
 	at, err := s.send(ctx, s.client.NewBlockBlobClient(name), spool, headers)
 	if err != nil {
 		return nil, s.explain(ctx, "put", key, err)
-	}
-	if err := failpoint.Hit("blob.put.after"); err != nil {
-		return nil, err
 	}
 	if at == nil {
 		now := time.Now()

@@ -12,7 +12,6 @@ import (
 
 	"github.com/dayfly-run/dayfly/blob"
 	"github.com/dayfly-run/dayfly/fault"
-	"github.com/dayfly-run/dayfly/internal/failpoint"
 	"github.com/dayfly-run/dayfly/internal/remoteblob"
 )
 
@@ -40,15 +39,9 @@ func (s *Store) Put(ctx context.Context, key string, r io.Reader, o *blob.PutOpt
 	if o != nil {
 		options.ContentType = o.ContentType
 	}
-	if err := failpoint.Hit("blob.put.before"); err != nil {
-		return nil, err
-	}
 	stored, err := s.send(ctx, name, spool, options)
 	if err != nil {
 		return nil, s.explain(ctx, "put", key, err)
-	}
-	if err := failpoint.Hit("blob.put.after"); err != nil {
-		return nil, err
 	}
 	if stored.IsZero() {
 		stored = time.Now()

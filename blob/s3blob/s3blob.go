@@ -29,7 +29,6 @@ import (
 
 	"github.com/dayfly-run/dayfly/blob"
 	"github.com/dayfly-run/dayfly/fault"
-	"github.com/dayfly-run/dayfly/internal/failpoint"
 	"github.com/dayfly-run/dayfly/internal/remoteblob"
 )
 
@@ -307,9 +306,6 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	if err := failpoint.Hit("blob.delete.before"); err != nil {
-		return err
-	}
 	err = s.core.RemoveObject(ctx, s.bucket, name, minio.RemoveObjectOptions{})
 	if err != nil {
 		err = s.explain(ctx, "delete", key, err)
@@ -317,7 +313,7 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 			return err
 		}
 	}
-	return failpoint.Hit("blob.delete.after")
+	return nil
 }
 
 // explain makes the error of a request: what was tried, a kind, and what to do.

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -29,6 +30,9 @@ const (
 	// askFor is how many places for outputs are asked for at once. A place is not kept for ever, so they are not asked
 	// for long before they are used.
 	askFor = 64
+	// storing is the pace, in bytes per second, at which a server that has all of an output is expected to pass it on to
+	// where it is kept before it answers.
+	storing = 1 << 20
 )
 
 // collection is what the output patterns of a job have found.
@@ -183,6 +187,11 @@ func (a *attempt) unmatched(pattern string) string {
 // upload stores the files, and returns those that are stored and why another could not be.
 func (a *attempt) upload(ctx context.Context, found []wire.ArtifactWant) (stored []wire.Artifact, err error) {
 	for group := range slices.Chunk(found, askFor) {
+		if a.job.HashOutputs {
+			if err := a.hashAll(ctx, group); err != nil {
+				return stored, err
+			}
+		}
 		places, err := a.places(ctx, group)
 		if err != nil {
 			return stored, err
@@ -204,6 +213,43 @@ func (a *attempt) upload(ctx context.Context, found []wire.ArtifactWant) (stored
 	return stored, nil
 }
 
+// hashAll fills in the checksums of what is to be uploaded, which the places for it are then bound to.
+func (a *attempt) hashAll(ctx context.Context, group []wire.ArtifactWant) error {
+	return each(ctx, len(group), func(_ context.Context, i int) error {
+		file, info, err := open(a.files.work, group[i].Name)
+		if err == nil {
+			defer file.Close()
+			if info.Size() != group[i].Size {
+				err = changed(group[i], info)
+			} else {
+				hash := sha256.New()
+				_, err = io.Copy(hash, &untilDone{ctx, file})
+				group[i].SHA256 = hex.EncodeToString(hash.Sum(nil))
+			}
+		}
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return context.Cause(ctx)
+		case fault.Of(err) != fault.Conflict:
+			err = localFailure("reading it", err)
+		}
+		return fmt.Errorf("output %s: %w", group[i].Name, err)
+	})
+}
+
+// untilDone is a reader that ends with its context.
+type untilDone struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r *untilDone) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
+}
+
 // places asks where to put the files.
 func (a *attempt) places(ctx context.Context, group []wire.ArtifactWant) (places []wire.Upload, err error) {
 	err = a.line.do(ctx, func(ctx context.Context, to Address) error {
@@ -219,7 +265,8 @@ func (a *attempt) places(ctx context.Context, group []wire.ArtifactWant) (places
 // uploadOne stores one file and returns its SHA-256.
 func (a *attempt) uploadOne(ctx context.Context, want wire.ArtifactWant, place wire.Upload) (sum string, err error) {
 	err = a.persist(ctx, func(tries int, moved func()) error {
-		if tries > 0 { // the place may have expired, or moved with its server
+		if tries > 0 { // the place may have expired, moved with its server, or be out of reach from here
+			want.SHA256 = "" // which asks for a place at the server
 			places, err := a.places(ctx, []wire.ArtifactWant{want})
 			if err != nil {
 				return err
@@ -248,7 +295,7 @@ func (a *attempt) put(ctx context.Context, want wire.ArtifactWant, place wire.Up
 	hash := sha256.New()
 	content := &io.LimitedReader{R: file, N: want.Size}
 	sent := make(chan struct{})
-	err = a.transfer(ctx, moved, func(ctx context.Context, moving func()) (*http.Request, error) {
+	err = a.transfer(ctx, moved, time.Duration(want.Size/storing)*time.Second, func(ctx context.Context, moving func()) (*http.Request, error) {
 		body := &requestBody{Reader: &movingReader{io.TeeReader(content, hash), moving}, closed: sent}
 		request, err := http.NewRequestWithContext(ctx, place.Method, place.URL, body)
 		if err != nil {

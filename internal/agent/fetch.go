@@ -64,7 +64,9 @@ func (u *inputURLs) get(ctx context.Context, a *attempt, i, tries int) (string, 
 	}
 	err := a.line.do(ctx, func(ctx context.Context, to Address) error {
 		to.Token = a.place.Boot.Token // the claim's
-		job, err := a.line.link.Claim(ctx, to, a.claimRequest())
+		again := a.claimRequest()
+		again.Detour = true // the store itself may be out of reach from here
+		job, err := a.line.link.Claim(ctx, to, again)
 		if err != nil {
 			return err
 		}
@@ -91,7 +93,7 @@ func (a *attempt) fetchOne(ctx context.Context, input *wire.Input, url string, m
 		return localFailure("making its file", err)
 	}
 	defer file.Close()
-	err = a.transfer(ctx, moved, func(ctx context.Context, _ func()) (*http.Request, error) {
+	err = a.transfer(ctx, moved, 0, func(ctx context.Context, _ func()) (*http.Request, error) {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {
 			return nil, fault.Say(fault.Denied, "the server named a URL that is none")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,9 +31,10 @@ const (
 
 // transfer makes a request to a URL that carries its own authority, and hands the body of a successful answer to use.
 // It ends one in which no byte has moved for a while; build is given what is to be called for each piece of the
-// request's body that has. It calls moved when it begins and for each piece of either body.
+// request's body that has. Once the request is sent it waits as much longer for the answer as wait says. It calls moved when
+// it begins and for each piece of either body.
 func (a *attempt) transfer(
-	ctx context.Context, moved func(), build func(ctx context.Context, moving func()) (*http.Request, error), use func(body io.Reader) error,
+	ctx context.Context, moved func(), wait time.Duration, build func(ctx context.Context, moving func()) (*http.Request, error), use func(body io.Reader) error,
 ) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -48,6 +50,9 @@ func (a *attempt) transfer(
 	if err != nil {
 		return err
 	}
+	request = request.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteRequest: func(httptrace.WroteRequestInfo) { watchdog.Reset(stall + wait) },
+	}))
 	request.Header.Set("User-Agent", "dayfly-agent/"+a.version)
 	// What was uploaded is wanted as it is, also when it is a compressed file.
 	request.Header.Set("Accept-Encoding", "identity")

@@ -106,6 +106,7 @@ type Options struct {
 	Engine Engine
 	Logs   *joblog.Store
 	Blobs  blob.Store
+	Direct blob.Signer // where downloads are sent to, at the backend of Blobs; nil: they go through the server
 	Key    ticket.Key
 	Tokens store.Tokens
 
@@ -138,6 +139,7 @@ type API struct {
 	engine  Engine
 	logs    *joblog.Store
 	blobs   blob.Store
+	direct  blob.Signer
 	key     ticket.Key
 	tokens  store.Tokens
 	baseURL func(*http.Request) string
@@ -180,7 +182,7 @@ func New(o Options) (*API, error) {
 	}
 	o.setDefaults()
 	a := &API{
-		engine: o.Engine, logs: o.Logs, blobs: o.Blobs, key: o.Key, tokens: o.Tokens, baseURL: o.BaseURL,
+		engine: o.Engine, logs: o.Logs, blobs: o.Blobs, direct: o.Direct, key: o.Key, tokens: o.Tokens, baseURL: o.BaseURL,
 		limits: o.Limits, version: o.Version, logger: o.Logger, ready: o.Ready, now: o.Now,
 		requireToken: o.RequireToken, fromMachine: o.FromMachine,
 		guard:   newGuard(o.Tokens, o.Now),

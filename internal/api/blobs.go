@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -230,6 +231,9 @@ func (a *API) getBlob(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
+	if a.direct != nil && r.Method == http.MethodGet && !file.Here {
+		return a.redirect(w, r, key, file.Name, info)
+	}
 	header.Set("Content-Type", info.ContentType)
 	if info.ContentType == "" {
 		header.Set("Content-Type", "application/octet-stream")
@@ -250,6 +254,24 @@ func (a *API) getBlob(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	return a.send(w, r, key, part, status)
+}
+
+// redirectLife is how long a download may be begun after it was sent to the store. Whoever comes later, to go on where it
+// broke off, asks here again and is sent anew.
+const redirectLife = 15 * time.Minute
+
+// redirect sends a download to the store itself, which answers ranges too.
+func (a *API) redirect(w http.ResponseWriter, r *http.Request, key, name string, info *blob.Info) error {
+	signed, err := a.direct.Sign(r.Context(), http.MethodGet, key, &blob.SignOptions{
+		Life: redirectLife, ContentType: cmp.Or(info.ContentType, "application/octet-stream"), ContentDisposition: disposition(name),
+	})
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Location", signed.URL)
+	w.Header().Set("Cache-Control", "private, no-store")
+	w.WriteHeader(http.StatusTemporaryRedirect)
+	return nil
 }
 
 // send sends a part of an object, a piece at a time, so that a reader that stands still is noticed.

@@ -35,6 +35,7 @@ type Config struct {
 	// Retention is how long jobs are kept after their end, with their logs and files.
 	Retention dayfly.Duration `toml:"retention"`
 
+	Blobs     Blobs            `toml:"blobs"`
 	Log       Log              `toml:"log"`
 	TLS       TLS              `toml:"tls"`
 	Providers Providers        `toml:"providers"`
@@ -91,6 +92,7 @@ func Default() *Config {
 		DataDir:         StateDir(),
 		DefaultProvider: "local",
 		Retention:       dayfly.Duration(7 * 24 * time.Hour),
+		Blobs:           Blobs{Direct: true},
 		Log:             Log{Level: "info", Format: "text"},
 		Providers: Providers{
 			Local:  Local{Enabled: true, MaxMachines: 32},
@@ -155,6 +157,9 @@ func (c *Config) Validate() error {
 	}
 	if (c.TLS.Certificate == "") != (c.TLS.Key == "") {
 		return fault.Field("tls", "certificate and key belong together; one of them is missing")
+	}
+	if err := c.Blobs.validate(); err != nil {
+		return err
 	}
 	return c.validateRunning()
 }

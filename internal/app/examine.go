@@ -54,6 +54,9 @@ func Examine(ctx context.Context, c *Config, o *ExamineOptions) []Check {
 	if checks[0].Result != Bad {
 		checks = append(checks, examineSpace(c.DataDir, o.Program), examineFlush(c.DataDir))
 	}
+	if c.Blobs.URL != "" && checks[0].Result != Bad {
+		checks = append(checks, examineBlobs(ctx, c))
+	}
 	return append(checks, examineOwner(ctx, c, o.Program), examineSupervisor(), examineLimits())
 }
 

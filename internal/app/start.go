@@ -69,6 +69,10 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 			prices[b.name] = pricer
 		}
 	}
+	blobs, err := c.openBlobs()
+	if err != nil {
+		return nil, err
+	}
 	queues := make(map[string]server.Queue, len(c.Queues))
 	for name, q := range c.Queues {
 		queues[name] = server.Queue(q)
@@ -77,6 +81,9 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 		DataDir:         c.DataDir,
 		Providers:       providers,
 		DefaultProvider: c.DefaultProvider,
+		Blobs:           blobs,
+		OwnsBlobs:       c.ownsBlobs(blobs),
+		DirectBlobs:     c.Blobs.signsFor(),
 		Listen:          c.Listen,
 		TLS:             certificate,
 		PublicURL:       c.PublicURL,
@@ -101,6 +108,14 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 	})
 	if err != nil {
 		return nil, err
+	}
+	if blobs != nil && !o.Embedded {
+		// A store that cannot be used now may be later, and jobs that need none of it run meanwhile.
+		if err := probe(ctx, blobs); err != nil {
+			logger.Error("the object store cannot be used; inputs and artifacts are refused until it can", "error", err)
+		} else if err := c.ownsBlobs(blobs)(ctx); err != nil {
+			logger.Warn("files that no job knows are not removed from the object store", "error", err)
+		}
 	}
 	for _, made := range all {
 		if made.started != nil {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -64,10 +65,10 @@ func (e *Engine) Claim(ctx context.Context, token string, c *wire.ClaimRequest) 
 	}
 	e.refresh(f, attempt, now)
 	e.tell(job.ID, false)
-	return e.assignment(ctx, f, job, attempt, now)
+	return e.assignment(ctx, f, job, attempt, now, c.Detour)
 }
 
-func (e *Engine) assignment(ctx context.Context, f *flight, job *store.Job, a *store.Attempt, now time.Time) (*wire.Assignment, error) {
+func (e *Engine) assignment(ctx context.Context, f *flight, job *store.Job, a *store.Attempt, now time.Time, detour bool) (*wire.Assignment, error) {
 	spec := &job.Spec
 	or := func(d, otherwise time.Duration) int64 {
 		if d <= 0 {
@@ -83,6 +84,7 @@ func (e *Engine) assignment(ctx context.Context, f *flight, job *store.Job, a *s
 		HeartbeatMS:   or(e.options.Heartbeat, wire.DefaultHeartbeat*time.Millisecond),
 		OrphanAfterMS: or(e.options.OrphanAfter, DefaultOrphanAfter),
 		LogLimit:      e.logLimit(),
+		HashOutputs:   e.options.Direct != nil,
 	}
 	if !job.TotalDeadline.IsZero() {
 		left := max(1, job.TotalDeadline.Sub(now).Milliseconds())
@@ -100,9 +102,13 @@ func (e *Engine) assignment(ctx context.Context, f *flight, job *store.Job, a *s
 	if err != nil {
 		return nil, err
 	}
-	for _, in := range job.Inputs {
-		w.Inputs = append(w.Inputs, wire.Input{Name: in.Name, Size: in.Size, SHA256: in.SHA256,
-			URL: e.key.URL(home, ticket.File{Method: "GET", Key: in.Blob, Expires: time.Now().Add(fileTTL)})})
+	for i := range job.Inputs {
+		in := &job.Inputs[i]
+		from, err := e.inputURL(ctx, home, in, detour)
+		if err != nil {
+			return nil, err
+		}
+		w.Inputs = append(w.Inputs, wire.Input{Name: in.Name, Size: in.Size, SHA256: in.SHA256, URL: from})
 	}
 	return w, nil
 }
@@ -272,9 +278,14 @@ func (e *Engine) Artifacts(ctx context.Context, token string, r *wire.ArtifactRe
 		if want.Size < 0 {
 			return nil, fault.Field(fmt.Sprintf("artifacts[%d].size", i), "is negative")
 		}
-		answer.Uploads = append(answer.Uploads, wire.Upload{Method: "PUT", URL: e.key.URL(home, ticket.File{
-			Method: "PUT", Key: ticket.ArtifactKey(f.jobID, f.id, want.Name), Expires: time.Now().Add(fileTTL), Limit: max(1, want.Size),
-		})})
+		if raw, err := hex.DecodeString(want.SHA256); err != nil || len(raw) != 0 && len(raw) != 32 || strings.ToLower(want.SHA256) != want.SHA256 {
+			return nil, fault.Field(fmt.Sprintf("artifacts[%d].sha256", i), "is not a SHA-256 in lower-case hex")
+		}
+		place, err := e.outputPlace(ctx, home, ticket.ArtifactKey(f.jobID, f.id, want.Name), &want)
+		if err != nil {
+			return nil, err
+		}
+		answer.Uploads = append(answer.Uploads, place)
 	}
 	return answer, nil
 }

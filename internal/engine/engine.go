@@ -31,6 +31,8 @@ type Options struct {
 	DefaultProvider string                      // for jobs that name none; it may be several, as in [dayfly.JobSpec]
 	Logs            *joblog.Store               // where output is kept
 	Blobs           blob.Store                  // where inputs and artifacts are kept
+	OwnsBlobs       func(context.Context) error // returns why no files of unknown jobs may be removed from Blobs; nil: they always may
+	Direct          blob.Signer                 // signs requests to the backend of Blobs for machines; nil: all goes through the server
 	Key             ticket.Key                  // signs what the engine hands out
 	// URL tells the server's base URL as machines of a provider see it. Its errors are those of [machine.Provider.Create],
 	// and none is ambiguous. It answers at once, except the first time that a provider is asked for a machine.

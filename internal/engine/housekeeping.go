@@ -124,6 +124,11 @@ func (e *Engine) orphanLoop(ctx context.Context) {
 // it has found now. In between somebody can notice that this is not the store that the files belong to.
 func (e *Engine) sweepOrphans(ctx context.Context, before map[string]bool) (found map[string]bool, err error) {
 	found = map[string]bool{}
+	if owns := e.options.OwnsBlobs; owns != nil {
+		if err := owns(ctx); err != nil {
+			return found, err
+		}
+	}
 	for _, folder := range ticket.Folders() {
 		for job, failed := range e.blobs.Folders(ctx, folder) {
 			if failed != nil {

@@ -189,6 +189,7 @@ type File struct {
 	Limit       int64     // PUT: bytes at most; 0 for GET
 	ContentType string    // PUT: exactly this type if not ""
 	Name        string    // GET: the file name to offer, or ""
+	Here        bool      // GET: answered by the server, which sends nobody on to where the object is kept
 }
 
 // The query parameters of a signed URL.
@@ -197,6 +198,7 @@ const (
 	paramLimit   = "limit"
 	paramType    = "type"
 	paramName    = "name"
+	paramHere    = "here"
 	paramMAC     = "signature"
 )
 
@@ -212,6 +214,9 @@ func (k Key) Query(f File) string {
 	if f.Name != "" {
 		q.Set(paramName, f.Name)
 	}
+	if f.Here {
+		q.Set(paramHere, "1")
+	}
 	q.Set(paramMAC, encode(k.signFile(f)))
 	return q.Encode()
 }
@@ -220,7 +225,8 @@ func (k Key) Query(f File) string {
 // sentence, if the signature is not genuine (which includes another method or key) or the URL has expired.
 func (k Key) CheckFile(method, key string, query url.Values, now time.Time) (*File, error) {
 	expires, err1 := strconv.ParseInt(query.Get(paramExpires), 10, 64)
-	f := File{Method: method, Key: key, Expires: time.Unix(expires, 0), ContentType: query.Get(paramType), Name: query.Get(paramName)}
+	f := File{Method: method, Key: key, Expires: time.Unix(expires, 0), ContentType: query.Get(paramType), Name: query.Get(paramName),
+		Here: query.Get(paramHere) == "1"}
 	var err2 error
 	if l := query.Get(paramLimit); l != "" {
 		f.Limit, err2 = strconv.ParseInt(l, 10, 64)
@@ -236,7 +242,7 @@ func (k Key) CheckFile(method, key string, query url.Values, now time.Time) (*Fi
 }
 
 func (k Key) signFile(f File) []byte {
-	return k.sign("file", f.Method, f.Key, strconv.FormatInt(f.Expires.Unix(), 10), strconv.FormatInt(f.Limit, 10), f.ContentType, f.Name)
+	return k.sign("file", f.Method, f.Key, strconv.FormatInt(f.Expires.Unix(), 10), strconv.FormatInt(f.Limit, 10), f.ContentType, f.Name, strconv.FormatBool(f.Here))
 }
 
 func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }

@@ -89,6 +89,7 @@ func TestASignedURLPermitsOneMethodOnOneKeyUntilItExpires(t *testing.T) {
 		"a forged signature":   {"PUT", file.Key, changed("signature", "AAAA"), now},
 		"no signature":         {"PUT", file.Key, changed("signature", ""), now},
 		"another name":         {"PUT", file.Key, changed("name", "x.exe"), now},
+		"another place":        {"PUT", file.Key, changed("here", "1"), now},
 	} {
 		if _, err := key.CheckFile(try.method, try.key, try.query, try.now); !errors.Is(err, fault.Denied) {
 			t.Errorf("CheckFile with %s: got error %v, want fault.Denied", name, err)

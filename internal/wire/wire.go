@@ -37,6 +37,8 @@ type ClaimRequest struct {
 	Nonce    string `json:"nonce"`    // random, made once per start of the claimant; 1 to 64 bytes
 	Protocol int    `json:"protocol"` // Version
 	Agent    string `json:"agent"`    // the agent's version, to show
+	// Detour asks for inputs at the server, because another place that an earlier answer named could not be used.
+	Detour bool `json:"detour,omitempty"`
 }
 
 // Assignment answers a claim: the attempt is the claimant's, and this is what to do.
@@ -63,6 +65,9 @@ type Assignment struct {
 	HeartbeatMS   int64 `json:"heartbeat_ms"`    // how often to send one, give or take 20 %
 	OrphanAfterMS int64 `json:"orphan_after_ms"` // how long to go on without an answer
 	LogLimit      int64 `json:"log_limit"`       // bytes to keep of the output, both streams together
+	// HashOutputs asks for the SHA256 of each ArtifactWant. Outputs can then be put where they are kept without a detour
+	// by the server; an agent that does not give it puts them to the server.
+	HashOutputs bool `json:"hash_outputs,omitempty"`
 }
 
 // Input is a file to put into the working directory before the command starts.
@@ -143,6 +148,8 @@ type ArtifactRequest struct {
 type ArtifactWant struct {
 	Name string `json:"name"` // relative to the working directory, with forward slashes
 	Size int64  `json:"size"` // bytes
+	// SHA256 is of the bytes, in lower-case hex; "" if it is not known yet.
+	SHA256 string `json:"sha256,omitempty"`
 }
 
 // ArtifactAnswer answers an ArtifactRequest, in the same order.
