@@ -124,7 +124,7 @@ func (h *house) call(method, path string, body any, header ...string) *answer {
 		}
 		reader = bytes.NewReader(data)
 	}
-	r, err := http.NewRequestWithContext(h.t.Context(), method, h.base+path, reader)
+	r, err := http.NewRequestWithContext(context.WithoutCancel(h.t.Context()), method, h.base+path, reader) // cleanups call too
 	if err != nil {
 		h.t.Fatal(err)
 	}

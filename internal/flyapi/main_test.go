@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dayfly-run/dayfly/internal/dockertest"
 	"github.com/dayfly-run/dayfly/internal/flyapi"
 	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/machine/local"
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 	case len(os.Args) > 1 && os.Args[1] == "serve":
 		err = serve(os.Args[2])
 	default:
-		os.Exit(m.Run())
+		os.Exit(dockertest.Main(m))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
