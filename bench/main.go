@@ -42,6 +42,7 @@ type counts struct {
 	backlog  int   // jobs queued behind a gate
 	shallow  int   // the same for the baseline
 	drained  int   // of them, run in one round
+	flies    int   // machines of Fly's API in one round
 	memoried int   // jobs run between two looks at the memory
 	artifact int64 // bytes of the large file
 	clip     int   // seconds of sound to transcode
@@ -65,6 +66,7 @@ func measurements() []measurement {
 		{"noop", "/bin/true as a job, from the first submit to the last end", measureNoop},
 		{"backlog", "running no-op jobs out of a long queue and out of a short one", measureBacklog},
 		{"memory", "resident memory", measureMemory},
+		{"flyapi", "machines of Fly's API over processes of this computer", measureFlyAPI},
 		{"artifact", "one large file in, out and made by a job", measureArtifact},
 		{"transcode", "a real command with a file in and a file out", measureTranscode},
 	}
@@ -163,13 +165,13 @@ func chosen(only string) ([]measurement, error) {
 func (o *options) counts() counts {
 	c := counts{
 		submits: 20_000, starts: 200, noops: 5_000, spawns: 3_000,
-		backlog: 100_000, shallow: 1_000, drained: 1_000, memoried: 10_000, clip: 240,
+		backlog: 100_000, shallow: 1_000, drained: 1_000, memoried: 10_000, clip: 240, flies: 500,
 		settling: 3 * time.Second,
 	}
 	if o.quick {
 		c = counts{
 			submits: 500, starts: 15, noops: 100, spawns: 200,
-			backlog: 2_000, shallow: 100, drained: 100, memoried: 100, clip: 10,
+			backlog: 2_000, shallow: 100, drained: 100, memoried: 100, clip: 10, flies: 50,
 			settling: 300 * time.Millisecond,
 		}
 	}

@@ -34,8 +34,9 @@ const (
 	stopPatience  = 10 * time.Second
 )
 
-// serveDayfly starts "dayfly serve" with default settings on a free port, with a directory of its own.
-func (w *workshop) serveDayfly(ctx context.Context) (*service, error) {
+// serveDayfly starts "dayfly serve" with default settings, and the given arguments, on a free port, with a directory of its
+// own.
+func (w *workshop) serveDayfly(ctx context.Context, more ...string) (*service, error) {
 	dir, err := w.place("dayfly")
 	if err != nil {
 		return nil, err
@@ -44,7 +45,8 @@ func (w *workshop) serveDayfly(ctx context.Context) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return w.serve(ctx, "dayfly serve", address, dir, w.dayfly, "serve", "--listen", address, "--data-dir", filepath.Join(dir, "data"))
+	return w.serve(ctx, "dayfly serve", address, dir, w.dayfly,
+		append([]string{"serve", "--listen", address, "--data-dir", filepath.Join(dir, "data")}, more...)...)
 }
 
 // serveMinimal starts the obvious program; see minimal.go. Without workers it only keeps what is submitted.
