@@ -259,15 +259,15 @@ func (p *Provider) Destroy(ctx context.Context, id string) error {
 	// By its own id: somebody else's may have the name in a moment.
 	_, err = e.ContainerRemove(ctx, found.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 	switch {
-	case err == nil, errdefs.IsNotFound(err) && ctx.Err() == nil:
+	case errdefs.IsNotFound(err) && ctx.Err() == nil:
 		return nil
-	case errdefs.IsConflict(err) && ctx.Err() == nil: // somebody else removes it too
+	case err == nil, errdefs.IsConflict(err) && ctx.Err() == nil: // somebody else removes it too
 		return p.awaitRemoval(ctx, e, found.ID)
 	}
 	return p.failed(ctx, e, "remove the container "+id, err)
 }
 
-// awaitRemoval waits a moment for a removal that is on its way.
+// awaitRemoval makes sure that a container is gone, and waits a moment for a removal that is on its way.
 func (p *Provider) awaitRemoval(ctx context.Context, e *engine, id string) error {
 	for wait := 20 * time.Millisecond; wait < 3*time.Second; wait *= 2 {
 		_, err := p.inspect(ctx, e, id)
