@@ -21,6 +21,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -268,11 +269,35 @@ func (e *Engine) end(signal syscall.Signal) error {
 	}
 	select {
 	case <-d.ended:
-		return nil
+		return e.endContainerd()
 	case <-time.After(patience):
 		_ = d.process.Kill()
 		<-d.ended
 		return fmt.Errorf("dockerd did not end by itself; its log says:\n%s", e.tail())
+	}
+}
+
+// endContainerd waits until the daemon's own daemon has ended, which is told to when that has. The next one takes the
+// process id in its file for a process that lives, even if nobody has collected it yet.
+func (e *Engine) endContainerd() error {
+	file := filepath.Join(e.dir, "exec", "containerd", "containerd.pid")
+	text, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	deadline := time.Now().Add(patience)
+	for {
+		status, err := os.ReadFile("/proc/" + strings.TrimSpace(string(text)) + "/stat")
+		if _, rest, ok := strings.Cut(string(status), ") "); err != nil || ok && strings.HasPrefix(rest, "Z") {
+			return os.Remove(file)
+		}
+		if time.Now().After(deadline) {
+			return errors.New("containerd did not end with dockerd")
+		}
+		<-time.After(10 * time.Millisecond)
 	}
 }
 
@@ -291,11 +316,27 @@ func (e *Engine) close() error {
 			}
 		}
 	}
-	errs = append(errs, e.Client.Close(), e.end(syscall.SIGTERM))
+	errs = append(errs, e.Client.Close(), e.end(syscall.SIGTERM), e.unmount())
 	if e.bridge != "" {
 		errs = append(errs, ip("link", "delete", e.bridge))
 	}
 	return errors.Join(append(errs, os.RemoveAll(e.dir))...)
+}
+
+// unmount unmounts what a daemon that was killed has left in the engine's directory.
+func (e *Engine) unmount() error {
+	text, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(string(text), "\n")
+	var errs []error
+	for _, line := range slices.Backward(lines) {
+		if words := strings.Fields(line); len(words) > 1 && strings.HasPrefix(words[1], e.dir+"/") {
+			errs = append(errs, syscall.Unmount(words[1], syscall.MNT_DETACH))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Image makes an image from scratch that holds a busybox with the usual programs in /bin, and returns its name. Changes

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/dayfly-run/dayfly/internal/dockertest"
 )
 
 // TestMain runs the tests, or, when it was started by one of them, the helper they asked for: this binary is also the
@@ -23,7 +25,7 @@ func TestMain(m *testing.M) {
 	if !isSet("test.parallel") {
 		_ = flag.Set("test.parallel", "6")
 	}
-	code := m.Run()
+	code := dockertest.Main(m)
 	_ = os.RemoveAll(workshop())
 	os.Exit(code)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -154,6 +155,9 @@ func unreachable(host string, err error) error {
 
 // plain is the text of an error on one line, bounded, without what the client puts before what the engine said.
 func plain(err error) string {
+	if call, ok := errors.AsType[*url.Error](err); ok && !errors.Is(call.Err, context.Canceled) {
+		err = call.Err // its own text tells which request it was, in full
+	}
 	text := strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "Error response from daemon: ")), " ")
 	text = strings.TrimPrefix(text, "error during connect: ")
 	if len(text) > 300 {
