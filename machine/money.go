@@ -55,7 +55,7 @@ func ParseMoney(text string) (Money, error) {
 	n, err := parseDecimal(text, 6)
 	switch {
 	case err != nil:
-		return 0, fmt.Errorf("%w: %.40q is not an amount of US dollars such as \"0.50\": %s", fault.Invalid, text, err)
+		return 0, fmt.Errorf("%w: %.40q is not an amount of US dollars such as \"0.50\": %w", fault.Invalid, text, err)
 	case Money(n) > MaxMoney:
 		return 0, fmt.Errorf("%w: %.40q is more than a billion dollars", fault.Invalid, text)
 	}

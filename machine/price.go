@@ -50,7 +50,7 @@ func (r *Rate) UnmarshalText(text []byte) error {
 	n, err := parseDecimal(string(text), 9)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%w: %.40q is not an amount of US dollars per hour such as \"0.04\": %s", fault.Invalid, text, err)
+		return fmt.Errorf("%w: %.40q is not an amount of US dollars per hour such as \"0.04\": %w", fault.Invalid, text, err)
 	case Rate(n) > MaxRate:
 		return fmt.Errorf("%w: %.40q is more than a million dollars per hour", fault.Invalid, text)
 	}

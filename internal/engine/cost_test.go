@@ -166,7 +166,7 @@ func TestNoAttemptIsLaunchedThatWhatIsLeftDoesNotPayFor(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {
 		f := newFleet(t, priced(dollarAnHour()))
-		f.work = obedient(25*time.Minute, 1)
+		f.work = obedient(25*time.Minute, 1) // of thirty
 		job := f.submit(func(s *dayfly.JobSpec) { s.MaxCost, s.Retry.MaxAttempts = halfDollar, 10 })
 		done := f.finished(job.ID, 2*time.Hour)
 		check(t, done, dayfly.Failed, dayfly.ReasonCostLimit, 1)
@@ -229,7 +229,7 @@ func TestAPriceIsThatOfTheLaunch(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {
 		f := newFleet(t, priced(dollarAnHour()))
-		f.work = workFor(time.Hour)
+		f.work = workFor(5 * time.Minute)
 		job := f.submit(func(s *dayfly.JobSpec) { s.Timeouts.Run = dayfly.Duration(2 * time.Hour) })
 		wait(t.Context(), time.Minute)
 		priced(&machine.Price{Rate: 100 * machine.DollarPerHour})(&f.options)
@@ -269,8 +269,8 @@ func TestAFreeMachineIsCappedByNothing(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {
 		f := newFleet(t, priced(&machine.Price{}))
-		f.work = obedient(50*time.Minute, 1)
-		done := f.finished(f.submit(func(s *dayfly.JobSpec) { s.MaxCost, s.Retry.MaxAttempts = 1, 2 }).ID, 3*time.Hour)
+		f.work = obedient(5*time.Minute, 1)
+		done := f.finished(f.submit(func(s *dayfly.JobSpec) { s.MaxCost, s.Retry.MaxAttempts = 1, 2 }).ID, time.Hour)
 		check(t, done, dayfly.Failed, dayfly.ReasonExitNonzero, 2)
 	})
 }
