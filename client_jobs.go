@@ -94,6 +94,12 @@ func (c *Client) Cancel(ctx context.Context, id string) (*Job, error) {
 	return c.job(ctx, http.MethodPost, id, "/cancel", nil)
 }
 
+// Release has the machine destroyed that is kept of a failed job, before its time is over. fault.NotFound; fault.Conflict
+// if none is kept.
+func (c *Client) Release(ctx context.Context, id string) (*Job, error) {
+	return c.job(ctx, http.MethodPost, id, "/release", nil)
+}
+
 // Retry adds a new job with the spec and the inputs of one that has ended. fault.NotFound; fault.Conflict while it
 // has not ended.
 func (c *Client) Retry(ctx context.Context, id string) (*Job, error) {

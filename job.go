@@ -73,6 +73,8 @@ type JobSpec struct {
 	Retry    Retry    `json:"retry,omitzero" doc:"What to do when an attempt fails."`
 	MaxCost  Money    `json:"max_cost,omitempty" doc:"The most that all its attempts together may cost, in US dollars: a string such as \"0.50\". Default: no limit."`
 
+	KeepOnFailure Duration `json:"keep_on_failure,omitempty" doc:"How long the machine of the last attempt is kept when that fails, to be looked at. It ends then by itself, and costs until then. At most 24h; default: not at all."`
+
 	Queue          string            `json:"queue,omitempty" maxLength:"64" doc:"The queue it waits in; default when it is missing."`
 	ConcurrencyKey string            `json:"concurrency_key,omitempty" maxLength:"200" doc:"Jobs of one queue with the same key share the queue's limit per key."`
 	Priority       int               `json:"priority,omitempty" minimum:"-1000" maximum:"1000" doc:"Higher runs first; 0 when it is missing."`
@@ -236,11 +238,12 @@ type Machine struct {
 	Provider  string     `json:"provider"`
 	Region    string     `json:"region,omitempty" doc:"Where it was asked for, when the job said so."`
 	Image     string     `json:"image,omitempty" doc:"What it runs, with the digest that it was resolved to."`
-	State     string     `json:"state" doc:"creating, present, deleting or gone."`
+	State     string     `json:"state" doc:"creating, present, kept, deleting or gone."`
 	Location  string     `json:"location,omitempty" doc:"Where it runs, in the provider's words."`
 	Job       string     `json:"job,omitempty"`
 	Attempt   string     `json:"attempt,omitempty"`
 	CreatedAt time.Time  `json:"created_at"`
+	KeptUntil *time.Time `json:"kept_until,omitempty" doc:"Until when it is kept after its job's failure."`
 	GoneAt    *time.Time `json:"gone_at,omitempty" doc:"When the provider confirmed that nothing of it is left."`
 	Message   string     `json:"message,omitempty"`
 }

@@ -148,7 +148,27 @@ func (a *attempt) carryOut() error {
 	if err := a.line.over(); err != nil {
 		return err
 	}
-	return a.deliver(result)
+	if err := a.deliver(result); err != nil {
+		return err
+	}
+	a.stay(result)
+	return nil
+}
+
+// stay keeps the machine for as long as the job wants after a failure, so that somebody can look at it. Nobody has to
+// tell it to go: a server that does not want the machine any more has it destroyed.
+func (a *attempt) stay(r *wire.Result) {
+	if a.job.KeepMS <= 0 || r.Outcome != wire.Failed && r.Outcome != wire.TimedOut {
+		return
+	}
+	keep := milliseconds(a.job.KeepMS, 0)
+	a.log.Info("the attempt has failed, and its machine is kept", "for", keep)
+	for until := a.line.clock() + keep; a.line.clock() < until; {
+		// Timers may stand still while the computer is suspended, and the clock does not.
+		if !pause(a.line.life, min(until-a.line.clock(), 30*time.Second)) {
+			return
+		}
+	}
 }
 
 // maxBoot is how long an agent tries to claim its attempt. A server that was away for longer has given the attempt up

@@ -18,6 +18,7 @@ const (
 	scopeRead   = "read"   // see jobs, their output and machines
 	scopeCancel = "cancel" // cancel and delete jobs
 	scopeFly    = "fly"    // use Fly's Machines API
+	scopeShell  = "shell"  // enter the machines of jobs, and see all that is in them
 	scopeAdmin  = "admin"  // everything, tokens too
 )
 
@@ -33,25 +34,27 @@ type access struct {
 // accessOf is the table of all routes. What is not in it cannot be reached.
 func accessOf(pattern string) (access, bool) {
 	rule, ok := map[string]access{
-		"POST /v1/jobs":             {scope: scopeSubmit},
-		"POST /v1/quotes":           {scope: scopeSubmit},
-		"GET /v1/costs":             {scope: scopeRead},
-		"POST /v1/jobs/{id}/start":  {scope: scopeSubmit},
-		"POST /v1/jobs/{id}/retry":  {scope: scopeSubmit},
-		"POST /v1/jobs/{id}/cancel": {scope: scopeCancel},
-		"DELETE /v1/jobs/{id}":      {scope: scopeCancel},
-		"GET /v1/jobs":              {scope: scopeRead},
-		"GET /v1/jobs/{id}":         {scope: scopeRead, own: true},
-		"GET /v1/jobs/{id}/logs":    {scope: scopeRead, own: true},
-		"GET /v1/jobs/{id}/events":  {scope: scopeRead, own: true},
-		"GET /v1/jobs/{id}/why":     {scope: scopeRead},
-		"GET /v1/jobs/{id}/wait":    {scope: scopeRead},
-		"GET /v1/machines":          {scope: scopeRead},
-		"GET /v1/version":           {scope: scopeRead},
-		"GET /metrics":              {scope: scopeRead},
-		"POST /v1/tokens":           {scope: scopeAdmin},
-		"GET /v1/tokens":            {scope: scopeAdmin},
-		"DELETE /v1/tokens/{id}":    {scope: scopeAdmin},
+		"POST /v1/jobs":              {scope: scopeSubmit},
+		"POST /v1/quotes":            {scope: scopeSubmit},
+		"GET /v1/costs":              {scope: scopeRead},
+		"POST /v1/jobs/{id}/start":   {scope: scopeSubmit},
+		"POST /v1/jobs/{id}/retry":   {scope: scopeSubmit},
+		"POST /v1/jobs/{id}/cancel":  {scope: scopeCancel},
+		"DELETE /v1/jobs/{id}":       {scope: scopeCancel},
+		"GET /v1/jobs":               {scope: scopeRead},
+		"GET /v1/jobs/{id}":          {scope: scopeRead, own: true},
+		"GET /v1/jobs/{id}/logs":     {scope: scopeRead, own: true},
+		"GET /v1/jobs/{id}/events":   {scope: scopeRead, own: true},
+		"GET /v1/jobs/{id}/why":      {scope: scopeRead},
+		"GET /v1/jobs/{id}/wait":     {scope: scopeRead},
+		"GET /v1/machines":           {scope: scopeRead},
+		"GET /v1/version":            {scope: scopeRead},
+		"GET /metrics":               {scope: scopeRead},
+		"POST /v1/tokens":            {scope: scopeAdmin},
+		"GET /v1/tokens":             {scope: scopeAdmin},
+		"DELETE /v1/tokens/{id}":     {scope: scopeAdmin},
+		"POST /v1/jobs/{id}/release": {scope: scopeCancel},
+		"GET /v1/jobs/{id}/shell":    {scope: scopeShell},
 
 		// For everybody: they say nothing about jobs.
 		"GET /healthz":      {},

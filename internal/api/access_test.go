@@ -22,25 +22,27 @@ func requireToken(o *api.Options) { o.RequireToken = true }
 // expected says for each route which scopes open it: "" is everybody, "-" another authority than a token of the API.
 // A route that is missing here fails the test, and so does one that is not there any more.
 var expected = map[string]string{
-	"POST /v1/jobs":             "submit",
-	"POST /v1/jobs/{id}/start":  "submit",
-	"POST /v1/jobs/{id}/retry":  "submit",
-	"POST /v1/jobs/{id}/cancel": "cancel",
-	"DELETE /v1/jobs/{id}":      "cancel",
-	"GET /v1/jobs":              "read",
-	"GET /v1/jobs/{id}":         "read",
-	"GET /v1/jobs/{id}/why":     "read",
-	"GET /v1/jobs/{id}/logs":    "read",
-	"GET /v1/jobs/{id}/events":  "read",
-	"GET /v1/jobs/{id}/wait":    "read",
-	"GET /v1/machines":          "read",
-	"GET /v1/costs":             "read",
-	"POST /v1/quotes":           "submit",
-	"GET /v1/version":           "read",
-	"GET /metrics":              "read",
-	"POST /v1/tokens":           "admin",
-	"GET /v1/tokens":            "admin",
-	"DELETE /v1/tokens/{id}":    "admin",
+	"POST /v1/jobs":              "submit",
+	"POST /v1/jobs/{id}/start":   "submit",
+	"POST /v1/jobs/{id}/retry":   "submit",
+	"POST /v1/jobs/{id}/cancel":  "cancel",
+	"DELETE /v1/jobs/{id}":       "cancel",
+	"GET /v1/jobs":               "read",
+	"GET /v1/jobs/{id}":          "read",
+	"GET /v1/jobs/{id}/why":      "read",
+	"GET /v1/jobs/{id}/logs":     "read",
+	"GET /v1/jobs/{id}/events":   "read",
+	"GET /v1/jobs/{id}/wait":     "read",
+	"GET /v1/machines":           "read",
+	"GET /v1/costs":              "read",
+	"POST /v1/quotes":            "submit",
+	"GET /v1/version":            "read",
+	"GET /metrics":               "read",
+	"POST /v1/tokens":            "admin",
+	"GET /v1/tokens":             "admin",
+	"DELETE /v1/tokens/{id}":     "admin",
+	"POST /v1/jobs/{id}/release": "cancel",
+	"GET /v1/jobs/{id}/shell":    "shell",
 
 	"GET /healthz":      "",
 	"GET /readyz":       "",
@@ -64,7 +66,7 @@ func TestEveryRouteIsOpenToItsScopesOnly(t *testing.T) {
 	t.Parallel()
 	g := newRig(t, requireToken)
 	roles := map[string]string{"nobody": "", "nothing": g.token("nothing")}
-	for _, scope := range []string{"submit", "read", "cancel", "admin"} {
+	for _, scope := range []string{"submit", "read", "cancel", "shell", "admin"} {
 		roles[scope] = g.token(scope, scope)
 	}
 	patterns := g.api.Routes()

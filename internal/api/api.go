@@ -30,6 +30,7 @@ type Engine interface {
 	Agents
 	Commands
 	Accounts
+	Machines
 }
 
 // Changer is the part that changes jobs.
@@ -97,6 +98,14 @@ type Commands interface {
 	JobOf(ctx context.Context, jobToken string) (jobID string, err error)
 	// Counts returns how many unfinished jobs there are, by lane and state.
 	Counts(ctx context.Context) ([]store.Count, error)
+}
+
+// Machines is the part for who looks into the machines of jobs.
+type Machines interface {
+	// Enter returns the way into the machine of a job, for a time at most.
+	Enter(ctx context.Context, id string, most time.Duration) (*engine.Entrance, error)
+	// Release has the machine destroyed that is kept of a job.
+	Release(ctx context.Context, id string) (*store.Job, error)
 }
 
 var _ Engine = (*engine.Engine)(nil)
@@ -208,6 +217,7 @@ func New(o Options) (*API, error) {
 	a.router = newRouter(a)
 	a.huma = newHuma(a, o.Version)
 	a.addJobs()
+	a.addShell()
 	a.addStreams()
 	a.addMachines()
 	a.addCosts()

@@ -22,6 +22,20 @@ func describePlain(spec *huma.OpenAPI, metrics bool) {
 	spec.AddOperation(page("/openapi.json", "describe-api-as-json", "This description as JSON", "application/openapi+json"))
 	spec.AddOperation(page("/openapi.yaml", "describe-api-as-yaml", "This description as YAML", "application/openapi+yaml"))
 	spec.AddOperation(page("/docs", "describe-api-as-page", "This description as a page for people", "text/html"))
+	shell := page("/v1/jobs/{id}/shell", "enter-job", "Run a command in the machine of a job, and talk to it", "application/json")
+	shell.Description = "A WebSocket. Text messages are JSON: the client begins with {\"open\": {\"command\": [...], \"terminal\": true, " +
+		"\"window\": {\"columns\": 80, \"rows\": 24}}}, and is answered with {\"started\": ...} and at the end {\"exit\": ...} or {\"problem\": ...}. " +
+		"Binary messages are what goes through the command's streams, behind a byte: 0 input, 1 output, 2 error output."
+	shell.Parameters = []*huma.Param{
+		{In: "path", Name: "id", Required: true, Description: "The job, which runs or whose machine is kept.", Schema: textSchema()},
+		parameter("query", "for", "How long the session may last: up to 24h. Default: 1h.", textSchema()),
+	}
+	shell.Responses = withDefault(spec, map[string]*huma.Response{
+		"101": {Description: "The connection is a WebSocket now."},
+		"404": refusal(spec, "There is no such job."), "409": refusal(spec, "It has no machine that can be entered."),
+	})
+	shell.Security, shell.Extensions = []map[string][]string{{"token": {}}, {}}, map[string]any{"x-scope": scopeShell}
+	spec.AddOperation(shell)
 	if metrics {
 		op := page("/metrics", "show-metrics", "The server's measurements, for Prometheus", "text/plain")
 		op.Security, op.Extensions = []map[string][]string{{"token": {}}, {}}, map[string]any{"x-scope": scopeRead}

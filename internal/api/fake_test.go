@@ -42,10 +42,11 @@ type fake struct {
 	watchers map[string]chan struct{}
 	watching int // watches that have not been stopped
 	machines []*store.Machine
-	calls    []string // what agents asked, as "claim att_1"
-	err      error    // what every call fails with, if set
-	boom     bool     // every call panics
-	page     int      // how many jobs it lists at most, as if they were large; 0: as many as are asked for
+	entrance *engine.Entrance // of every job's machine; nil: none can be entered
+	calls    []string         // what agents asked, as "claim att_1"
+	err      error            // what every call fails with, if set
+	boom     bool             // every call panics
+	page     int              // how many jobs it lists at most, as if they were large; 0: as many as are asked for
 	held     *wire.BeatOrder
 	progress []wire.Progress
 }
@@ -357,6 +358,20 @@ func (f *fake) Costs(_ context.Context, from, to string) (*dayfly.Costs, error) 
 		Items:  []dayfly.DayCost{{Day: "2026-05-04", Queue: "default", Provider: "fly", Amount: 1_500_000, Running: 2, Attempts: 3}},
 		Limits: []dayfly.CostLimit{{Queue: "default", Daily: dayfly.Money(len(from+to)) + 2_000_000, Today: 1_500_000, Stopped: true}},
 	}, nil
+}
+
+func (f *fake) Enter(_ context.Context, id string, _ time.Duration) (*engine.Entrance, error) {
+	if _, err := f.get(id); err != nil {
+		return nil, err
+	}
+	if f.entrance == nil {
+		return nil, fault.Say(fault.Conflict, "job %s does not run", id)
+	}
+	return f.entrance, nil
+}
+
+func (f *fake) Release(_ context.Context, id string) (*store.Job, error) {
+	return nil, fault.Say(fault.Conflict, "no machine of job %s is kept", id)
 }
 
 func (f *fake) Counts(context.Context) ([]store.Count, error) {

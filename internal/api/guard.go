@@ -71,6 +71,16 @@ func (g *guard) scopes(ctx context.Context, token, address string) ([]string, er
 	return live(found, now)
 }
 
+// name returns the name of a token that was seen a moment ago, or "".
+func (g *guard) name(token string) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s := g.seen[sha256.Sum256([]byte(token))]; s != nil {
+		return s.token.Name
+	}
+	return ""
+}
+
 // unknown refuses a token that does not exist, and says so to an address that presents many. That a token exists is
 // found out first, because good ones come from the same address as bad ones: that of a proxy, or of an office.
 func (g *guard) unknown(address string) error {

@@ -40,14 +40,14 @@ func (a *API) machines(ctx context.Context, in *machinesInput) (*machinesOutput,
 	q := &store.MachineQuery{Provider: in.Provider, Limit: in.Limit}
 	for i, s := range in.State {
 		switch state := store.MachineState(s); state {
-		case store.MachineCreating, store.MachinePresent, store.MachineDeleting, store.MachineGone, store.MachineQuarantined:
+		case store.MachineCreating, store.MachinePresent, store.MachineKept, store.MachineDeleting, store.MachineGone, store.MachineQuarantined:
 			q.States = append(q.States, state)
 		default:
 			return nil, fault.Field(fmt.Sprintf("state[%d]", i), "%.40q is not a state of machines", s)
 		}
 	}
 	if len(q.States) == 0 && !in.All {
-		q.States = []store.MachineState{store.MachineCreating, store.MachinePresent, store.MachineDeleting, store.MachineQuarantined}
+		q.States = []store.MachineState{store.MachineCreating, store.MachinePresent, store.MachineKept, store.MachineDeleting, store.MachineQuarantined}
 	}
 	c := cursor{list: "machines", filters: filtersOf(in.r)}
 	var err error

@@ -91,8 +91,12 @@ func (v *view) attempt(a *store.Attempt) dayfly.Attempt {
 }
 
 func (v *view) machine(m *store.Machine) dayfly.Machine {
+	var kept *time.Time
+	if m.State == store.MachineKept {
+		kept = moment(m.DeleteAt)
+	}
 	return dayfly.Machine{
-		Name: m.Name, Provider: m.Provider, Region: m.Region, Image: m.Image, State: string(m.State), Location: m.Location, Job: m.JobID, Attempt: m.Attempt,
+		KeptUntil: kept, Name: m.Name, Provider: m.Provider, Region: m.Region, Image: m.Image, State: string(m.State), Location: m.Location, Job: m.JobID, Attempt: m.Attempt,
 		CreatedAt: m.CreatedAt.UTC(), GoneAt: moment(m.GoneAt), Message: m.Message,
 	}
 }

@@ -45,7 +45,7 @@ func (p *program) listMachines(ctx context.Context, c *connection, all bool) err
 			}
 			continue
 		}
-		rows = append(rows, []string{m.Name, where(m.Provider, m.Region), m.State, m.Job, ago(m.CreatedAt, now), m.Location})
+		rows = append(rows, []string{m.Name, where(m.Provider, m.Region), stateOfMachine(m), m.Job, ago(m.CreatedAt, now), m.Location})
 	}
 	if p.json {
 		return nil
@@ -55,6 +55,14 @@ func (p *program) listMachines(ctx context.Context, c *connection, all bool) err
 		return nil
 	}
 	return table(p.out, p.fit(rows, "", "LOCATION", "PROVIDER", "AGE"))
+}
+
+// stateOfMachine is a machine's state, and until when it is kept.
+func stateOfMachine(m *dayfly.Machine) string {
+	if m.KeptUntil != nil {
+		return m.State + " until " + m.KeptUntil.Local().Format("15:04:05")
+	}
+	return m.State
 }
 
 func (p *program) auditCommand() *cobra.Command {
@@ -134,7 +142,7 @@ func (p *program) printFindings(checked int, findings []finding) error {
 
 // overdue says why a machine should be gone, or "" when it should not.
 func (p *program) overdue(ctx context.Context, c *connection, m *dayfly.Machine, grace time.Duration, jobs map[string]*dayfly.Job) (string, error) {
-	if m.State == "gone" {
+	if m.State == "gone" || m.KeptUntil != nil && time.Now().Before(m.KeptUntil.Add(grace)) {
 		return "", nil
 	}
 	young := time.Since(m.CreatedAt) < grace

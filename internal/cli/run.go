@@ -31,6 +31,7 @@ type runFlags struct {
 	outDir            string
 	env, labels       []string
 	timeout           time.Duration
+	keep              time.Duration
 	retries, priority int
 	name, queue       string
 	payload           string
@@ -104,6 +105,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.env, "env", nil, "an environment variable: `K=V`, or K to pass this shell's on")
 	flags.StringVar(&f.payload, "payload", "", "`JSON` for the file that DAYFLY_INPUT names; @FILE reads it, @- from standard input")
 	flags.DurationVar(&f.timeout, "timeout", 0, "how long the command may run: a `TIME` such as 10m (default 1h)")
+	flags.DurationVar(&f.keep, "keep-on-failure", 0, "keep its machine after a failure, to look at with dayfly shell: a `TIME` up to 24h")
 	flags.IntVar(&f.retries, "retries", 0, "how often to try again when it fails: `N`")
 	flags.BoolVar(&f.detach, "detach", false, "do not wait for its end; print the job's id")
 	flags.StringVar(&f.name, "name", "", "a `NAME` for people (default: the command's)")
@@ -160,6 +162,10 @@ func (f *runFlags) spec(cmd *cobra.Command, command []string, stdin io.Reader) (
 			return nil, usage(cmd, "--max-cost: %q is not an amount of US dollars such as 0.50, from 0.000001 up", f.maxCost)
 		}
 	}
+	if f.keep < 0 || f.keep > 24*time.Hour {
+		return nil, usage(cmd, "--keep-on-failure: %v is not between 0 and 24h", f.keep)
+	}
+	spec.KeepOnFailure = dayfly.Duration(f.keep)
 	spec.Timeouts.Run = dayfly.Duration(f.timeout)
 	if f.retries > 0 {
 		spec.Retry.MaxAttempts = f.retries + 1
@@ -516,7 +522,8 @@ func (p *program) warn(job *dayfly.Job) {
 // verdict is what to say about a job that did not succeed: nothing, when all there is to say is the command's own
 // exit code.
 func (p *program) verdict(job *dayfly.Job) error {
-	if job.Reason == dayfly.ReasonExitNonzero {
+	kept := slices.ContainsFunc(job.Attempts, func(a dayfly.Attempt) bool { return a.Machine.KeptUntil != nil })
+	if job.Reason == dayfly.ReasonExitNonzero && !kept {
 		return nil
 	}
 	message := job.Message

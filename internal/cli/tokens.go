@@ -12,7 +12,7 @@ import (
 )
 
 // scopes are what a token can be allowed.
-func scopes() []string { return []string{"submit", "read", "cancel", "fly", "admin"} }
+func scopes() []string { return []string{"submit", "read", "cancel", "shell", "fly", "admin"} }
 
 func (p *program) tokensCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -38,7 +38,8 @@ func (p *program) createTokenCommand() *cobra.Command {
 		Short: "Make a token and print it, once",
 		Long: `Makes a token and prints it. Only its hash is kept, so it cannot be printed again.
 
-The scopes: submit adds jobs, read sees them, cancel ends and removes them, admin does everything, tokens included.`,
+The scopes: submit adds jobs, read sees them, cancel ends and removes them, shell enters their
+machines, admin does everything, tokens included.`,
 		Example: "  dayfly tokens create laptop --scope admin\n  DAYFLY_TOKEN=$(dayfly tokens create ci --scope submit,read --expires 24h)",
 		Args:    exactly("a name for the token"),
 		RunE: func(cmd *cobra.Command, args []string) error {

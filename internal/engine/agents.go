@@ -85,6 +85,7 @@ func (e *Engine) assignment(ctx context.Context, f *flight, job *store.Job, a *s
 		OrphanAfterMS: or(e.options.OrphanAfter, DefaultOrphanAfter),
 		LogLimit:      e.logLimit(),
 		HashOutputs:   e.options.Direct != nil,
+		KeepMS:        time.Duration(spec.KeepOnFailure).Milliseconds(),
 	}
 	if !job.TotalDeadline.IsZero() {
 		left := max(1, job.TotalDeadline.Sub(now).Milliseconds())

@@ -344,6 +344,9 @@ func (e *Engine) Delete(ctx context.Context, id string) error {
 	if !job.State.Terminal() {
 		return fault.Say(fault.Conflict, "job %s is %s; cancel it before you delete it", id, job.State)
 	}
+	if e.keptOfJob(job) != nil {
+		return fault.Say(fault.Conflict, "job %s cannot be deleted yet: its machine is kept; end that first, with: dayfly release %s", id, id)
+	}
 	if err := e.awaitMachines(ctx, job); err != nil {
 		return err
 	}

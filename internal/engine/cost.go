@@ -18,10 +18,11 @@ import (
 // closing is the part of a lifetime that is kept for what comes after the command's end: to store its outputs and to report.
 const closing = 30 * time.Second
 
-// fullLifetime returns how long a job's machine may exist: everything its timeouts allow, and time to move files.
+// fullLifetime returns how long a job's machine may exist: everything its timeouts allow, time to move files, and the time
+// for which it may be kept.
 func fullLifetime(spec *dayfly.JobSpec) time.Duration {
 	const files = time.Hour
-	return min(time.Duration(spec.Timeouts.Boot+spec.Timeouts.Run+spec.Timeouts.Grace)+files, machine.MaxLifetime)
+	return min(time.Duration(spec.Timeouts.Boot+spec.Timeouts.Run+spec.Timeouts.Grace+spec.KeepOnFailure)+files, machine.MaxLifetime)
 }
 
 // leastLifetime returns the shortest lifetime that a machine is launched with: it may use its whole boot timeout and then

@@ -160,12 +160,16 @@ func (e *Engine) room() map[string]int {
 	dying := e.doomed.count()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	kept := map[string]int{}
+	for _, m := range e.kept {
+		kept[m.provider]++
+	}
 	room := make(map[string]int, len(e.providers))
 	for name := range e.providers {
 		limit := e.maxMachines(name)
 		// Machines on their way out still hold memory and disk. They may be as many again as those at work; beyond
 		// that nothing new is started until they are gone.
-		room[name] = min(limit-e.busy[name], 2*limit-e.busy[name]-dying[name])
+		room[name] = min(limit-e.busy[name]-kept[name], 2*limit-e.busy[name]-kept[name]-dying[name])
 	}
 	return room
 }

@@ -72,9 +72,11 @@ func (e *Engine) end(ctx context.Context, f *flight, v verdict, report *ended) e
 		if report != nil {
 			ending.Result, ending.Artifacts = report.result, report.artifacts
 		}
+		e.decideToKeep(ctx, f, v, ending, report)
 		moved, err := e.store.End(ctx, ending)
 		switch {
 		case err == nil:
+			e.keepFlight(f, ending.KeepUntil)
 			e.landed(f, n.State)
 			if n.State == dayfly.Queued {
 				e.moved(moved)
@@ -115,7 +117,7 @@ func (e *Engine) landed(f *flight, state dayfly.State) {
 		e.mu.Unlock()
 		return
 	}
-	f.condemned = !f.gone
+	f.condemned = !f.gone && !f.kept
 	e.mu.Unlock()
 	e.doom(f)
 	if !e.land(f) {

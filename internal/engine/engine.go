@@ -114,6 +114,7 @@ type Engine struct {
 	changes      notifier // of jobs, and of machines that are created
 	ends         notifier // of jobs that have finished
 	doomed       *destroyer
+	kept         map[string]*keptMachine // guarded by mu; by name
 	notes        *batcher[*store.Note]
 	moves        *batcher[*store.MachineMove]
 	wakeQueue    signal
@@ -159,6 +160,7 @@ func New(o Options) (*Engine, error) {
 	e.notes = newBatcher(20*time.Millisecond, e.flushNotes)
 	e.moves = newBatcher(5*time.Millisecond, e.flushMoves)
 	e.doomed = newDestroyer(e)
+	e.kept = map[string]*keptMachine{}
 	e.lifetime, e.endLifetime = context.WithCancel(context.Background())
 	return e, nil
 }
@@ -177,7 +179,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	close(e.ready)
 	group, ctx := errgroup.WithContext(ctx)
 	loops := []func(context.Context){
-		e.dispatchLoop, e.clockLoop, e.tickLoop, e.touchLoop, e.progressLoop, e.reconcileLoop, e.retentionLoop, e.orphanLoop,
+		e.dispatchLoop, e.clockLoop, e.tickLoop, e.touchLoop, e.progressLoop, e.reconcileLoop, e.retentionLoop, e.orphanLoop, e.keptLoop,
 		e.notes.run, e.moves.run, e.doomed.run,
 	}
 	for name, provider := range e.providers {
@@ -213,6 +215,9 @@ func (e *Engine) boot(ctx context.Context) error {
 	}
 	deleting, err := e.condemn(ctx, 0)
 	if err != nil {
+		return err
+	}
+	if err := e.recallKept(ctx); err != nil {
 		return err
 	}
 	if err := e.recallStrays(ctx); err != nil {
@@ -295,6 +300,7 @@ type flight struct {
 	gone      bool
 	sends     int
 	sending   int  // creates that have not been answered yet
+	kept      bool // it is over, and its machine is kept for a while
 	condemned bool // it is over, and its machine is to be destroyed once they are
 	looks     int
 

@@ -150,6 +150,9 @@ func (f *fleet) agent(ctx context.Context, spec *machine.Spec) machine.Exit {
 		return machine.Exit{Code: 75}
 	}
 	_ = f.call(life, func(e *engine.Engine) error { return e.Result(life, assignment.Token, &result) })
+	if keep := time.Duration(assignment.KeepMS) * time.Millisecond; keep > 0 && result.Outcome != wire.Succeeded {
+		wait(life, keep)
+	}
 	return machine.Exit{Code: 0}
 }
 

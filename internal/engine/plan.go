@@ -21,6 +21,7 @@ type world struct {
 	gates    map[string][]*gate // by provider: what it refuses
 	attempts []attemptView
 	listing  *listingView
+	kept     []keptView
 }
 
 // timers are how long the engine is patient.
@@ -114,6 +115,7 @@ const (
 	removeStray actionKind = "remove" // destroy a machine that no live attempt owns
 	adopt       actionKind = "adopt"  // a listed machine belongs to a live attempt: record it
 	watchStray  actionKind = "watch"  // record a stranger and wait
+	dropKept    actionKind = "drop"   // a machine was kept long enough
 	brake       actionKind = "brake"  // too much at once: do nothing and raise the alarm
 )
 
@@ -137,6 +139,7 @@ func plan(w *world) []action {
 	for i := range w.attempts {
 		actions = append(actions, planAttempt(&w.attempts[i], &w.timers)...)
 	}
+	actions = append(actions, planKept(w.kept, w.now)...)
 	if w.listing != nil {
 		actions = append(actions, planListing(w.listing, &w.timers)...)
 	}
@@ -366,6 +369,8 @@ func planListing(l *listingView, t *timers) []action {
 			// As it should be.
 		case m.row != nil && m.row.State == store.MachineDeleting:
 			// Being destroyed.
+		case m.row != nil && m.row.State == store.MachineKept:
+			// It is kept for a while; see planKept.
 		case m.age < t.strangerAge:
 			if m.row == nil {
 				act.kind, act.why = watchStray, "nobody knows of it"

@@ -134,6 +134,9 @@ func (e *Engine) settle(ctx context.Context, f *flight) (live bool, err error) {
 	case !a.State.Terminal():
 		e.refresh(f, a, e.clock.now())
 		return true, nil
+	case a.Machine != nil && a.Machine.State == store.MachineKept:
+		e.keepFlight(f, a.Machine.DeleteAt)
+		e.landed(f, a.Job.State)
 	case a.Job.Attempt == f.id:
 		e.landed(f, a.Job.State)
 		if a.Job.State == dayfly.Queued {

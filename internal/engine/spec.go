@@ -271,6 +271,7 @@ func checkTimes(spec *dayfly.JobSpec) error {
 		{"timeouts.run", spec.Timeouts.Run, maxRunTimeout},
 		{"timeouts.total", spec.Timeouts.Total, maxWait},
 		{"timeouts.grace", spec.Timeouts.Grace, time.Hour},
+		{"keep_on_failure", spec.KeepOnFailure, maxKeep},
 		{"retry.backoff_min", spec.Retry.BackoffMin, 24 * time.Hour},
 		{"retry.backoff_max", spec.Retry.BackoffMax, 24 * time.Hour},
 	} {

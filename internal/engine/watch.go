@@ -34,6 +34,7 @@ func (e *Engine) saw(m *machine.Machine) {
 	f := e.byMachine[m.Name]
 	if f == nil {
 		e.mu.Unlock()
+		e.sawKept(m)
 		return
 	}
 	news := f.see(m)

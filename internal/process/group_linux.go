@@ -72,6 +72,51 @@ func (g *Group) make() error {
 	return g.openToFork()
 }
 
+// Revive makes it possible again to start something in a group that was killed, and has nothing left that runs. Its
+// cgroup is made anew: see Kill for why it cannot be used any more. Who may have been told meanwhile that the group is
+// gone for good has to be asked after this, and before anything is started.
+//
+// fault.Conflict: the group is closed, or something of it runs. Reviving a group that was not killed does nothing.
+func (g *Group) Revive() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return fmt.Errorf("process: group %s: %w: the group is closed", g.name, fault.Conflict)
+	}
+	if !g.killed.Load() {
+		return nil
+	}
+	if empty, err := g.empty(); err != nil {
+		return err
+	} else if !empty {
+		return fmt.Errorf("process: group %s: %w: processes are left", g.name, fault.Conflict)
+	}
+	if len(g.dirs) > 0 {
+		for _, dir := range g.dirs {
+			if err := dir.remove(); err != nil {
+				return g.story(err)
+			}
+		}
+		g.closeFiles()
+		g.dirs = nil
+		if err := g.make(); err != nil {
+			return g.story(err)
+		}
+	}
+	g.killed.Store(false)
+	return nil
+}
+
+// closeFiles closes what is open of the group's cgroup. The caller holds mu.
+func (g *Group) closeFiles() {
+	for _, fd := range []*int{&g.fd, &g.events} {
+		if *fd >= 0 {
+			unix.Close(*fd)
+			*fd = -1
+		}
+	}
+}
+
 // setLimits writes the control files. The children of the prefix directory are given a controller only when the
 // first of them needs it: a cgroup with a controller costs several times as much to make as one without.
 func setLimits(t *hierarchy, dir cgroup, limits []limit) error {
@@ -113,13 +158,11 @@ func (g *Group) open() error {
 
 // openToFork opens the directory that processes are forked into. It stays open until Close: once the directory is
 // removed, by whomever, a fork into it fails for ever, even when a directory of the same name is made again. So a
-// group that was ended elsewhere cannot come to life again.
+// group that was ended elsewhere cannot come to life again. The caller holds mu, or nobody else knows of the group.
 func (g *Group) openToFork() error {
 	if len(g.dirs) == 0 || g.dirs[0].version != 2 {
 		return nil
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	var err error
 	if g.fd, err = unix.Open(g.dirs[0].path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return &os.PathError{Op: "open", Path: g.dirs[0].path, Err: err}
@@ -299,12 +342,7 @@ func (g *Group) Close() error {
 		}
 	}
 	g.closed = true
-	for _, fd := range []*int{&g.fd, &g.events} {
-		if *fd >= 0 {
-			unix.Close(*fd)
-			*fd = -1
-		}
-	}
+	g.closeFiles()
 	return nil
 }
 

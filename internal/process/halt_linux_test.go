@@ -86,3 +86,30 @@ func TestASignalReachesOneProcessAndItsSessionEndsWithoutTheOthers(t *testing.T)
 		}
 	})
 }
+
+func TestAKilledGroupCanBeUsedAgainOnceItIsRevived(t *testing.T) {
+	t.Parallel()
+	modes(t, func(t *testing.T, scan bool) {
+		group := newGroup(t, newHost(t, scan), machine.Size{Processes: 50})
+		start(t, group, t.TempDir(), "sleep 600 & wait")
+		if err := group.Revive(); err != nil {
+			t.Errorf("Revive of a group that was not killed: got error %v, want nil", err)
+		}
+		if err := group.Kill(context.Background()); err != nil {
+			t.Fatalf("Kill: got error %v, want nil", err)
+		}
+		if err := group.Revive(); err != nil {
+			t.Fatalf("Revive: got error %v, want nil", err)
+		}
+		p, out := start(t, group, t.TempDir(), "echo again; sleep 600 & exit 3")
+		if exit, _ := p.Exit(); exit.Code != 3 || read(t, out) != "again\n" {
+			t.Errorf("a process in a revived group: got %+v and %q, want it to run", exit, read(t, out))
+		}
+		if err := group.Kill(context.Background()); err != nil {
+			t.Fatalf("Kill of a revived group: got error %v, want nil", err)
+		}
+		if empty, err := group.Empty(); err != nil || !empty {
+			t.Errorf("a revived group that was killed: got empty %v and error %v, want nothing left", empty, err)
+		}
+	})
+}

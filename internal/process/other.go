@@ -58,6 +58,9 @@ func (*Group) Halt() error { return unsupported() }
 // Resume returns fault.Unsupported.
 func (*Group) Resume() error { return unsupported() }
 
+// Revive returns fault.Unsupported.
+func (*Group) Revive() error { return unsupported() }
+
 // Measure does nothing.
 func (*Group) Measure(...string) {}
 

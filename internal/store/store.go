@@ -282,6 +282,7 @@ type MachineState string
 const (
 	MachineCreating    MachineState = "creating"    // it was or will be asked for
 	MachinePresent     MachineState = "present"     // it is known to exist, or to have existed
+	MachineKept        MachineState = "kept"        // its attempt has failed, and somebody may look at it for a while
 	MachineDeleting    MachineState = "deleting"    // to be destroyed until that is confirmed
 	MachineGone        MachineState = "gone"        // confirmed
 	MachineQuarantined MachineState = "quarantined" // bears our labels, but nobody knows of it; being watched
@@ -301,7 +302,7 @@ type Machine struct {
 	Location  string
 	Message   string
 	CreatedAt time.Time
-	DeleteAt  time.Time // when it became deleting
+	DeleteAt  time.Time // when it became deleting; while it is kept: until when
 	GoneAt    time.Time
 }
 
@@ -407,6 +408,7 @@ type Ending struct {
 	Message   string
 	Exit      *machine.Exit
 	Started   bool
+	KeepUntil time.Time         // the machine, if it exists then, is kept until then, and not deleted; zero: it is deleted
 	Unbilled  bool              // the provider has made no machine for it, for certain: it costs nothing
 	Result    *wire.Result      // for the measurements, stream lengths and last progress; nil when no agent reported
 	Artifacts []dayfly.Artifact // published with the transition when Job is Succeeded or the attempt's command ran

@@ -68,6 +68,8 @@ type Assignment struct {
 	// HashOutputs asks for the SHA256 of each ArtifactWant. Outputs can then be put where they are kept without a detour
 	// by the server; an agent that does not give it puts them to the server.
 	HashOutputs bool `json:"hash_outputs,omitempty"`
+	// KeepMS is how long the agent stays after a failure whose report was accepted.
+	KeepMS int64 `json:"keep_ms,omitempty"`
 }
 
 // Input is a file to put into the working directory before the command starts.

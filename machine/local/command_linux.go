@@ -131,6 +131,14 @@ func (c *cell) startBeside(r *enterRequest, files []*os.File) (*process.Process,
 	if dir == "" {
 		dir = c.slot.work
 	}
+	// Where an agent has killed what its attempt had left, nothing can be started in the cgroup any more.
+	if err := c.group.Revive(); err != nil && !errors.Is(err, fault.Conflict) {
+		return nil, err
+	}
+	// Somebody may have destroyed the machine from elsewhere: the order is that of bring.
+	if c.s.machines.condemned(c.spec.Name) || !c.slot.named() || c.stopping() {
+		return nil, fmt.Errorf("%w: the machine has ended", fault.Conflict)
+	}
 	return c.group.Start(&process.Command{
 		Argv: r.Args, Env: c.entered(r.Env), Dir: dir,
 		Stdin: files[0], Stdout: files[1], Stderr: files[2], Terminal: r.Terminal,

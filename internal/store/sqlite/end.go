@@ -13,8 +13,9 @@ import (
 
 const endAttempt = `
 UPDATE attempts SET state = $2, ended_at = $3, reason = $4, message = $5, started = $6, report = $7, unbilled = $8,
-	delete_at = CASE WHEN machine_state IN ('creating', 'present') THEN $3 ELSE delete_at END,
-	machine_state = CASE WHEN machine_state IN ('creating', 'present') THEN 'deleting' ELSE machine_state END
+	delete_at = CASE WHEN machine_state IN ('creating', 'present') THEN coalesce($9, $3) ELSE delete_at END,
+	machine_state = CASE WHEN machine_state NOT IN ('creating', 'present') THEN machine_state
+		WHEN $9 IS NULL THEN 'deleting' ELSE 'kept' END
 WHERE seq = $1`
 
 const endJob = `
@@ -152,7 +153,7 @@ func (r *jobRow) end(e *ending) {
 func (t *tx) writeEnd(p *pair, e *ending) error {
 	a, j := &p.attempt, &p.job
 	at := e.Time.UnixMicro()
-	_, _, err := t.exec(endAttempt, a.Seq, string(e.State), at, string(e.Reason), e.Message, e.Started, e.report, e.Unbilled)
+	_, _, err := t.exec(endAttempt, a.Seq, string(e.State), at, string(e.Reason), e.Message, e.Started, e.report, e.Unbilled, micros(e.KeepUntil))
 	if err != nil {
 		return err
 	}

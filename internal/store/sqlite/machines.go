@@ -64,14 +64,15 @@ func machinesQuery(q *store.MachineQuery, table string) (string, []any) {
 	return s.text(table, " ORDER BY a.machine DESC LIMIT "+s.arg(q.Limit)), s.args
 }
 
-// The states from which a machine may move are five at most. Those missing are filled up with one that is there.
+// The states from which a machine may move are six at most. Those missing are filled up with one that is there.
 const (
 	ifFrom = ` WHERE machine = $1 AND
-	(machine_state = $4 OR machine_state = $5 OR machine_state = $6 OR machine_state = $7 OR machine_state = $8)`
+	(machine_state = $4 OR machine_state = $5 OR machine_state = $6 OR machine_state = $7 OR machine_state = $8 OR
+	machine_state = $9)`
 
 	toGone     = ` SET machine_state = 'gone', gone_at = $2` + withMessage + ifFrom
 	toDeleting = ` SET machine_state = 'deleting', delete_at = $2, gone_at = NULL` + withMessage + ifFrom
-	toOther    = ` SET machine_state = $9, gone_at = NULL` + withMessage + ifFrom + ` AND $2 IS NOT NULL`
+	toOther    = ` SET machine_state = $10, gone_at = NULL` + withMessage + ifFrom + ` AND $2 IS NOT NULL`
 
 	withMessage = `, machine_message = CASE $3 WHEN '' THEN machine_message ELSE $3 END`
 )
@@ -84,11 +85,11 @@ type machineMove struct {
 }
 
 func newMachineMove(m *store.MachineMove) (*machineMove, error) {
-	if len(m.From) == 0 || len(m.From) > 5 || m.Time.IsZero() {
+	if len(m.From) == 0 || len(m.From) > 6 || m.Time.IsZero() {
 		return nil, fmt.Errorf("sqlite: move machine %s: %w: from %d states, at %v", m.Name, fault.Invalid, len(m.From), m.Time)
 	}
 	args := []any{m.Name, micros(m.Time), m.Message}
-	for i := range 5 {
+	for i := range 6 {
 		args = append(args, string(m.From[min(i, len(m.From)-1)]))
 	}
 	switch m.To {
@@ -100,7 +101,7 @@ func newMachineMove(m *store.MachineMove) (*machineMove, error) {
 		return &machineMove{`UPDATE attempts` + toGone, `UPDATE adopted` + toGone, args, &settling{m.Name, wall}}, nil
 	case store.MachineDeleting:
 		return &machineMove{`UPDATE attempts` + toDeleting, `UPDATE adopted` + toDeleting, args, nil}, nil
-	case store.MachineCreating, store.MachinePresent, store.MachineQuarantined:
+	case store.MachineCreating, store.MachinePresent, store.MachineKept, store.MachineQuarantined:
 		return &machineMove{`UPDATE attempts` + toOther, `UPDATE adopted` + toOther, append(args, string(m.To)), nil}, nil
 	}
 	return nil, fmt.Errorf("sqlite: move machine %s: %w: state %q is unknown", m.Name, fault.Invalid, m.To)

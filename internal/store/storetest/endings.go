@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -28,6 +29,7 @@ func endingsCases() []testCase {
 		{"AnEndToAStateThatIsNoneIsInvalid", endInvalid},
 		{"ArtifactsAreThoseOfTheLastAttempt", endArtifacts},
 		{"AMachineThatIsBeingDeletedStaysSo", endMachine},
+		{"AnEndMayKeepTheMachine", endKeeps},
 	}
 }
 
@@ -258,6 +260,36 @@ func endArtifacts(k *kit) {
 	e.Artifacts = []dayfly.Artifact{{Name: "log", Size: 3, SHA256: "3"}}
 	k.end(e)
 	k.wantEqual("artifacts after the second", k.job(job.ID).Artifacts, e.Artifacts)
+}
+
+func endKeeps(k *kit) {
+	a := k.running()
+	e := k.success(a)
+	e.State, e.Job.State, e.KeepUntil = dayfly.AttemptFailed, dayfly.Failed, e.Time.Add(time.Hour)
+	k.end(e)
+	m := k.machine(k.attempt(a.ID).Machine.Name)
+	k.wantEqual("the state of a machine that is kept", m.State, store.MachineKept)
+	k.wantEqual("until when it is kept", m.DeleteAt, e.KeepUntil)
+	kept, err := k.store.Machines(k.ctx, &store.MachineQuery{States: []store.MachineState{store.MachineKept}, Limit: 10})
+	k.must(err)
+	k.wantEqual("the machines that are kept", len(kept), 1)
+	expendable, err := k.store.Expendable(k.ctx, e.Time.Add(24*time.Hour), 10)
+	k.must(err)
+	k.wantEqual("the jobs that may be removed while a machine is kept", len(expendable), 0)
+	if err := k.store.Delete(k.ctx, a.JobID); !errors.Is(err, fault.Conflict) {
+		k.Errorf("Delete of a job whose machine is kept: got error %v, want fault.Conflict", err)
+	}
+
+	b := k.running()
+	name, at := k.attempt(b.ID).Machine.Name, k.now()
+	k.must(k.store.MoveMachine(k.ctx, []*store.MachineMove{{
+		Name: name, From: []store.MachineState{store.MachinePresent}, To: store.MachineDeleting, Time: at,
+	}}))
+	e = k.success(b)
+	e.KeepUntil = e.Time.Add(time.Hour)
+	k.end(e)
+	k.wantEqual("the state of a machine that was being deleted, and then to be kept", k.machine(name).State, store.MachineDeleting)
+	k.wantEqual("since when it is being deleted", k.machine(name).DeleteAt, at)
 }
 
 func endMachine(k *kit) {

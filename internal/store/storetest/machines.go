@@ -21,7 +21,7 @@ func machinesCases() []testCase {
 
 func machineStates() []store.MachineState {
 	return []store.MachineState{store.MachineCreating, store.MachinePresent, store.MachineDeleting, store.MachineGone,
-		store.MachineQuarantined}
+		store.MachineKept, store.MachineQuarantined}
 }
 
 // adopt adds a machine in a state.

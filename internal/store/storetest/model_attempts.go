@@ -62,6 +62,9 @@ func (m *model) End(_ context.Context, e *store.Ending) (*store.Job, error) {
 	a.Unbilled = e.Unbilled
 	if machine := m.machines[j.machine[a.ID]]; machine.State == store.MachineCreating || machine.State == store.MachinePresent {
 		machine.State, machine.DeleteAt = store.MachineDeleting, e.Time
+		if !e.KeepUntil.IsZero() {
+			machine.State, machine.DeleteAt = store.MachineKept, e.KeepUntil
+		}
 	}
 	j.artifacts[a.ID] = e.Artifacts
 	n := e.Job

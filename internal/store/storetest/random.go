@@ -339,6 +339,7 @@ func (d *drive) end(t *rapid.T) {
 	if pick(t, "says", true, false) {
 		e.Result = &wire.Result{Progress: &wire.Progress{Fraction: 0.75, Text: d.name("last")}}
 	}
+	e.KeepUntil = pick(t, "keep", time.Time{}, e.Time.Add(time.Hour))
 	switch pick(t, "wrong", "", "", "", "fence", "version", "again") {
 	case "fence":
 		e.Fence++
