@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/machine"
@@ -276,14 +277,7 @@ func (p *Provider) adopt(ctx context.Context, a *answer, spec *machine.Spec) (*m
 	o := p.client.complaint(a)
 	id, taken := o.nameTaken()
 	if id != "" {
-		m, meta, err := p.find(ctx, id)
-		switch {
-		case errors.Is(err, fault.NotFound):
-			return nil, fault.Say(fault.Unavailable, "the name %s is that of a machine which has just gone; ask again", spec.Name)
-		case err != nil:
-			return nil, err
-		}
-		return p.claim(m, meta, spec)
+		return p.adoptByID(ctx, id, spec)
 	}
 	ours := url.Values{"metadata." + metaOwner: {spec.Owner}, "metadata." + metaName: {spec.Name}}
 	for _, query := range []url.Values{ours, {}} {
@@ -304,6 +298,26 @@ func (p *Provider) adopt(ctx context.Context, a *answer, spec *machine.Spec) (*m
 	}
 	return nil, fault.Say(fault.Unavailable, "Fly says that the name %s is taken and lists no machine that has it; ask again%s",
 		spec.Name, inRequest(a.id))
+}
+
+// adoptByID is adopt for a machine that Fly names. Whoever made it may have done so a moment ago, so that Fly does not show
+// it yet.
+func (p *Provider) adoptByID(ctx context.Context, id string, spec *machine.Spec) (*machine.Machine, error) {
+	for delay := 50 * time.Millisecond; ; delay *= 2 {
+		m, meta, err := p.find(ctx, id)
+		switch {
+		case err == nil:
+			return p.claim(m, meta, spec)
+		case !errors.Is(err, fault.NotFound):
+			return nil, err
+		case delay > time.Second:
+			return nil, fault.Say(fault.Unavailable, "the name %s is that of a machine which Fly does not show: it has just gone, or has just come; ask again",
+				spec.Name)
+		}
+		if err := pause(ctx, delay); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // claim returns the machine of a name if it is the owner's, and fault.Conflict if it is anybody else's.

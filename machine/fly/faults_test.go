@@ -704,3 +704,18 @@ func TestANewProcessDoesNotTakeAMachineOfTheLastOneForGoneAtOnce(t *testing.T) {
 		}
 	})
 }
+
+func TestAMachineThatSomebodyElseHasJustMadeIsAdoptedOnceItIsShown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCloud(t)
+		first := fly.New(app, token, &fly.Options{Image: "debian:12", Transport: inside{c}})
+		m := create(t, first, staying("m1"))
+		second := fly.New(app, token, &fly.Options{Image: "debian:12", Transport: inside{c}})
+		time.Sleep(time.Minute) // so that it is no new process
+		c.fail("get", 4, refuseWith(404, "machine not found"))
+		if again := create(t, second, staying("m1")); again.ID != m.ID {
+			t.Errorf("Create of a name that is taken and not shown yet: got %s, want %s", again.ID, m.ID)
+		}
+	})
+}
