@@ -417,12 +417,12 @@ func TestAStartThatGotNoAnswerIsCarriedOnByTheNext(t *testing.T) {
 	id := w.newJob(t)
 	w.objects.put("sources/"+id, 100)
 	start := "/jobs/" + id + "/status/started/"
-	w.runs.err = fault.Unavailable
+	w.runs.fail(fault.Unavailable, fault.Unavailable)
 	if status, body, _ := w.call(t, "POST", start, ""); status != 503 || !strings.Contains(body, "will not run twice") {
 		t.Errorf("got %d %s, want 503", status, body)
 	}
 	token := w.runs.order(id).apiURL
-	w.runs.err = nil
+	w.runs.fail(nil, fault.Unavailable)
 	if status, body, _ := w.call(t, "POST", start, ""); status != 200 || dig(parse(t, body), "data", "status") != "started" {
 		t.Errorf("got %d %s, want it started", status, body)
 	}
@@ -430,11 +430,32 @@ func TestAStartThatGotNoAnswerIsCarriedOnByTheNext(t *testing.T) {
 	if err != nil || "http://api.test/t/"+j.token != token {
 		t.Errorf("got token %s, %v; want that of the first time, %s, which a worker may have", j.token, err, token)
 	}
-	other := w.newJob(t)
-	w.objects.put("sources/"+other, 100)
-	w.runs.err = fault.Invalid
-	if status, body, _ := w.call(t, "POST", "/jobs/"+other+"/status/started/", ""); status != 500 || body != "Internal Server Error" {
-		t.Errorf("refused by Dayfly: got %d %s, want 500 in plain text", status, body)
+}
+
+func TestARunWhoseLaunchGotNoAnswerIsFoundAndFollowed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.newJob(t)
+	w.objects.put("sources/"+id, 100)
+	w.runs.fail(fault.Unavailable, nil)
+	if status, body, _ := w.call(t, "POST", "/jobs/"+id+"/status/started/", ""); status != 503 {
+		t.Errorf("got %d %s, want 503", status, body)
+	}
+	w.await(t, id, "started")
+	w.runs.end(id, &outcome{why: "The machine vanished."})
+	w.await(t, id, "failed")
+}
+
+func TestAStartThatDayflyRefusesIsAnsweredAsTheOriginalAnsweredIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	id := w.newJob(t)
+	w.objects.put("sources/"+id, 100)
+	for kind, want := range map[fault.Kind]int{fault.Invalid: 500, fault.Exhausted: 503} {
+		w.runs.fail(kind, fault.Unavailable)
+		if status, body, _ := w.call(t, "POST", "/jobs/"+id+"/status/started/", ""); status != want || want == 500 && body != "Internal Server Error" {
+			t.Errorf("%s: got %d %s, want %d", kind, status, body, want)
+		}
 	}
 }
 

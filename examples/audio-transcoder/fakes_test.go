@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,6 +66,7 @@ type fakeRuns struct {
 	ended    map[string]chan *outcome
 	removed  []string
 	err      error
+	findErr  error
 	onLaunch func(o *order) // while the launch is under way
 }
 
@@ -79,6 +81,22 @@ func (f *fakeRuns) Launch(_ context.Context, o *order) (string, error) {
 		f.onLaunch(o)
 	}
 	return "run-" + o.job, f.err
+}
+
+// fail makes Launch, which launches all the same, and Find answer with errors.
+func (f *fakeRuns) fail(launch, find error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err, f.findErr = launch, find
+}
+
+func (f *fakeRuns) Find(_ context.Context, job string) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.findErr != nil || f.orders[job] == nil {
+		return "", cmp.Or[error](f.findErr, fault.NotFound)
+	}
+	return "run-" + job, nil
 }
 
 func (f *fakeRuns) Wait(ctx context.Context, run string) (*outcome, error) {

@@ -31,7 +31,7 @@ func (s *service) Run(ctx context.Context) error {
 	followed := map[string]bool{}
 	done := make(chan string)
 	turns := semaphore.NewWeighted(followedAtOnce)
-	look := time.NewTicker(30 * time.Second) // should the database not answer once
+	look := time.NewTicker(10 * time.Second) // for what did not work at once
 	defer look.Stop()
 	s.followSoon()
 	for {
@@ -46,6 +46,9 @@ func (s *service) Run(ctx context.Context) error {
 			continue
 		case <-s.wake:
 		case <-look.C:
+		}
+		if err := s.adopt(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("runs that may have been launched cannot be looked for; trying again", "error", err)
 		}
 		jobs, err := s.store.running(ctx)
 		if err != nil {
@@ -64,6 +67,41 @@ func (s *service) Run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// adopt writes down the runs whose launch had no answer, or none that this process lived to write down.
+func (s *service) adopt(ctx context.Context) error {
+	jobs, err := s.store.intended(ctx)
+	if err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		if err := s.adoptOne(ctx, j.id); err != nil {
+			return err // the others would fare no better now
+		}
+	}
+	return nil
+}
+
+func (s *service) adoptOne(ctx context.Context, id string) error {
+	defer s.locks.lock(id)()
+	j, err := s.store.job(ctx, id)
+	if errors.Is(err, fault.NotFound) || err == nil && (j.token == "" || j.run != "") {
+		return nil // removed or launched, while this waited for its turn
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	run, err := s.runs.Find(ctx, id)
+	if errors.Is(err, fault.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.store.launched(ctx, id, j.token, run)
 }
 
 // follow waits until the run of a job has ended and ends the job accordingly.

@@ -18,6 +18,8 @@ import (
 type runner interface {
 	// Launch runs the worker for a job and returns the run's id. Doing it again returns the same run.
 	Launch(ctx context.Context, o *order) (string, error)
+	// Find returns the id of the run that was launched for a job; fault.NotFound.
+	Find(ctx context.Context, job string) (string, error)
 	// Wait returns how a run has ended, once it has; fault.NotFound.
 	Wait(ctx context.Context, run string) (*outcome, error)
 	// Remove ends every run of a job, also one whose id never arrived, and removes what is left of it. When it
@@ -61,8 +63,8 @@ type dayflyRuns struct {
 	image    string
 	command  []string // nil: the script
 	attempts int
-	timeout  time.Duration
-	largest  int64 // bytes of a source
+	timeout  time.Duration // from start to the end, however often it is tried
+	largest  int64         // bytes of a source
 }
 
 // Launch implements runner. The key is the job's id, so Dayfly makes one job of it however often it is asked.
@@ -77,22 +79,28 @@ func (d *dayflyRuns) Launch(ctx context.Context, o *order) (string, error) {
 			"API_URL": o.apiURL, "JOB_ID": o.job, "MAX_SOURCE_BYTES": strconv.FormatInt(d.largest, 10),
 		},
 		Labels:   map[string]string{label: o.job},
-		Timeouts: dayfly.Timeouts{Run: dayfly.Duration(d.timeout), Grace: dayfly.Duration(2 * time.Second)},
+		Timeouts: dayfly.Timeouts{Run: dayfly.Duration(d.timeout), Total: dayfly.Duration(d.timeout), Grace: dayfly.Duration(2 * time.Second)},
 		Retry:    dayfly.Retry{MaxAttempts: d.attempts, NonRetryableExits: []int{sourceFault}},
 	}
 	made, err := d.client.Submit(ctx, spec, &dayfly.SubmitOptions{IdempotencyKey: label + "/" + o.job})
 	if errors.Is(err, fault.IdempotencyMismatch) { // an earlier request did reach Dayfly, before the configuration changed
-		for j, err := range d.client.Jobs(ctx, &dayfly.Query{Labels: map[string]string{label: o.job}, Limit: 1}) {
-			if err != nil {
-				return "", err
-			}
-			return j.ID, nil
-		}
+		return d.Find(ctx, o.job)
 	}
 	if err != nil {
 		return "", err
 	}
 	return made.ID, nil
+}
+
+// Find implements runner.
+func (d *dayflyRuns) Find(ctx context.Context, job string) (string, error) {
+	for j, err := range d.client.Jobs(ctx, &dayfly.Query{Labels: map[string]string{label: job}, Limit: 1}) {
+		if err != nil {
+			return "", err
+		}
+		return j.ID, nil
+	}
+	return "", fmt.Errorf("the run of job %s: %w", job, fault.NotFound)
 }
 
 // Wait implements runner.

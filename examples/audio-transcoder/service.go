@@ -159,6 +159,7 @@ func (s *service) start(ctx context.Context, id, size string) (*job, error) {
 	defer cancel()
 	run, err := s.runs.Launch(ctx, &order{job: id, apiURL: s.apiURL + "/t/" + j.token, size: j.size})
 	if err != nil {
+		s.followSoon() // it may have been launched all the same
 		return nil, launchError(err)
 	}
 	if err := s.store.launched(context.WithoutCancel(ctx), id, j.token, run); err != nil {

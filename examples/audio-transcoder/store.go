@@ -101,6 +101,12 @@ func (s *store) running(ctx context.Context) ([]*job, error) {
 	return s.query(ctx, `SELECT `+columns+` FROM jobs WHERE status = 'started' ORDER BY number`)
 }
 
+// intended returns the newest of the jobs that are to run and whose runs are not known. Older ones were given up by their
+// clients long ago.
+func (s *store) intended(ctx context.Context) ([]*job, error) {
+	return s.query(ctx, `SELECT `+columns+` FROM jobs WHERE status = 'created' AND token != '' ORDER BY number DESC LIMIT 100`)
+}
+
 func (s *store) query(ctx context.Context, text string, args ...any) ([]*job, error) {
 	rows, err := s.db.QueryContext(ctx, text, args...)
 	if err != nil {
