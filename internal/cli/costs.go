@@ -165,7 +165,7 @@ func (p *program) dryRun(ctx context.Context, c *connection, spec *dayfly.JobSpe
 		}
 	}
 	t := quote.Spec.Timeouts
-	p.note("Nothing was run. A machine may boot for %v, its command run for %v; up to %s, each after up to %s that do not start it.",
+	p.note("Nothing was run. A machine may boot for %v, its command run for %v; up to %s, and before each up to %s that fail to begin it.",
 		t.Boot, t.Run, counted(quote.Spec.Retry.MaxAttempts, "attempt", "attempts"), counted(quote.Spec.Retry.MaxLaunches-1, "machine", "machines"))
 	return nil
 }
