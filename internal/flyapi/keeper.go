@@ -13,7 +13,8 @@ import (
 
 // The times of the keeper.
 const (
-	callTime   = 2 * time.Minute // for one call of the provider, which may pull an image
+	callTime   = 2 * time.Minute  // for one call of the provider
+	createTime = 15 * time.Minute // for one that may have to fetch an image
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = 5 * time.Second
 	glance     = 2 * time.Second // after which a launch that should have moved is looked at
@@ -143,7 +144,11 @@ func (s *Service) call(e *entry, name string, do func(context.Context) error) er
 	case <-s.life.Done():
 		return s.life.Err()
 	}
-	ctx, cancel := context.WithTimeout(s.life, callTime)
+	limit := callTime
+	if name == "create" {
+		limit = createTime
+	}
+	ctx, cancel := context.WithTimeout(s.life, limit)
 	defer cancel()
 	if e != nil {
 		e.mu.Lock()

@@ -240,3 +240,44 @@ func TestALaunchThatNobodyKnowsIsDestroyedAfterAWhile(t *testing.T) {
 		}
 	})
 }
+
+func TestOfManyDestroyedMachinesTheOldestAreForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := openOn(t, nil, true, func(o *flyapi.Options) { o.MaxDestroyed = 2 })
+		var ids []string
+		for range 4 {
+			m := h.create(idle)
+			h.want(200, nil, "DELETE", machines+"/"+m.ID+"?force=true", nil)
+			time.Sleep(100 * time.Millisecond)
+			ids = append(ids, m.ID)
+		}
+		time.Sleep(2 * time.Second)
+		for n, want := range []int{404, 404, 200, 200} {
+			h.want(want, nil, "GET", machines+"/"+ids[n], nil)
+		}
+	})
+}
+
+func TestWhatIsFarFromWhatIsRememberedIsRemovedALittleAtATime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := openOn(t, nil, true, nil)
+		h.create(idle)
+		synctest.Wait()
+		owner := h.launches()[0].Owner
+		for n := range 25 {
+			spec := &machine.Spec{Name: fmt.Sprintf("fly-000000000000%02d-1", n), Owner: owner, Image: "a", Lifetime: time.Hour}
+			if _, err := h.options.Provider.Create(t.Context(), spec); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, want := range []int{26, 16, 6, 1} { // seen once, then ten in each sweep
+			time.Sleep(30 * time.Second)
+			synctest.Wait()
+			if got := len(h.launches()); got != want {
+				t.Errorf("machines at the provider: got %d, want %d", got, want)
+			}
+		}
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
 )
@@ -96,11 +97,20 @@ func (s *Service) router() *http.ServeMux {
 	return mux
 }
 
+// drainTime is how long the rest of a body may take that is not wanted any more.
+const drainTime = 5 * time.Second
+
 // serve is the way of every request.
 func (s *Service) serve(w http.ResponseWriter, r *http.Request) {
 	id := s.ids.ulid(s.Now()) + "-" + s.Regions[0]
 	w.Header().Set("fly-request-id", id)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	defer func() {
+		if r.ContentLength != 0 {
+			// What is left of a body that nobody wanted is read and thrown away by net/http, without a limit in time.
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(drainTime))
+		}
+	}()
 	defer func() {
 		if failure := recover(); failure != nil {
 			if err, ok := failure.(error); ok && errors.Is(err, http.ErrAbortHandler) {

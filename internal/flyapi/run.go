@@ -2,6 +2,7 @@ package flyapi
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -84,16 +85,24 @@ func (s *Service) tick(ctx context.Context) {
 	}
 }
 
-// forget drops the rows of machines that were destroyed a while ago.
+// forget drops the rows of machines that were destroyed a while ago, and the oldest of very many.
 func (s *Service) forget(ctx context.Context) {
+	var gone []*entry
+	for _, e := range s.all("") {
+		if e.record().State == destroyed {
+			gone = append(gone, e)
+		}
+	}
+	slices.SortStableFunc(gone, func(a, b *entry) int { return a.record().Destroyed.Compare(b.record().Destroyed) })
 	change := &ledger.Change{}
 	var dropped []*entry
-	for _, e := range s.all("") {
+	for n, e := range gone {
 		r := e.record()
-		if r.State == destroyed && s.Now().Sub(r.Destroyed) >= s.KeepDestroyed && len(dropped) < 1000 {
-			dropped = append(dropped, e)
-			change.DropMachines = append(change.DropMachines, r.ID)
+		if len(gone)-n <= s.MaxDestroyed && s.Now().Sub(r.Destroyed) < s.KeepDestroyed || len(dropped) >= 1000 {
+			break
 		}
+		dropped = append(dropped, e)
+		change.DropMachines = append(change.DropMachines, r.ID)
 	}
 	if len(dropped) == 0 {
 		return

@@ -38,6 +38,9 @@ type Options struct {
 	MaxMachines int
 	// KeepDestroyed is how long a destroyed machine is still shown; default one hour.
 	KeepDestroyed time.Duration
+	// MaxDestroyed is how many of those are kept, whatever their age, so that a client which makes a hundred a second does
+	// not fill the memory with what is gone; default 5000.
+	MaxDestroyed int
 	// Quirks are misbehavior to try clients with; nil: none.
 	Quirks *Quirks
 
@@ -113,6 +116,7 @@ func (s *Service) setDefaults() error {
 	}
 	s.Lifetime = cmp.Or(s.Lifetime, machine.MaxLifetime)
 	s.MaxMachines = cmp.Or(s.MaxMachines, 1000)
+	s.MaxDestroyed = cmp.Or(s.MaxDestroyed, 5000)
 	s.KeepDestroyed = cmp.Or(s.KeepDestroyed, time.Hour)
 	if len(s.Regions) == 0 {
 		for _, r := range knownRegions() {
