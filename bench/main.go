@@ -63,6 +63,7 @@ func measurements() []measurement {
 		{"size", "what is to be installed", measureSize},
 		{"submit", "durable submits over HTTP on 16 connections", measureSubmit},
 		{"start", "from submitting a job to its code running, one job at a time", measureStart},
+		{"docker", "from submitting a job to its code running in a container, one job at a time", measureDocker},
 		{"noop", "/bin/true as a job, from the first submit to the last end", measureNoop},
 		{"backlog", "running no-op jobs out of a long queue and out of a short one", measureBacklog},
 		{"memory", "resident memory", measureMemory},

@@ -75,8 +75,13 @@ func measureStart(ctx context.Context, b *bench, g *Group) error {
 
 // startAsJob runs date as a job, with the client a Go program would use, and waits until it has succeeded.
 func startAsJob(ctx context.Context, client *dayfly.Client) (begun, done time.Duration, err error) {
+	return startJob(ctx, client, &dayfly.JobSpec{Command: []string{date, dateFormat}})
+}
+
+// startJob runs a job that prints the time, and waits until it has succeeded.
+func startJob(ctx context.Context, client *dayfly.Client, spec *dayfly.JobSpec) (begun, done time.Duration, err error) {
 	began := time.Now()
-	job, err := client.Submit(ctx, &dayfly.JobSpec{Command: []string{date, dateFormat}}, nil)
+	job, err := client.Submit(ctx, spec, nil)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -121,6 +121,17 @@ func Start(t testing.TB) *Engine {
 	return e
 }
 
+// Open returns an engine for a program that is no test; it calls Close.
+func Open() (*Engine, error) {
+	if host := os.Getenv(hostVariable); host != "" {
+		return connect(host, "bridge")
+	}
+	return start()
+}
+
+// Close removes all containers, ends the engine and removes what it has kept. One that somebody else has started stays.
+func (e *Engine) Close() error { return e.close() }
+
 // connect returns the engine at a host.
 func connect(host, network string) (*Engine, error) {
 	c, err := client.New(client.WithHost(host))
@@ -344,39 +355,52 @@ func (e *Engine) unmount() error {
 // has is not made again.
 func (e *Engine) Image(t testing.TB, name string, changes ...string) string {
 	t.Helper()
+	if err := e.MakeImage(name, changes...); err != nil {
+		t.Fatalf("dockertest: %v", err)
+	}
+	return name
+}
+
+// MakeImage is Image for a program that is no test.
+func (e *Engine) MakeImage(name string, changes ...string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.images[name] {
-		return name
+		return nil
 	}
 	root, err := busyboxRoot()
-	if err != nil {
-		t.Fatalf("dockertest: %v", err)
+	if err == nil {
+		err = e.importImage(name, root, changes)
 	}
-	e.importImage(t, name, root, changes)
-	e.images[name] = true
-	return name
+	e.images[name] = err == nil
+	return err
 }
 
 // ImageOf makes an image from scratch of files alone, each with the mode 0755, and returns its name.
 func (e *Engine) ImageOf(t testing.TB, name string, files map[string][]byte, changes ...string) string {
 	t.Helper()
+	if err := e.MakeImageOf(name, files, changes...); err != nil {
+		t.Fatalf("dockertest: %v", err)
+	}
+	return name
+}
+
+// MakeImageOf is ImageOf for a program that is no test.
+func (e *Engine) MakeImageOf(name string, files map[string][]byte, changes ...string) error {
 	var root bytes.Buffer
 	w := tar.NewWriter(&root)
 	for path, data := range files {
 		if err := writeFile(w, path, data); err != nil {
-			t.Fatalf("dockertest: %v", err)
+			return err
 		}
 	}
 	if err := w.Close(); err != nil {
-		t.Fatalf("dockertest: %v", err)
+		return err
 	}
-	e.importImage(t, name, root.Bytes(), changes)
-	return name
+	return e.importImage(name, root.Bytes(), changes)
 }
 
-func (e *Engine) importImage(t testing.TB, name string, root []byte, changes []string) {
-	t.Helper()
+func (e *Engine) importImage(name string, root []byte, changes []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	answer, err := e.Client.ImageImport(ctx, client.ImageImportSource{Source: bytes.NewReader(root), SourceName: "-"}, name,
@@ -390,8 +414,9 @@ func (e *Engine) importImage(t testing.TB, name string, root []byte, changes []s
 		}
 	}
 	if err != nil {
-		t.Fatalf("dockertest: making the image %s: %v", name, err)
+		return fmt.Errorf("making the image %s: %w", name, err)
 	}
+	return nil
 }
 
 // busyboxRoot is the file system of a small image, as an archive.
