@@ -180,15 +180,24 @@ func TestValidateNamesTheKey(t *testing.T) {
 		"providers": func(c *app.Config) {
 			c.Providers.Local.Enabled, c.Providers.Docker.Enabled = false, new(bool)
 		},
-		"default_provider":             func(c *app.Config) { c.DefaultProvider = "moon" },
-		"providers.local.max_machines": func(c *app.Config) { c.Providers.Local.MaxMachines = 0 },
-		"queues.a b":                   func(c *app.Config) { c.Queues["a b"] = app.Queue{} },
-		"queues.a":                     func(c *app.Config) { c.Queues["a"] = app.Queue{Concurrency: -1} },
-		"limits.connections":           func(c *app.Config) { c.Limits.Connections = 1 },
-		"retention":                    func(c *app.Config) { c.Retention = 1 },
-		"timeouts.heartbeat":           func(c *app.Config) { c.Timeouts.Heartbeat = 0 },
-		"timeouts.lost_after":          func(c *app.Config) { c.Timeouts.LostAfter = 0 },
-		"timeouts.unreachable_after":   func(c *app.Config) { c.Timeouts.UnreachableAfter = c.Timeouts.Heartbeat },
+		"default_provider":               func(c *app.Config) { c.DefaultProvider = "moon" },
+		"providers.local.max_machines":   func(c *app.Config) { c.Providers.Local.MaxMachines = 0 },
+		"queues.a b":                     func(c *app.Config) { c.Queues["a b"] = app.Queue{} },
+		"queues.a":                       func(c *app.Config) { c.Queues["a"] = app.Queue{Concurrency: -1} },
+		"limits.connections":             func(c *app.Config) { c.Limits.Connections = 1 },
+		"retention":                      func(c *app.Config) { c.Retention = 1 },
+		"fly_api.provider":               func(c *app.Config) { c.FlyAPI.Provider = "moon" },
+		"fly_api.lifetime":               func(c *app.Config) { c.FlyAPI.Lifetime = 0 },
+		"fly_api.max_machines":           func(c *app.Config) { c.FlyAPI.MaxMachines = 0 },
+		"fly_api.max_cpus":               func(c *app.Config) { c.FlyAPI.MaxCPUs = -1 },
+		"fly_api.images.a:*":             func(c *app.Config) { c.FlyAPI.Images["a:*"] = app.FlyImage{Dir: "/"} },
+		"fly_api.images.b:*":             func(c *app.Config) { c.FlyAPI.Images["b:*"] = app.FlyImage{Command: []string{"b"}, Dir: "b"} },
+		"fly_api.quirks.no_room":         func(c *app.Config) { c.FlyAPI.Quirks.NoRoom = []string{"bos:shelf"} },
+		"fly_api.quirks.no_room_class":   func(c *app.Config) { c.FlyAPI.Quirks.NoRoomClass = "" },
+		"fly_api.quirks.timeout_percent": func(c *app.Config) { c.FlyAPI.Quirks.TimeoutPercent = 101 },
+		"timeouts.heartbeat":             func(c *app.Config) { c.Timeouts.Heartbeat = 0 },
+		"timeouts.lost_after":            func(c *app.Config) { c.Timeouts.LostAfter = 0 },
+		"timeouts.unreachable_after":     func(c *app.Config) { c.Timeouts.UnreachableAfter = c.Timeouts.Heartbeat },
 	}
 	for key, breakIt := range cases {
 		t.Run(key, func(t *testing.T) {

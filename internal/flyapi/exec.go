@@ -69,6 +69,12 @@ func (s *Service) exec(ctx context.Context, e *entry, command *machine.Command) 
 	if err != nil {
 		return nil, err
 	}
+	select {
+	case s.inside <- struct{}{}:
+		defer func() { <-s.inside }()
+	case <-ctx.Done():
+		return nil, refuse(http.StatusRequestTimeout, "deadline_exceeded: too many commands run in machines at once")
+	}
 	exit, err := machine.Exec(ctx, s.Provider, s.providerID(e, m), command)
 	switch {
 	case err != nil && (fault.Of(err) == fault.Canceled || ctx.Err() != nil):

@@ -67,6 +67,7 @@ type Service struct {
 	end     context.CancelFunc
 	work    sync.WaitGroup
 	calling chan struct{} // holds a token for each call of the provider that is under way
+	inside  chan struct{} // holds a token for each command that is run in a machine
 
 	mu       sync.RWMutex
 	apps     map[string]*appRecord // guarded by mu; by name
@@ -75,8 +76,11 @@ type Service struct {
 	closed   bool                  // guarded by mu
 }
 
-// maxCalls is how many calls of the provider may be under way for machines at once.
-const maxCalls = 64
+// What may be under way at once.
+const (
+	maxCalls = 64 // calls of the provider for machines
+	maxExecs = 64 // commands in machines, each of which keeps what it prints in memory
+)
 
 // New opens the ledger and returns a service with everything that it remembers. It asks the provider nothing.
 //
@@ -86,7 +90,7 @@ func New(ctx context.Context, o Options) (*Service, error) {
 		return nil, fmt.Errorf("flyapi: %w: Provider and Ledger are required", fault.Invalid)
 	}
 	s := &Service{
-		Options: o, log: o.Logger, calling: make(chan struct{}, maxCalls),
+		Options: o, log: o.Logger, calling: make(chan struct{}, maxCalls), inside: make(chan struct{}, maxExecs),
 		apps: map[string]*appRecord{}, machines: map[string]*entry{}, names: map[string]*entry{},
 	}
 	if err := s.setDefaults(); err != nil {
