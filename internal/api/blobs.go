@@ -82,7 +82,7 @@ func (a *API) putBlob(w http.ResponseWriter, r *http.Request) error {
 	options := &blob.PutOptions{ContentType: contentType, Limit: file.Limit, Size: max(0, r.ContentLength)}
 	info, err := a.keep(r.Context(), target, body, options)
 	if err != nil {
-		return uploadError(err, body.err, file.Limit)
+		return storeAway(uploadError(err, body.err, file.Limit))
 	}
 	a.measures.received(info.Size)
 	w.Header().Set("ETag", etag(info))
@@ -103,6 +103,16 @@ func uploadError(err, readErr error, limit int64) error {
 		return &withStatus{fmt.Errorf("%w: %w", fault.Say(fault.Canceled, "the upload broke off and was discarded; begin it again"), readErr), http.StatusBadRequest}
 	}
 	return err
+}
+
+// storeAway says of an error that the place where files are kept cannot be used, if that is so. What it says of itself goes
+// to the log.
+func storeAway(err error) error {
+	if _, said := fault.Sentence(err); said || fault.Of(err) != fault.Unavailable {
+		return err
+	}
+	return fmt.Errorf("%w: %w", fault.Say(fault.Unavailable, "the place where files are kept does not answer or refuses the server; "+
+		"its operator finds the reason in its log and with dayfly doctor"), err)
 }
 
 // target is what an uploaded file is for: an input of a job, or an artifact of an attempt.
@@ -216,7 +226,7 @@ func (a *API) getBlob(w http.ResponseWriter, r *http.Request) error {
 		return fault.Say(fault.NotFound, "this file is not there: it was never stored, or has been deleted")
 	}
 	if err != nil {
-		return err
+		return storeAway(err)
 	}
 	header := w.Header()
 	header.Set("ETag", etag(info))
@@ -279,7 +289,7 @@ func (a *API) send(w http.ResponseWriter, r *http.Request, key string, part span
 	object, err := a.blobs.Get(r.Context(), key, part.offset, part.length)
 	if err != nil {
 		w.Header().Del("Content-Length")
-		return err
+		return storeAway(err)
 	}
 	defer object.Close()
 	connection := http.NewResponseController(w)

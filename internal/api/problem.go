@@ -122,6 +122,9 @@ func (a *API) problem(ctx context.Context, err error) *Problem {
 		p.header.Set("Retry-After", "5")
 	case http.StatusServiceUnavailable:
 		p.header.Set("Retry-After", "1")
+		if sentence, _ := fault.Sentence(err); kind == fault.Unavailable && err.Error() != sentence {
+			a.logger.WarnContext(ctx, "a request could not be served at the moment", "error", err)
+		}
 	case http.StatusInsufficientStorage:
 		p.header.Set("Retry-After", "10")
 		a.logger.WarnContext(ctx, "a request was refused because the disk is full", "error", err)

@@ -3,6 +3,7 @@ package app_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -307,6 +308,15 @@ func TestAStoreThatCannotBeUsedKeepsNoServerFromStarting(t *testing.T) {
 	config := s3Config(service, way, false)
 	config.SecretKey = "not-the-secret"
 	client := serveWith(t, config)
+	waiting, err := client.Submit(t.Context(), &dayfly.JobSpec{Command: []string{"true"}, Inputs: []dayfly.InputSpec{{Name: "in"}}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A reader that cannot be begun again is not tried again.
+	err = client.Upload(t.Context(), *waiting.Inputs[0].Upload, io.MultiReader(strings.NewReader("x")), 1)
+	if say := fmt.Sprint(err); fault.Of(err) != fault.Unavailable || !strings.Contains(say, "the place where files are kept") || strings.Contains(say, "Signature") {
+		t.Errorf("an upload: got %v, want kind unavailable, and whose affair it is without its details", err)
+	}
 	job, err := client.Submit(t.Context(), &dayfly.JobSpec{Command: []string{"true"}}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -375,7 +385,7 @@ func TestABlobsSectionThatCannotBeRightIsRefused(t *testing.T) {
 		c := app.Default()
 		change(&c.Blobs)
 		field := ""
-		if err, ok := c.Validate().(*fault.FieldError); ok {
+		if err, ok := errors.AsType[*fault.FieldError](c.Validate()); ok {
 			field = err.Field
 		}
 		if field != key {
