@@ -54,12 +54,14 @@ const (
 // JobSpec is what to run and how. It is the body of POST /v1/jobs.
 type JobSpec struct {
 	Name    string            `json:"name,omitempty" maxLength:"200" doc:"A name for people; the command's first word when it is missing."`
-	Command []string          `json:"command" minItems:"1" maxItems:"4096" doc:"The program and its arguments. No shell is involved unless you name one."`
+	Command []string          `json:"command,omitempty" minItems:"1" maxItems:"4096" doc:"The program and its arguments. No shell is involved unless you name one. Only with bare or own_agent may it be missing."`
 	Env     map[string]string `json:"env,omitempty" doc:"Environment variables. Names match [A-Za-z_][A-Za-z0-9_]* and do not begin with DAYFLY_ or LD_."`
 	Payload json.RawMessage   `json:"payload,omitempty" doc:"Any JSON; the job finds it in the file that DAYFLY_INPUT names. At most 256 KiB."`
 
 	Provider  string  `json:"provider,omitempty" maxLength:"600" doc:"Where to run it; when it is missing, where its queue or else the server says. Several, separated by commas, are tried in their order, and a region stands behind a colon: fly:ams,fly:fra,docker. At most eight."`
 	Image     string  `json:"image,omitempty" maxLength:"512" doc:"The image to run it in, for providers that have images."`
+	Bare      bool    `json:"bare,omitempty" doc:"Run the image as it is, without Dayfly's agent: with its own entrypoint, whose arguments the command is. How the machine ends is how the job ends. Nobody fetches inputs or stores outputs; the program may, with its token."`
+	OwnAgent  bool    `json:"own_agent,omitempty" doc:"The image has an agent of its own as its entrypoint, which claims the attempt by itself, such as a script with curl."`
 	Size      string  `json:"size,omitempty" maxLength:"64" doc:"A named size, such as shared-cpu-1x."`
 	CPUs      float64 `json:"cpus,omitempty" minimum:"0" maximum:"1024" doc:"Processors, instead of the size's."`
 	MemoryMB  int     `json:"memory_mb,omitempty" minimum:"0" maximum:"16777216" doc:"Memory limit in MiB, instead of the size's."`
@@ -93,6 +95,7 @@ type InputSpec struct {
 // Timeouts limit how long the parts of a job may take. Zero is the server's default.
 type Timeouts struct {
 	Queue Duration `json:"queue,omitempty" doc:"From start until the command first starts; a job that waits then expires. Default: none."`
+	Pull  Duration `json:"pull,omitempty" doc:"For the provider to fetch what the machine needs, such as its image. It does not count as boot. Default: 10m."`
 	Boot  Duration `json:"boot,omitempty" doc:"From asking for a machine until its agent answers. Default: 5m."`
 	Run   Duration `json:"run,omitempty" doc:"From the start of the command until it is told to stop. Default: 1h."`
 	Total Duration `json:"total,omitempty" doc:"From start until the end, over all attempts. Default: none."`
@@ -214,6 +217,8 @@ type Attempt struct {
 	Phases   Phases       `json:"phases"`
 	Cost     *Cost        `json:"cost,omitempty"`
 
+	Preparation *Preparation `json:"preparation,omitempty" doc:"How far the provider is with what it fetches, while it does."`
+
 	CreatedAt time.Time  `json:"created_at"`
 	EndedAt   *time.Time `json:"ended_at,omitempty"`
 
@@ -222,10 +227,18 @@ type Attempt struct {
 	SystemMS int64 `json:"system_ms,omitempty" doc:"CPU time in the kernel, in milliseconds."`
 }
 
+// Preparation says how far a provider is with what it fetches for a machine, such as an image.
+type Preparation struct {
+	Text  string `json:"text" doc:"What it does, in a few words."`
+	Done  int64  `json:"done,omitempty" doc:"Bytes of the total."`
+	Total int64  `json:"total,omitempty" doc:"Bytes; missing when it is not known."`
+}
+
 // Phases says how long each part of an attempt took, in milliseconds. A phase that is not over is counted up to now;
 // one that has not begun is missing.
 type Phases struct {
 	Queued    *float64 `json:"queued,omitempty" doc:"Ready, waiting for its turn."`
+	Preparing *float64 `json:"preparing,omitempty" doc:"The provider fetched what the machine needs, such as its image; missing if all was there."`
 	Creating  *float64 `json:"creating,omitempty" doc:"The provider was asked for a machine."`
 	Booting   *float64 `json:"booting,omitempty" doc:"The machine came up, claimed the attempt and fetched its inputs."`
 	Running   *float64 `json:"running,omitempty" doc:"The command ran."`

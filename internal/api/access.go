@@ -68,14 +68,15 @@ func accessOf(pattern string) (access, bool) {
 		"GET /v1/blobs/{key...}": {},
 
 		// The tokens of attempts and commands are, and the engine checks them.
-		"POST /agent/v1/claim":                   {},
-		"POST /agent/v1/attempts/{id}/heartbeat": {},
-		"POST /agent/v1/attempts/{id}/logs":      {},
-		"POST /agent/v1/attempts/{id}/artifacts": {},
-		"POST /agent/v1/attempts/{id}/result":    {},
-		"POST /agent/v1/progress":                {},
-		"POST /agent/v1/batch":                   {},
-		"POST /agent/v1/heartbeats":              {},
+		"POST /agent/v1/claim":                         {},
+		"POST /agent/v1/attempts/{id}/heartbeat":       {},
+		"POST /agent/v1/attempts/{id}/logs":            {},
+		"POST /agent/v1/attempts/{id}/artifacts":       {},
+		"POST /agent/v1/attempts/{id}/result":          {},
+		"GET /agent/v1/attempts/{id}/inputs/{name...}": {},
+		"POST /agent/v1/progress":                      {},
+		"POST /agent/v1/batch":                         {},
+		"POST /agent/v1/heartbeats":                    {},
 	}[pattern]
 	return rule, ok
 }

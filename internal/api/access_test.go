@@ -50,16 +50,17 @@ var expected = map[string]string{
 	"GET /openapi.json": "",
 	"GET /openapi.yaml": "",
 
-	"PUT /v1/blobs/{key...}":                 "-",
-	"GET /v1/blobs/{key...}":                 "-",
-	"POST /agent/v1/claim":                   "-",
-	"POST /agent/v1/attempts/{id}/heartbeat": "-",
-	"POST /agent/v1/attempts/{id}/logs":      "-",
-	"POST /agent/v1/attempts/{id}/artifacts": "-",
-	"POST /agent/v1/attempts/{id}/result":    "-",
-	"POST /agent/v1/progress":                "-",
-	"POST /agent/v1/batch":                   "-",
-	"POST /agent/v1/heartbeats":              "-",
+	"PUT /v1/blobs/{key...}":                       "-",
+	"GET /v1/blobs/{key...}":                       "-",
+	"POST /agent/v1/claim":                         "-",
+	"POST /agent/v1/attempts/{id}/heartbeat":       "-",
+	"POST /agent/v1/attempts/{id}/logs":            "-",
+	"POST /agent/v1/attempts/{id}/artifacts":       "-",
+	"POST /agent/v1/attempts/{id}/result":          "-",
+	"GET /agent/v1/attempts/{id}/inputs/{name...}": "-",
+	"POST /agent/v1/progress":                      "-",
+	"POST /agent/v1/batch":                         "-",
+	"POST /agent/v1/heartbeats":                    "-",
 }
 
 func TestEveryRouteIsOpenToItsScopesOnly(t *testing.T) {

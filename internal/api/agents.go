@@ -21,6 +21,7 @@ func (a *API) addAgents() {
 	a.router.HandleFunc(attempt+"logs", a.answering(a.storeLog))
 	a.router.HandleFunc(attempt+"artifacts", a.answering(a.artifacts))
 	a.router.HandleFunc(attempt+"result", a.answering(a.result))
+	a.router.HandleFunc("GET /agent/v1/attempts/{id}/inputs/{name...}", a.answering(a.inputOf))
 	a.router.HandleFunc("POST /agent/v1/progress", a.answering(a.progress))
 	a.router.HandleFunc("POST /agent/v1/batch", a.answering(a.batch))
 	a.router.HandleFunc("POST /agent/v1/heartbeats", a.answering(a.heartbeats))
@@ -216,6 +217,22 @@ func (a *API) progress(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return answer(w, struct{}{})
+}
+
+// inputOf leads to one of the attempt's inputs, for programs that have no assignment to read its URL from.
+func (a *API) inputOf(w http.ResponseWriter, r *http.Request) error {
+	token, err := a.sessionOf(r)
+	if err != nil {
+		return err
+	}
+	to, err := a.engine.InputURL(r.Context(), token, r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Location", to)
+	w.Header().Set("Cache-Control", "no-store") // it is a permission
+	w.WriteHeader(http.StatusTemporaryRedirect)
+	return nil
 }
 
 // heartbeats takes the heartbeats of many attempts, each of which has its own token in the body.

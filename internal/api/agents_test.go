@@ -48,6 +48,17 @@ func TestAnAgentClaimsReportsAndIsHeard(t *testing.T) {
 	}
 }
 
+func TestAProgramIsLedToItsInputsAndToNobodyElses(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, requireToken)
+	got := g.do("GET", "/agent/v1/attempts/att_1/inputs/dir/in.wav", "", g.session("att_1"))
+	if want := "http://files/dir/in.wav?signature=s"; got.status != 307 || got.header.Get("Location") != want || got.header.Get("Cache-Control") != "no-store" {
+		t.Errorf("got %d to %q (Cache-Control %q), want 307 to %q, not to be stored", got.status, got.header.Get("Location"), got.header.Get("Cache-Control"), want)
+	}
+	g.do("GET", "/agent/v1/attempts/att_1/inputs/in.wav", "", g.session("att_2")).want(t, "with another attempt's token", 401, fault.Unauthenticated)
+	g.do("GET", "/agent/v1/attempts/att_1/inputs/in.wav", "").want(t, "without a token", 401, fault.Unauthenticated)
+}
+
 func TestAChunkBeyondTheEndIsAnsweredWithTheOffsetWanted(t *testing.T) {
 	t.Parallel()
 	g := newRig(t)

@@ -96,6 +96,8 @@ type Commands interface {
 	Progress(ctx context.Context, jobToken string, p *wire.Progress) error
 	// JobOf returns the job that a running command's token may read.
 	JobOf(ctx context.Context, jobToken string) (jobID string, err error)
+	// InputURL returns where the machine of an attempt can GET one of its inputs.
+	InputURL(ctx context.Context, token, name string) (string, error)
 	// Counts returns how many unfinished jobs there are, by lane and state.
 	Counts(ctx context.Context) ([]store.Count, error)
 }

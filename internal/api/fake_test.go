@@ -476,6 +476,13 @@ func (f *fake) Progress(_ context.Context, token string, p *wire.Progress) error
 	return nil
 }
 
+func (f *fake) InputURL(_ context.Context, token, name string) (string, error) {
+	if err := f.call("input "+name, token); err != nil {
+		return "", err
+	}
+	return "http://files/" + name + "?signature=s", nil
+}
+
 func (f *fake) JobOf(_ context.Context, token string) (string, error) {
 	attempt, _, err := f.key.CheckJob(token)
 	if err != nil {

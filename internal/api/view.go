@@ -80,6 +80,10 @@ func (v *view) attempt(a *store.Attempt) dayfly.Attempt {
 		CreatedAt: a.CreatedAt.UTC(), EndedAt: moment(a.EndedAt),
 		MaxRSSKB: a.MaxRSSKB, UserMS: a.UserMS, SystemMS: a.SystemMS,
 	}
+	if p := a.Preparation; p != nil {
+		out.Preparation = &dayfly.Preparation{Text: p.Text, Done: p.Done, Total: p.Total}
+		out.Phases.Preparing, out.Phases.Creating = out.Phases.Creating, nil
+	}
 	if a.Machine != nil {
 		out.Machine, out.Cost = v.machine(a.Machine), v.cost(a.Meter())
 	}
@@ -110,12 +114,16 @@ func phases(a *store.Attempt, now time.Time) dayfly.Phases {
 	var p dayfly.Phases
 	p.Queued = milliseconds(a.QueuedAt, a.CreatedAt)
 	// Agents often call before their provider has answered, and then the machine counts as made.
-	made := earliest(a.BootedAt, a.ClaimedAt)
+	made, asked := earliest(a.BootedAt, a.ClaimedAt), a.CreatedAt
+	if !a.PreparedAt.IsZero() {
+		asked = a.PreparedAt
+		p.Preparing = milliseconds(a.CreatedAt, asked)
+	}
 	if made.IsZero() {
-		p.Creating = milliseconds(a.CreatedAt, end)
+		p.Creating = milliseconds(asked, end)
 		return p
 	}
-	p.Creating = milliseconds(a.CreatedAt, made)
+	p.Creating = milliseconds(asked, made)
 	if a.ClaimedAt.IsZero() {
 		p.Booting = milliseconds(made, end)
 		return p

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -114,30 +115,69 @@ func (r *runner) show(out *outputs, record dayfly.LogRecord) error {
 	return out.write(r.p, record)
 }
 
-// patient is how long a job may wait to run before somebody at a terminal is told why.
-const patient = 2 * time.Second
+// patient is how long a job may wait to run before somebody at a terminal is told why, and glance how often he is shown how
+// far its provider is with what it fetches.
+const (
+	patient = 2 * time.Second
+	glance  = 500 * time.Millisecond
+)
 
 // sayWhyItWaits tells somebody at a terminal why nothing happens yet.
 func (r *runner) sayWhyItWaits(ctx context.Context) {
-	timer := time.NewTimer(patient)
-	defer timer.Stop()
-	said := ""
-	for {
+	said, drawn := "", ""
+	draw := func(text string) {
+		if text == drawn {
+			return
+		}
+		drawn = text
+		r.talk.mu.Lock()
+		fmt.Fprintf(r.p.err, "\r\x1b[K%s", r.p.colored(r.p.err, dim, text))
+		r.talk.mu.Unlock()
+	}
+	defer draw("")
+	for next := time.Now().Add(patient); ; {
 		select {
 		case <-ctx.Done():
 			return
-		case <-timer.C:
+		case <-time.After(glance):
 		}
-		why, err := r.c.Why(ctx, r.job.ID)
-		if err != nil || why.State.Terminal() || why.State == dayfly.Running {
+		job, err := r.c.Job(ctx, r.job.ID)
+		if err != nil || job.State.Terminal() || job.State == dayfly.Running {
 			return // there is output to look at, or an error that the main loop meets too
 		}
-		if len(why.Answers) > 0 && why.Answers[0] != said {
+		if text := fetching(job); text != "" {
+			draw(cut(text, max(20, r.p.width-1)))
+			next = time.Now().Add(patient)
+			continue
+		}
+		draw("")
+		if time.Now().Before(next) {
+			continue
+		}
+		next = time.Now().Add(patient)
+		why, err := r.c.Why(ctx, r.job.ID)
+		if err == nil && len(why.Answers) > 0 && why.Answers[0] != said && why.State != dayfly.Running && !why.State.Terminal() {
 			said = why.Answers[0]
 			r.talk.mu.Lock()
 			r.p.note("%s", r.p.colored(r.p.err, dim, "waiting: "+plain(said)))
 			r.talk.mu.Unlock()
 		}
-		timer.Reset(patient)
 	}
+}
+
+// fetching says how far the provider is with what the job's machine needs, or "" when it does not fetch.
+func fetching(job *dayfly.Job) string {
+	if len(job.Attempts) == 0 {
+		return ""
+	}
+	f := job.Attempts[len(job.Attempts)-1].Preparation
+	switch {
+	case f == nil || f.Text == "":
+		return ""
+	case f.Total > 0:
+		return fmt.Sprintf("%s  %d %%  of %s", plain(f.Text), min(100, f.Done*100/f.Total), bytesOf(f.Total))
+	case f.Done > 0:
+		return fmt.Sprintf("%s  %s", plain(f.Text), bytesOf(f.Done))
+	}
+	return plain(f.Text)
 }

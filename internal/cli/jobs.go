@@ -214,7 +214,7 @@ func (p *program) showJob(job *dayfly.Job) {
 		field("on", "%s", job.Spec.Provider)
 	}
 	for _, r := range job.Refusals {
-		field("refused", "%s, %s: %s", where(r.Provider, r.Region), r.At.Local().Format(time.DateTime), r.Message)
+		field("refused", "%s, %s: %s", where(r.Provider, r.Region), r.At.Local().Format(time.RFC3339), r.Message)
 	}
 	field("retry of", "%s", job.RetriedFrom)
 	field("labels", "%s", labels(job.Spec.Labels))

@@ -136,7 +136,7 @@ func phasesOf(p dayfly.Phases) []phase {
 	for _, one := range []struct {
 		name string
 		ms   *float64
-	}{{"queued", p.Queued}, {"creating", p.Creating}, {"booting", p.Booting}, {"running", p.Running}, {"finishing", p.Finishing}} {
+	}{{"queued", p.Queued}, {"preparing", p.Preparing}, {"creating", p.Creating}, {"booting", p.Booting}, {"running", p.Running}, {"finishing", p.Finishing}} {
 		if one.ms != nil {
 			phases = append(phases, phase{one.name, *one.ms})
 		}

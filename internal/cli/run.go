@@ -27,6 +27,7 @@ import (
 // runFlags are the flags of dayfly run.
 type runFlags struct {
 	on, image, size   string
+	bare, ownAgent    bool
 	in, out           []string
 	outDir            string
 	env, labels       []string
@@ -82,11 +83,13 @@ otherwise. When more was printed the exit code is 125. Large results belong in a
   dayfly run --in song.wav --out song.mp3 -- ffmpeg -i song.wav -b:a 192k song.mp3
   dayfly run --in data:input --in analyze.py --out 'results/**' --timeout 10m \
       -- python3 analyze.py input results
+  dayfly run --on fly:ams,fly:fra,docker --image debian:12 -- uname -a
+  dayfly run --on docker --bare --image nginx:1.29 -- nginx -t
   dayfly run --detach --label nightly=yes -- rsync -a /srv/data /mnt/backup
   tar c src | dayfly run --in -:src.tar --out app.tar \
       -- sh -c 'tar x <src.tar && make -C src && tar c -C src app >app.tar'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
+			if len(args) == 0 && !f.bare && !f.ownAgent {
 				return usage(cmd, "there is no command to run; it comes after --, as in: %s", p.typed("run -- echo hello"))
 			}
 			return p.run(cmd, f, args)
@@ -115,6 +118,8 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.on, "on", "", "the `PROVIDER` to run it on, or several to try in turn, with regions: fly:ams,docker (default: the server's)")
 	flags.StringVar(&f.size, "size", "", "the `SIZE` of the machine, such as shared-cpu-1x")
 	flags.StringVar(&f.image, "image", "", "the `IMAGE` to run it in, for providers that have images")
+	flags.BoolVar(&f.bare, "bare", false, "run the image as it is, without Dayfly's agent; the command is its entrypoint's arguments")
+	flags.BoolVar(&f.ownAgent, "own-agent", false, "the image's entrypoint is an agent itself, such as a script with curl")
 	flags.StringVar(&f.maxCost, "max-cost", "", "the most that all attempts together may cost: `USD` such as 0.50")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "run nothing; say where it would run and what it can cost at most")
 	flags.BoolVar(&f.raw, "raw", false, "pass control characters through to the terminal")
@@ -122,6 +127,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.BoolVarP(&f.verbose, "verbose", "v", false, "a summary also when standard error is not a terminal")
 	cmd.MarkFlagsMutuallyExclusive("quiet", "verbose")
 	cmd.MarkFlagsMutuallyExclusive("dry-run", "detach")
+	cmd.MarkFlagsMutuallyExclusive("bare", "own-agent")
 	complete(cmd, "size", machine.Presets()...)
 	complete(cmd, "on", "local")
 }
@@ -137,7 +143,7 @@ func complete(cmd *cobra.Command, flag string, words ...string) {
 // spec is the job the flags describe.
 func (f *runFlags) spec(cmd *cobra.Command, command []string, stdin io.Reader) (*dayfly.JobSpec, error) {
 	spec := &dayfly.JobSpec{
-		Name: f.name, Command: command, Provider: f.on, Image: f.image, Size: f.size,
+		Name: f.name, Command: command, Provider: f.on, Image: f.image, Size: f.size, Bare: f.bare, OwnAgent: f.ownAgent,
 		Queue: f.queue, Priority: f.priority,
 	}
 	if f.timeout < 0 {
@@ -530,7 +536,7 @@ func (p *program) verdict(job *dayfly.Job) error {
 	if message == "" {
 		message = fmt.Sprintf("the job is %s (%s)", job.State, job.Reason)
 	}
-	if word := job.Spec.Command[0]; job.Reason == dayfly.ReasonCommandNotFound && strings.Contains(word, "/") && !path.IsAbs(word) {
+	if word := strings.Join(job.Spec.Command[:min(1, len(job.Spec.Command))], ""); job.Reason == dayfly.ReasonCommandNotFound && strings.Contains(word, "/") && !path.IsAbs(word) {
 		name := path.Clean(word)
 		message += fmt.Sprintf(" The job's directory holds only what --in gives it, and files arrive without the executable bit; "+
 			"a script is run by its interpreter, as in: %s", p.typed("run --in", name, "-- sh", name))

@@ -131,6 +131,7 @@ func (e *Engine) airborne(token string) (*flight, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.introduce(token)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	f := e.flights[attempt]
@@ -252,6 +253,9 @@ func (e *Engine) Log(ctx context.Context, token string, c *wire.LogChunk) (*wire
 	}
 	f, err := e.airborne(token)
 	if err != nil {
+		return nil, err
+	}
+	if err := e.ownLogs(f); err != nil {
 		return nil, err
 	}
 	stored, err := e.logs.Append(f.id, c, e.logLimit())
@@ -469,7 +473,10 @@ func (e *Engine) ofJobToken(ctx context.Context, token string) (*flight, error) 
 		return nil, err
 	}
 	attempt, fence, err := e.key.CheckJob(token)
-	if err != nil {
+	if err != nil { // a bare machine has one token for everything
+		if f, err := e.airborne(token); !errors.Is(err, fault.Unauthenticated) {
+			return f, err
+		}
 		return nil, err
 	}
 	e.mu.Lock()

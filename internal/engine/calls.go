@@ -22,7 +22,11 @@ func (e *Engine) callCreate(ctx context.Context, provider string, spec *machine.
 	if err := failpoint.Hit("provider.create.before"); err != nil {
 		return nil, err
 	}
-	m, err := e.providers[provider].Create(ctx, spec)
+	p := e.providers[provider]
+	if p == nil {
+		return nil, fmt.Errorf("engine: %w: there is no provider %q any more", fault.Unavailable, provider)
+	}
+	m, err := p.Create(ctx, spec)
 	if failed := failpoint.Hit("provider.create.after"); failed != nil {
 		return nil, failed
 	}
@@ -227,12 +231,16 @@ func (e *Engine) flushMoves(ctx context.Context, moves []*store.MachineMove) err
 	return err
 }
 
-// flushNotes writes what was learnt about attempts. A note about an attempt that has ended meanwhile says nothing new.
+// flushNotes writes what was learnt about attempts. Of one that has ended meanwhile only how it was prepared and what its
+// machine ran is news.
 func (e *Engine) flushNotes(ctx context.Context, notes []*store.Note) error {
 	e.mu.Lock()
 	// The list stays as it is: when the store refuses, it is flushed again.
 	current := slices.DeleteFunc(slices.Clone(notes), func(n *store.Note) bool {
 		f := e.flights[n.Attempt]
+		if n.Prepared || n.Booted != nil && n.Booted.Image != "" {
+			return false
+		}
 		return f == nil || n.Booted != nil && f.state == "running" && n.Booted.ID == n.Booted.Name
 	})
 	e.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/engine"
 	"github.com/dayfly-run/dayfly/internal/store"
 	"github.com/dayfly-run/dayfly/internal/wire"
+	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/machine/memmachine"
 )
 
@@ -31,11 +33,15 @@ func TestNoFaultLosesOrDoublesAJob(t *testing.T) {
 	}
 	for _, seed := range seeds {
 		inBubble(t, func(t *testing.T) {
+			var c *chaos
+			other := memmachine.New(&memmachine.Options{Guest: func(ctx context.Context, spec *machine.Spec) machine.Exit { return c.agent(ctx, spec) }})
 			fleet, memory := newForgetfulFleet(t, func(o *engine.Options) {
 				o.Queues = map[string]engine.QueueLimits{"narrow": {Concurrency: 2, KeyConcurrency: 1}}
-				o.MaxMachines = map[string]int{"mem": 8}
+				o.MaxMachines = map[string]int{"mem": 8, "other": 3}
+				o.Providers["other"] = other
 			})
-			c := &chaos{fleet: fleet, memory: memory, luck: rand.New(rand.NewPCG(seed, 0)), jobs: map[string]int{}, vanished: map[string]bool{}}
+			t.Cleanup(other.Cloud().Close)
+			c = &chaos{fleet: fleet, memory: memory, other: other.Cloud(), luck: rand.New(rand.NewPCG(seed, 0)), jobs: map[string]int{}, vanished: map[string]bool{}}
 			t.Logf("seed %d", seed)
 			c.run(2 * time.Hour)
 			c.check(seed)
@@ -46,6 +52,7 @@ func TestNoFaultLosesOrDoublesAJob(t *testing.T) {
 type chaos struct {
 	*fleet
 	memory *forgetful
+	other  *memmachine.Cloud // which jobs go on to, or begin with
 	luck   *rand.Rand
 	jobs   map[string]int // max_attempts by job
 	// vanished are the machines that chaos took away: nothing else is a reason to lose an attempt.
@@ -64,7 +71,8 @@ func (c *chaos) run(length time.Duration) {
 	faults := []memmachine.Fault{
 		memmachine.ExecuteThenTimeout, memmachine.LandLate(40 * time.Second), memmachine.LandLate(8 * time.Minute), memmachine.StartTwice,
 		memmachine.Refuse(fault.Unavailable), memmachine.Refuse(fault.Exhausted), memmachine.Refuse(fault.Denied), memmachine.Delay(20 * time.Second),
-		memmachine.ExecuteThenHang,
+		memmachine.ExecuteThenHang, memmachine.Refuse(fault.Unsupported),
+		ambiguousThenFull(),
 	}
 	lies := []memmachine.Fault{memmachine.EmptyList, memmachine.Duplicate, memmachine.Shuffle(7), memmachine.Refuse(fault.Unavailable)}
 	slips := rand.New(rand.NewPCG(c.luck.Uint64(), 0)) // used under the store's lock
@@ -79,16 +87,17 @@ func (c *chaos) run(length time.Duration) {
 	})
 	for begin := time.Now(); time.Since(begin) < length; {
 		wait(context.Background(), time.Duration(c.luck.IntN(30_000))*time.Millisecond)
+		cloud := []*memmachine.Cloud{c.cloud, c.cloud, c.other}[c.luck.IntN(3)]
 		switch c.luck.IntN(12) {
 		case 0, 1, 2, 3:
 			c.add()
 		case 4, 5:
-			c.cloud.Fail(memmachine.Create, faults[c.luck.IntN(len(faults))]).Times(1 + c.luck.IntN(3))
+			cloud.Fail(memmachine.Create, faults[c.luck.IntN(len(faults))]).Times(1 + c.luck.IntN(3))
 		case 6:
-			c.cloud.Fail(memmachine.List, lies[c.luck.IntN(len(lies))]).Times(1 + c.luck.IntN(5))
-			c.cloud.Fail(memmachine.Get, memmachine.Refuse(fault.Unavailable)).Times(c.luck.IntN(5))
+			cloud.Fail(memmachine.List, lies[c.luck.IntN(len(lies))]).Times(1 + c.luck.IntN(5))
+			cloud.Fail(memmachine.Get, memmachine.Refuse(fault.Unavailable)).Times(c.luck.IntN(5))
 		case 7:
-			c.cloud.Fail(memmachine.Destroy, []memmachine.Fault{
+			cloud.Fail(memmachine.Destroy, []memmachine.Fault{
 				memmachine.ExecuteThenTimeout, memmachine.PretendDestroyed, memmachine.Refuse(fault.Unavailable)}[c.luck.IntN(3)]).Times(1 + c.luck.IntN(3))
 		case 8:
 			c.restart()
@@ -97,10 +106,10 @@ func (c *chaos) run(length time.Duration) {
 			wait(context.Background(), time.Duration(c.luck.IntN(300))*time.Second)
 			c.start()
 		case 10:
-			if all := c.cloud.Machines(); len(all) > 0 && c.luck.IntN(3) == 0 {
+			if all := cloud.Machines(); len(all) > 0 && c.luck.IntN(3) == 0 {
 				victim := all[c.luck.IntN(len(all))]
 				c.vanished[victim.Name] = true
-				c.cloud.Vanish(victim.ID)
+				cloud.Vanish(victim.ID)
 			}
 		case 11:
 			for id := range c.jobs {
@@ -112,7 +121,28 @@ func (c *chaos) run(length time.Duration) {
 		}
 	}
 	c.cloud.Heal()
+	c.other.Heal()
 	c.memory.set(nil)
+}
+
+// ambiguousThenFull makes a create time out, without an effect or with one that comes later, and refuses it when it is
+// sent again.
+func ambiguousThenFull() memmachine.Fault {
+	asked := map[string]int{}
+	var mu sync.Mutex
+	return func(ctx context.Context, c *memmachine.Call) error {
+		mu.Lock()
+		asked[c.Key]++
+		n := asked[c.Key]
+		mu.Unlock()
+		switch {
+		case n > 1:
+			return memmachine.Refuse(fault.Exhausted)(ctx, c)
+		case len(asked)%2 == 0:
+			return memmachine.LandLate(25*time.Second)(ctx, c)
+		}
+		return memmachine.Refuse(fault.Unavailable)(ctx, c)
+	}
 }
 
 func (c *chaos) add() {
@@ -120,6 +150,7 @@ func (c *chaos) add() {
 	job := c.submit(func(s *dayfly.JobSpec) {
 		s.Command = []string{"aaaaaaaaaaaaaaaaaaaaaaaaaaaa"[:1+c.luck.IntN(20)]}
 		s.Retry.MaxAttempts = most
+		s.Provider = []string{"mem", "mem", "mem,other", "other:x,other:y,mem", "other"}[c.luck.IntN(5)]
 		s.Priority = c.luck.IntN(3)
 		if c.luck.IntN(3) == 0 {
 			s.Env = map[string]string{"FAIL": "1"}
@@ -137,6 +168,9 @@ func (c *chaos) check(seed uint64) {
 	for id, most := range c.jobs {
 		job := c.finished(id, 3*time.Hour)
 		starts := 0
+		if len(job.Refusals) > 3 {
+			t.Errorf("seed %d: %s keeps %d refusals of at most 3 choices", seed, id, len(job.Refusals))
+		}
 		for i, a := range job.AttemptLog {
 			if a.Number != i+1 || !a.State.Terminal() {
 				t.Errorf("seed %d: attempt %d of %s has number %d and state %s; want numbers without holes and terminal states", seed, i+1, id, a.Number, a.State)
@@ -163,6 +197,8 @@ func (c *chaos) check(seed uint64) {
 		}
 		c.checkEvents(seed, job)
 	}
+	c.settled(10 * time.Minute)
+	c.fleet.cloud = c.other
 	c.settled(10 * time.Minute)
 	wait(context.Background(), time.Minute)
 	live, err := c.store.Machines(t.Context(), &store.MachineQuery{Limit: 10_000,

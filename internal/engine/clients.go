@@ -430,7 +430,13 @@ func (e *Engine) removeFiles(ctx context.Context, prefix string) (n int, err err
 }
 
 // Job returns a job with everything that belongs to it, or fault.NotFound.
-func (e *Engine) Job(ctx context.Context, id string) (*store.Job, error) { return e.store.Job(ctx, id) }
+func (e *Engine) Job(ctx context.Context, id string) (*store.Job, error) {
+	job, err := e.store.Job(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return e.withPreparation(job), nil
+}
 
 // Jobs lists jobs, newest first. more tells that there may be others behind them.
 func (e *Engine) Jobs(ctx context.Context, q *store.Query) (jobs []*store.Job, more bool, err error) {

@@ -21,7 +21,10 @@ const closing = 30 * time.Second
 // fullLifetime returns how long a job's machine may exist: everything its timeouts allow, time to move files, and the time
 // for which it may be kept.
 func fullLifetime(spec *dayfly.JobSpec) time.Duration {
-	const files = time.Hour
+	files := time.Hour
+	if spec.Bare { // nobody moves any
+		files = 0
+	}
 	return min(time.Duration(spec.Timeouts.Boot+spec.Timeouts.Run+spec.Timeouts.Grace+spec.KeepOnFailure)+files, machine.MaxLifetime)
 }
 

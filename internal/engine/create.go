@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
@@ -17,19 +18,34 @@ func (e *Engine) machineSpec(ctx context.Context, f *flight, job *store.Job) (*m
 	if err != nil {
 		return nil, err
 	}
-	return &machine.Spec{
+	spec := &machine.Spec{
 		Name: f.machine, Owner: ownerOf(e.identity.Install),
 		Labels:   map[string]string{"job": job.ID, "attempt": f.id, "epoch": formatEpoch(e.identity.Epoch)},
 		Lifetime: f.meter.Lifetime,
-		Agent:    &machine.Agent{URL: home, Attempt: f.id, Token: e.key.Bootstrap(f.id)},
 		Image:    job.Spec.Image, Region: f.region, Size: sizeOfJob(job),
-	}, nil
+	}
+	token := e.key.Bootstrap(f.id)
+	switch {
+	case job.Spec.Bare:
+		spec.Command, spec.Env = job.Spec.Command, e.bareEnvironment(f, job, home)
+	case job.Spec.OwnAgent:
+		// Its agent is told what providers tell ours. What it is to run comes with its claim.
+		spec.Env = map[string]string{"DAYFLY_AGENT_URL": home, "DAYFLY_AGENT_ATTEMPT": f.id, "DAYFLY_AGENT_TOKEN": token}
+		maps.Copy(spec.Env, job.Spec.Env)
+	default:
+		spec.Agent = &machine.Agent{URL: home, Attempt: f.id, Token: token}
+	}
+	return spec, nil
 }
 
 // create asks the provider for a flight's machine and deals with the answer.
 func (e *Engine) create(ctx context.Context, f *flight) {
 	e.mu.Lock()
 	job := f.job
+	if e.flights[f.id] != f || f.bare && f.ending {
+		e.mu.Unlock()
+		return // it was canceled before: what is not asked for need not be destroyed
+	}
 	f.sends++
 	f.sending++
 	e.mu.Unlock()
@@ -111,7 +127,7 @@ func (e *Engine) created(f *flight, m *machine.Machine) {
 	e.granted(f)
 	e.mu.Unlock()
 	// Where the provider calls the machine by our name, a claim has recorded all there is to know.
-	if over || claimed && m.ID == m.Name {
+	if over || claimed && m.ID == m.Name && m.Image == "" {
 		return
 	}
 	e.notes.add(e.lifetime, &store.Note{Attempt: f.id, Time: e.clock.now(), Booted: m})

@@ -283,7 +283,7 @@ func (e *Engine) takeOff(l *store.Launch, job *store.Job) {
 func launchedFlight(l *store.Launch, job *store.Job) *flight {
 	return &flight{
 		id: l.AttemptID, jobID: job.ID, machine: l.Machine, provider: l.Provider, region: l.Region, number: job.Number,
-		state: dayfly.AttemptCreating, job: job, since: l.Time, heard: l.Time,
+		state: dayfly.AttemptCreating, job: job, since: l.Time, heard: l.Time, bare: job.Spec.Bare,
 		meter: store.Meter{Price: l.Price, From: l.Time, Lifetime: l.Lifetime},
 	}
 }
@@ -291,5 +291,5 @@ func launchedFlight(l *store.Launch, job *store.Job) *flight {
 // begin asks for the machine of a flight.
 func (e *Engine) begin(f *flight) {
 	e.tell(f.jobID, false)
-	e.background.Go(func() { e.create(e.lifetime, f) })
+	e.background.Go(func() { e.bring(e.lifetime, f) })
 }

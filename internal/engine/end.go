@@ -24,6 +24,13 @@ type ended struct {
 func (e *Engine) finish(f *flight, v verdict) {
 	e.mu.Lock()
 	over := f.ending || e.flights[f.id] != f // somebody else ends it, or has
+	if f.bare && f.fence == 0 && f.sending > 0 && !over {
+		// A create is on its way again, and what it makes runs the command at once.
+		if v.refusal != nil {
+			f.pending = &v
+		}
+		over = true
+	}
 	if !over {
 		f.ending = true
 	}
@@ -33,7 +40,8 @@ func (e *Engine) finish(f *flight, v verdict) {
 	}
 	ctx, cancel := context.WithTimeout(e.lifetime, 30*time.Second)
 	defer cancel()
-	err := e.end(ctx, f, v, nil)
+	report := e.measured(f)
+	err := e.end(ctx, f, v, report)
 	e.mu.Lock()
 	f.ending, f.pending = false, nil
 	failed := err != nil && !errors.Is(err, fault.StaleAttempt) && !errors.Is(err, fault.NotFound)

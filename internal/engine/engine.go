@@ -204,8 +204,10 @@ func (e *Engine) boot(ctx context.Context) error {
 	now := e.clock.now()
 	bad, err := e.eachLive(ctx, func(a *store.Attempt) {
 		f := newFlight(a, now)
-		f.unheard = f.state == dayfly.AttemptRunning
-		e.addFlight(f)
+		f.unheard = f.state == dayfly.AttemptRunning && !f.bare
+		if e.addFlight(f) && f.bare && f.state == dayfly.AttemptRunning {
+			e.follow(f)
+		}
 	})
 	if err != nil {
 		return err
@@ -232,7 +234,7 @@ func (e *Engine) boot(ctx context.Context) error {
 	unknown = slices.DeleteFunc(unknown, func(f *flight) bool { return f.state != dayfly.AttemptCreateUnknown })
 	for _, f := range unknown {
 		// Asking again under the same name is harmless if the machine exists, and the quickest way to it if not.
-		e.background.Go(func() { e.create(e.lifetime, f) })
+		e.background.Go(func() { e.bring(e.lifetime, f) })
 	}
 	e.wakeQueue.set()
 	return nil
@@ -271,6 +273,8 @@ type flight struct {
 	number                               int         // never changes
 	meter                                store.Meter // of what it costs; never changes
 
+	bare bool // its machine runs without an agent; never changes
+
 	state dayfly.AttemptState
 	fence int64
 	job   *store.Job // as last read; replaced, never modified
@@ -304,6 +308,11 @@ type flight struct {
 	condemned bool // it is over, and its machine is to be destroyed once they are
 	looks     int
 
+	preparing *preparing    // what the provider fetches before it is asked for the machine; nil when it does not
+	deaf      bool          // a bare machine that cannot be told to end
+	logged    chan struct{} // closed when all that a bare machine has printed is stored; nil before its output is followed
+	over      chan struct{} // closed when the flight has landed; nil like logged
+
 	listeners map[chan struct{}]struct{} // heartbeats that wait for an order
 
 	// artifacts is held for reading while one is put into its place, and for writing while a result is accepted. It is
@@ -314,7 +323,7 @@ type flight struct {
 func newFlight(a *store.Attempt, now time.Time) *flight {
 	f := &flight{
 		id: a.ID, jobID: a.JobID, number: a.Number, provider: a.Provider, state: a.State, fence: a.Fence, job: a.Job,
-		since: now, heard: now, meter: a.Meter(),
+		since: now, heard: now, bare: a.Job.Spec.Bare, meter: a.Meter(),
 	}
 	if a.State == dayfly.AttemptRunning {
 		f.commandAt = now
@@ -367,6 +376,12 @@ func (e *Engine) land(f *flight) bool {
 		e.count(f, -1)
 	}
 	f.wakeListeners()
+	if present && f.over != nil {
+		close(f.over)
+	}
+	if f.preparing != nil {
+		f.preparing.stop()
+	}
 	job := f.job
 	e.mu.Unlock()
 	e.freed(job)

@@ -72,15 +72,20 @@ type attemptView struct {
 	absent time.Duration // for how long the provider has said that there is no such machine; 0: it has not
 	asking bool          // the provider is being asked
 
-	pending  *verdict      // how it has ended before its agent called, if that could not be recorded yet
-	refused  *verdict      // the provider has refused the machine, after an answer of its had been lost
-	order    wire.Outcome  // what the agent has been told to stop for, or ""
-	ordered  time.Duration // since then
-	killed   bool          // its machine is being destroyed because nothing else helped
-	gone     bool          // and that has been confirmed
-	sends    int           // how often the create was sent
-	lookDue  bool          // create_unknown: time to look for the machine again
-	resendOK bool          // create_unknown: it was looked for long enough to believe that it does not exist
+	pending     *verdict      // how it has ended before its agent called, if that could not be recorded yet
+	refused     *verdict      // the provider has refused the machine, after an answer of its had been lost
+	order       wire.Outcome  // what the agent has been told to stop for, or ""
+	ordered     time.Duration // since then
+	killed      bool          // its machine is being destroyed because nothing else helped
+	gone        bool          // and that has been confirmed
+	sends       int           // how often the create was sent
+	lookDue     bool          // create_unknown: time to look for the machine again
+	bare        bool          // its machine runs without an agent
+	sending     bool          // a create has not been answered yet
+	polls       bool          // bare: its provider does not tell of changes by itself
+	deaf        bool          // bare: it cannot be told to end
+	limitIsCost bool          // bare: limit is when what the job may cost is used up
+	resendOK    bool          // create_unknown: it was looked for long enough to believe that it does not exist
 }
 
 // listingView is one provider's list of our machines together with what the store said of them afterwards.
@@ -104,19 +109,20 @@ type actionKind string
 
 // The actions that plan may decide on.
 const (
-	launchJob   actionKind = "launch" // commit the intent and ask the provider of the choice
-	holdJob     actionKind = "hold"   // pass it over: its key is at the limit
-	leaveJob    actionKind = "leave"  // to the clock: its total timeout has passed while it waited
-	endAttempt  actionKind = "end"    // with the verdict
-	orderStop   actionKind = "order"  // tell the agent to end the command
-	askProvider actionKind = "ask"    // how is this machine?
-	resend      actionKind = "resend" // the same create again
-	killMachine actionKind = "kill"   // destroy it until confirmed; its attempt ends when it is gone
-	removeStray actionKind = "remove" // destroy a machine that no live attempt owns
-	adopt       actionKind = "adopt"  // a listed machine belongs to a live attempt: record it
-	watchStray  actionKind = "watch"  // record a stranger and wait
-	dropKept    actionKind = "drop"   // a machine was kept long enough
-	brake       actionKind = "brake"  // too much at once: do nothing and raise the alarm
+	launchJob    actionKind = "launch" // commit the intent and ask the provider of the choice
+	holdJob      actionKind = "hold"   // pass it over: its key is at the limit
+	leaveJob     actionKind = "leave"  // to the clock: its total timeout has passed while it waited
+	endAttempt   actionKind = "end"    // with the verdict
+	orderStop    actionKind = "order"  // tell the agent to end the command
+	askProvider  actionKind = "ask"    // how is this machine?
+	resend       actionKind = "resend" // the same create again
+	claimMachine actionKind = "claim"  // for a bare machine, which runs
+	killMachine  actionKind = "kill"   // destroy it until confirmed; its attempt ends when it is gone
+	removeStray  actionKind = "remove" // destroy a machine that no live attempt owns
+	adopt        actionKind = "adopt"  // a listed machine belongs to a live attempt: record it
+	watchStray   actionKind = "watch"  // record a stranger and wait
+	dropKept     actionKind = "drop"   // a machine was kept long enough
+	brake        actionKind = "brake"  // too much at once: do nothing and raise the alarm
 )
 
 type action struct {
@@ -238,7 +244,12 @@ func planAttempt(a *attemptView, t *timers) []action {
 	if a.state.Terminal() {
 		return nil
 	}
-	if a.state == dayfly.AttemptRunning {
+	switch running := a.state == dayfly.AttemptRunning; {
+	case a.bare && running:
+		return planBareRunning(a, t)
+	case a.bare:
+		return planBare(a, t)
+	case running:
 		return planRunning(a, t)
 	}
 	return planBooting(a, t)
@@ -316,8 +327,13 @@ func (a *attemptView) afterLoss() verdict {
 	switch {
 	case a.cancel || a.order == wire.Canceled:
 		v.state, v.reason, v.message = dayfly.AttemptCanceled, dayfly.ReasonCanceled, "It was canceled; its machine is gone."
+	case a.order == wire.TimedOut && a.bare && !a.overdue:
+		v.state = dayfly.AttemptTimedOut
+		v.reason, v.message = a.outOfTime()
 	case a.order == wire.TimedOut:
 		v.state, v.reason, v.message = dayfly.AttemptTimedOut, dayfly.ReasonDeadline, "The job's total timeout passed; its machine is gone."
+	case a.bare && a.killed && a.order == "":
+		v.message = "Its machine was destroyed."
 	case a.killed && a.limit > 0 && a.running > a.limit:
 		v.state, v.reason = dayfly.AttemptTimedOut, dayfly.ReasonTimeout
 		v.message = fmt.Sprintf("It ran longer than its run timeout of %v, and its agent did not stop it, so its machine was destroyed.", a.limit)
@@ -328,6 +344,8 @@ func (a *attemptView) afterLoss() verdict {
 		v.message = "What the job may cost was used up, so its machine ended itself. Give the job a higher max_cost, or make it faster."
 	case a.exit != nil && a.exit.OOMKilled:
 		v.reason, v.message = dayfly.ReasonOOMKilled, "The whole machine ran out of memory."
+	case a.bare:
+		v.message = "The machine ended or vanished, and its provider does not say how."
 	default:
 		v.message = "The machine ended while the command ran, and its agent did not report a result" + describeExit(a.exit) + "."
 	}

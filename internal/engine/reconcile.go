@@ -104,7 +104,7 @@ func (e *Engine) adopt(ctx context.Context, attempt string) {
 		"machine", f.machine, "state", a.State)
 	if f.state == dayfly.AttemptCreateUnknown {
 		// Asking again under the same name is harmless if the machine exists, and the quickest way to it if not.
-		e.background.Go(func() { e.create(e.lifetime, f) })
+		e.background.Go(func() { e.bring(e.lifetime, f) })
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 // The defaults of a job, each documented on its field in package dayfly.
 const (
 	defaultQueue       = "default"
+	defaultPull        = 10 * time.Minute
 	defaultBoot        = 5 * time.Minute
 	defaultRun         = time.Hour
 	defaultGrace       = 10 * time.Second
@@ -49,7 +50,7 @@ var (
 // normalize checks what a schema cannot say and fills in every default, so that what is stored is what will happen
 // even if the defaults change. Errors are fault.FieldErrors in the request's own words.
 func (e *Engine) normalize(spec *dayfly.JobSpec, wall time.Time) error {
-	for _, check := range []func(*dayfly.JobSpec) error{checkCommand, checkEnv, checkFiles, checkLabels, checkTimes} {
+	for _, check := range []func(*dayfly.JobSpec) error{checkBare, checkCommand, checkEnv, checkFiles, checkLabels, checkTimes} {
 		if err := check(spec); err != nil {
 			return err
 		}
@@ -80,7 +81,7 @@ func (e *Engine) normalize(spec *dayfly.JobSpec, wall time.Time) error {
 		return err
 	}
 	if spec.Name == "" {
-		spec.Name = filepath.Base(spec.Command[0])
+		spec.Name = nameOf(spec)
 	}
 	if err := checkLine("name", spec.Name); err != nil {
 		return err
@@ -90,6 +91,15 @@ func (e *Engine) normalize(spec *dayfly.JobSpec, wall time.Time) error {
 	}
 	fillDefaults(spec)
 	return e.checkCost(spec)
+}
+
+// nameOf returns the name of a job that has none: its command's, or its image's.
+func nameOf(spec *dayfly.JobSpec) string {
+	if len(spec.Command) > 0 {
+		return filepath.Base(spec.Command[0])
+	}
+	name, _, _ := strings.Cut(filepath.Base(spec.Image), "@")
+	return name
 }
 
 // placeJob fills in where a job runs that does not say it, and checks it.
@@ -129,6 +139,7 @@ func fillDefaults(spec *dayfly.JobSpec) {
 			*d = dayfly.Duration(value)
 		}
 	}
+	or(&spec.Timeouts.Pull, defaultPull)
 	or(&spec.Timeouts.Boot, defaultBoot)
 	or(&spec.Timeouts.Run, defaultRun)
 	or(&spec.Timeouts.Grace, defaultGrace)
@@ -143,6 +154,9 @@ func fillDefaults(spec *dayfly.JobSpec) {
 }
 
 func checkCommand(spec *dayfly.JobSpec) error {
+	if len(spec.Command) == 0 && (spec.Bare || spec.OwnAgent) {
+		return nil // the image says what to run
+	}
 	if len(spec.Command) == 0 || spec.Command[0] == "" {
 		return fault.Field("command", "must name a program: an array such as [\"ffmpeg\", \"-i\", \"in.wav\", \"out.mp3\"]")
 	}
@@ -267,6 +281,7 @@ func checkTimes(spec *dayfly.JobSpec) error {
 		most  time.Duration
 	}{
 		{"timeouts.queue", spec.Timeouts.Queue, maxWait},
+		{"timeouts.pull", spec.Timeouts.Pull, time.Hour},
 		{"timeouts.boot", spec.Timeouts.Boot, time.Hour},
 		{"timeouts.run", spec.Timeouts.Run, maxRunTimeout},
 		{"timeouts.total", spec.Timeouts.Total, maxWait},

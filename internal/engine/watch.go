@@ -40,7 +40,7 @@ func (e *Engine) saw(m *machine.Machine) {
 	news := f.see(m)
 	ended := f.sight.Rank() >= machine.Exited.Rank()
 	e.mu.Unlock()
-	if news && ended {
+	if news && (ended || f.bare) {
 		e.consider(f)
 	}
 }
@@ -101,7 +101,7 @@ func (e *Engine) view(f *flight, now time.Time) attemptView {
 		id: f.id, machine: f.machine, provider: f.provider, state: f.state, fence: f.fence,
 		cancel:  !job.CancelRequestedAt.IsZero(),
 		overdue: !job.TotalDeadline.IsZero() && !now.Before(job.TotalDeadline),
-		age:     e.vigil.elapsed(f.since, now), boot: time.Duration(job.Spec.Timeouts.Boot),
+		age:     e.age(f, now), boot: time.Duration(job.Spec.Timeouts.Boot),
 		silence: e.vigil.elapsed(f.heard, now),
 		limit:   time.Duration(job.Spec.Timeouts.Run), grace: time.Duration(job.Spec.Timeouts.Grace),
 		capped: cutShort(&job.Spec, f.meter),
@@ -114,10 +114,34 @@ func (e *Engine) view(f *flight, now time.Time) attemptView {
 	if f.order != "" {
 		v.ordered = e.vigil.elapsed(f.orderedAt, now)
 	}
+	v.bare, v.sending, v.deaf = f.bare, f.sending > 0, f.deaf
+	if f.bare && v.capped && !f.commandAt.IsZero() { // it has no agent that would stop the command in time
+		if paid, _ := paidRun(&job.Spec, f.meter, f.commandAt); paid < v.limit {
+			v.limit, v.limitIsCost = paid, true
+		}
+	}
+	if f.bare {
+		_, told := e.providers[f.provider].(machine.Watcher)
+		v.polls = !told
+		if f.state == dayfly.AttemptRunning {
+			v.asking = f.asking || now.Sub(f.askedAt) < barePoll
+		}
+	}
 	v.doubt = !f.confirmed
 	v.lookDue = f.state == dayfly.AttemptCreateUnknown
-	v.resendOK = v.absent >= e.timers.absentFor
+	v.resendOK = v.absent >= e.timers.absentFor && f.preparing == nil // else it is asked for when that is done
 	return v
+}
+
+// barePoll is how often a provider that does not tell by itself is asked whether a bare machine still runs.
+const barePoll = 5 * time.Second
+
+// age is for how long a flight's machine has been asked for. What is fetched before does not count. The caller holds mu.
+func (e *Engine) age(f *flight, now time.Time) time.Duration {
+	if f.preparing != nil {
+		return 0
+	}
+	return e.vigil.elapsed(f.since, now)
 }
 
 // lookInterval is how long to wait before asking a provider about the same machine again: soon at first, as a lost
@@ -140,6 +164,11 @@ func (e *Engine) carryOut(a action) {
 		e.background.Go(func() { e.finish(f, a.verdict) })
 	case orderStop:
 		e.order(f, a.order)
+		if f.bare {
+			e.background.Go(func() { e.terminate(e.lifetime, f) })
+		}
+	case claimMachine:
+		e.background.Go(func() { e.claimFor(e.lifetime, f) })
 	case askProvider:
 		e.mu.Lock()
 		asked := f.asking
@@ -200,6 +229,9 @@ func (e *Engine) ask(ctx context.Context, f *flight) {
 			delete(f.instances, m.ID)
 		}
 		f.see(m)
+		if f.bare {
+			f.heard = now
+		}
 	}
 	// What was confirmed once does not hold for ever: a list may show an instance that was not known.
 	f.confirmed = (f.confirmed || doubt && err == nil) && f.sight.Rank() >= machine.Exited.Rank()

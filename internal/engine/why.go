@@ -10,6 +10,7 @@ import (
 
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/machine"
 )
 
 // Why explains in sentences, the most important first, why a job is where it is and what happens next.
@@ -116,6 +117,14 @@ func (e *Engine) whyQueued(ctx context.Context, w *dayfly.Why, job *store.Job) e
 	return nil
 }
 
+// percent says how far a preparation is, if that is known.
+func percent(p machine.Preparation) string {
+	if p.Total <= 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %d %%", min(100, p.Done*100/p.Total))
+}
+
 // whyFull says which of a job's providers have as many machines as they may have.
 func (e *Engine) whyFull(w *dayfly.Why, job *store.Job) {
 	room, dying := e.room(), e.doomed.count()
@@ -150,16 +159,30 @@ func (e *Engine) whyActive(w *dayfly.Why, job *store.Job) {
 	now := e.clock.now()
 	e.mu.Lock()
 	v := e.view(f, now)
+	fetching := f.preparing
+	var said machine.Preparation
+	if fetching != nil {
+		said = fetching.said
+	}
 	e.mu.Unlock()
 	switch {
+	case fetching != nil:
+		say(w, "The provider %s has been fetching what machine %s needs for %s.", v.provider, v.machine, spoken(now.Sub(fetching.since)))
+		if said.Text != "" {
+			say(w, "It says of that: %s%s", said.Text, percent(said))
+		}
 	case v.state == dayfly.AttemptCreating:
 		say(w, "The provider %s was asked for machine %s %s ago.", v.provider, v.machine, spoken(v.age))
 	case v.state == dayfly.AttemptCreateUnknown:
 		say(w, "The provider %s was asked for machine %s, and its answer was lost; Dayfly is finding out whether the machine exists.", v.provider, v.machine)
+	case v.bare && v.state == dayfly.AttemptBooting:
+		say(w, "Machine %s exists, and its provider has not said yet that it runs (%s of at most %s).", v.machine, spoken(v.age), spoken(v.boot))
 	case v.state == dayfly.AttemptBooting:
 		say(w, "Machine %s exists and its agent has not called yet (%s of at most %s).", v.machine, spoken(v.age), spoken(v.boot))
 	case v.killed:
 		say(w, "Machine %s is being destroyed; the attempt ends when that is confirmed.", v.machine)
+	case v.bare:
+		say(w, "Machine %s runs since %s, without an agent.", v.machine, spoken(v.running))
 	case v.silence > e.timers.lostAfter:
 		say(w, "It runs on machine %s, whose agent has been silent for %s; after %s the machine is destroyed.",
 			v.machine, spoken(v.silence), spoken(e.timers.unreachableAfter))
@@ -173,6 +196,8 @@ func (e *Engine) whyActive(w *dayfly.Why, job *store.Job) {
 		say(w, "It says of itself: %.0f %% %s", job.Progress.Fraction*100, job.Progress.Text)
 	}
 	switch {
+	case v.bare && v.state != dayfly.AttemptRunning:
+		w.Next = "It runs as soon as its machine does."
 	case v.state != dayfly.AttemptRunning:
 		w.Next = "The command starts when the agent on its machine has called."
 	case !job.CancelRequestedAt.IsZero():

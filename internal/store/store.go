@@ -271,6 +271,9 @@ type Attempt struct {
 	Price    *machine.Price // as it was at the launch; nil: nobody knows
 	Unbilled bool           // no machine was made for it
 
+	// Preparation is how far the provider is with what it fetches. It is added by who knows, and never stored.
+	Preparation *machine.Preparation
+
 	Machine *Machine
 	Job     *Job // by Live, Attempt and Claim
 }
@@ -437,7 +440,7 @@ type Note struct {
 	Attempt string
 	Time    time.Time
 
-	Prepared bool             // the provider has what it needs to make the machine: sets PreparedAt, once, before the end
+	Prepared bool             // the provider has what it needs to make the machine: sets PreparedAt, once
 	Booted   *machine.Machine // the provider has answered: creating and create_unknown become booting
 	Unknown  string           // the answer is ambiguous, and this is why: creating becomes create_unknown
 	Progress *dayfly.Progress // what the job says of itself

@@ -91,9 +91,11 @@ func (t *tx) writeClaim(p *pair) error {
 const bootAttempt = `UPDATE attempts SET state = 'booting', booted_at = $2, message = '' WHERE seq = $1`
 
 const bootMachine = `
-UPDATE attempts SET machine_id = $2, location = $3, image = $4,
+UPDATE attempts SET machine_id = $2, location = $3,
 	machine_state = CASE machine_state WHEN 'creating' THEN 'present' ELSE machine_state END
 WHERE seq = $1 AND gone_at IS NULL`
+
+const keepImage = `UPDATE attempts SET image = $2 WHERE seq = $1`
 
 const prepareAttempt = `UPDATE attempts SET prepared_at = $2 WHERE seq = $1`
 
@@ -155,7 +157,7 @@ func (t *tx) note(n *note) error {
 	case n.progress != nil && a.State == dayfly.AttemptRunning:
 		p.job.progress = n.progress
 		_, _, err = t.exec(noteProgress, p.job.Seq, string(n.progress))
-	case n.Prepared && !a.State.Terminal() && a.PreparedAt.IsZero():
+	case n.Prepared && a.PreparedAt.IsZero():
 		a.PreparedAt = stored(n.Time)
 		_, _, err = t.exec(prepareAttempt, a.Seq, micros(a.PreparedAt))
 	case n.Unknown != "" && a.State == dayfly.AttemptCreating:
@@ -179,7 +181,12 @@ func (t *tx) booted(p *pair, n *note) error {
 		}
 		t.pairs.remember(p)
 	}
-	_, _, err := t.exec(bootMachine, a.Seq, n.machineID, n.location, n.image)
+	if n.image != "" { // which is worth knowing of a machine that is gone, too
+		if _, _, err := t.exec(keepImage, a.Seq, n.image); err != nil {
+			return err
+		}
+	}
+	_, _, err := t.exec(bootMachine, a.Seq, n.machineID, n.location)
 	return err
 }
 

@@ -107,13 +107,15 @@ func (m *model) Note(_ context.Context, notes []*store.Note) error {
 			if fresh {
 				a.State, a.BootedAt, a.Message = dayfly.AttemptBooting, n.Time, ""
 			}
-			if machine := m.machines[j.machine[a.ID]]; machine.State != store.MachineGone {
-				machine.ID, machine.Location, machine.Image = n.Booted.ID, n.Booted.Location, n.Booted.Image
+			machine := m.machines[j.machine[a.ID]]
+			machine.Image = cmp.Or(n.Booted.Image, machine.Image)
+			if machine.State != store.MachineGone {
+				machine.ID, machine.Location = n.Booted.ID, n.Booted.Location
 				if machine.State == store.MachineCreating {
 					machine.State = store.MachinePresent
 				}
 			}
-		case n.Prepared && !a.State.Terminal() && a.PreparedAt.IsZero():
+		case n.Prepared && a.PreparedAt.IsZero():
 			a.PreparedAt = n.Time
 		case n.Unknown != "" && a.State == dayfly.AttemptCreating:
 			a.State, a.Message = dayfly.AttemptCreateUnknown, n.Unknown
