@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -27,6 +28,8 @@ type homes struct {
 	fixed     map[string]string
 	providers map[string]machine.Provider
 	logger    *slog.Logger
+	passing   bool   // the server lives in a command, at no address that anybody knows before
+	program   string // what to call the dayfly command
 
 	mu    sync.Mutex
 	open  map[string]string        // guarded by mu: URLs by provider
@@ -36,6 +39,7 @@ type homes struct {
 func newHomes(o *Options, f *front) *homes {
 	return &homes{
 		front: f, dir: o.DataDir, fixed: o.MachineURLs, providers: o.Providers, logger: o.Logger,
+		passing: o.Passing, program: cmp.Or(o.Program, "dayfly"),
 		open: map[string]string{}, tries: map[string]chan struct{}{},
 	}
 }
@@ -90,6 +94,10 @@ func (h *homes) listen(ctx context.Context, provider string, gateway machine.Gat
 	addr, err := gateway.Gateway(ctx)
 	if errors.Is(err, fault.Unsupported) {
 		why, _ := fault.Sentence(err)
+		if h.passing {
+			return "", fault.Say(fault.Invalid, "machines of the provider %s cannot reach a command that serves itself: %s; start a server with "+
+				"%s serve and a public_url that they can reach, and try again", provider, why, h.program)
+		}
 		return "", fault.Say(fault.Invalid, "machines of the provider %s cannot reach this server at %s: %s; "+advice, provider, h.front.localURL, why, provider)
 	}
 	if err != nil {
