@@ -116,7 +116,7 @@ func refusedMessage(refusals []dayfly.Refusal) string {
 	for i, r := range refusals {
 		texts[i] = fmt.Sprintf("%s: %s", choice{r.Provider, r.Region}, r.Message)
 	}
-	return "Each of its providers refused the machine. " + strings.Join(texts, " ")
+	return "Each of its providers refused the machine: " + strings.Join(texts, "; ")
 }
 
 // backoff returns how long to wait after the n-th failure: anything from nothing to an exponentially growing bound.
