@@ -68,7 +68,7 @@ func (a *API) shell(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // it has been answered
 	}
-	defer conn.CloseNow()
+	defer func() { _ = conn.CloseNow() }() // or it is closed already
 	conn.SetReadLimit(wire.MaxShellMessage)
 	rule, _ := accessOf("GET /v1/jobs/{id}/shell")
 	s := &shellSession{api: a, conn: conn, in: in, permitted: func() error { return a.permit(r, rule) }}
@@ -193,7 +193,7 @@ func (s *shellSession) exec(ctx context.Context, open *wire.ShellOpen) (*machine
 		open.Command = shell
 	}
 	stdin, typed := io.Pipe()
-	defer stdin.Close()
+	defer func() { _ = stdin.Close() }() // which never fails
 	sizes := make(chan machine.Window, 1)
 	sizes <- machine.Window{Columns: open.Window.Columns, Rows: open.Window.Rows}
 	cmd := &machine.Command{
@@ -239,7 +239,7 @@ func (s *shellSession) read(typed *io.PipeWriter, sizes chan machine.Window) {
 		}
 		switch {
 		case message.Closed:
-			typed.Close()
+			_ = typed.Close() // which never fails
 		case message.Resize != nil && message.Resize.Columns > 0 && message.Resize.Rows > 0:
 			select { // the latest size is what counts
 			case <-sizes:

@@ -95,7 +95,7 @@ func (p *program) shell(ctx context.Context, c *connection, id string, command [
 	if err := s.dial(ctx, c, id, most); err != nil {
 		return err
 	}
-	defer s.conn.CloseNow()
+	defer func() { _ = s.conn.CloseNow() }() // or it is closed already
 	open := &wire.ShellOpen{Command: command, Terminal: s.terminal, Term: os.Getenv("TERM")}
 	if s.terminal {
 		open.Window = windowOf(os.Stdout)
@@ -155,6 +155,7 @@ func (s *session) dial(ctx context.Context, c *connection, id string, most time.
 	case resp == nil:
 		return fault.Say(fault.Unavailable, "the server does not answer: %v", err)
 	}
+	defer resp.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, wire.MaxShellMessage))
 	var refused wire.Problem
 	if json.Unmarshal(body, &refused) != nil || refused.Code == "" {

@@ -110,7 +110,7 @@ func (s *Shell) command(spec *machine.Spec, cmd *machine.Command) (*exec.Cmd, er
 	}
 	maps.Copy(env, spec.Env)
 	maps.Copy(env, cmd.Env)
-	c := exec.Command(path, cmd.Args[1:]...)
+	c := exec.CommandContext(context.Background(), path, cmd.Args[1:]...) // its whole group is killed instead
 	c.Dir = dir
 	if cmd.Dir != "" {
 		c.Dir = cmd.Dir

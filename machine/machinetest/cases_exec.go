@@ -77,7 +77,7 @@ func execTalksBackAndForth(t *testing.T, s *subject) {
 	}
 	m := s.entered(t)
 	reader, typed := io.Pipe()
-	defer typed.Close()
+	defer func() { _ = typed.Close() }()
 	var out buffer
 	cmd := s.sh(`while read -r line; do echo "got $line"; done; exit 4`)
 	cmd.Stdin, cmd.Stdout = reader, &out
@@ -86,7 +86,7 @@ func execTalksBackAndForth(t *testing.T, s *subject) {
 		s.give(t, typed, fmt.Sprintln(n))
 		s.wantWritten(t, &out, want)
 	}
-	typed.Close()
+	_ = typed.Close()
 	if exit := s.finish(t, ended, "Exec after its input has ended"); exit.Code != 4 {
 		t.Errorf("Exec: got %+v, want status 4", exit)
 	}
@@ -157,7 +157,7 @@ func execGivesATerminal(t *testing.T, s *subject) {
 		until [ "$(stty size)" = "44 122" ]; do sleep 0.05; done; echo second; read -r line; echo "got $line"`)
 	sizes := make(chan machine.Window, 1)
 	reader, typed := io.Pipe()
-	defer typed.Close()
+	defer func() { _ = typed.Close() }()
 	cmd.Resize, cmd.Stdin = sizes, reader
 	sizes <- machine.Window{Columns: 101, Rows: 33}
 	ended := s.begin(t.Context(), m.ID, cmd)
@@ -171,7 +171,7 @@ func execGivesATerminal(t *testing.T, s *subject) {
 	}
 	cmd, out = terminal("trap 'echo interrupted; exit 6' INT; echo ready; while :; do sleep 0.05; done")
 	reader, typed = io.Pipe()
-	defer typed.Close()
+	defer func() { _ = typed.Close() }()
 	cmd.Stdin = reader
 	ended = s.begin(t.Context(), m.ID, cmd)
 	s.wantWritten(t, out, "ready\r\n")

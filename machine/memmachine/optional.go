@@ -184,7 +184,7 @@ func (c *Cloud) exec(ctx context.Context, i *instance, cmd *machine.Command) (*m
 	}
 	exit, err := c.commands(context.WithValue(inner, insideKey{}, &Inside{c, i}), cloneSpec(i.spec), &guarded)
 	switch cause := context.Cause(inner); {
-	case ctx.Err() != nil || cause == over:
+	case ctx.Err() != nil || errors.Is(cause, over):
 		return nil, fmt.Errorf("memmachine: a command in machine %s: %w: %w", i.machine.ID, fault.Canceled, cause)
 	case cause != nil:
 		return nil, fmt.Errorf("memmachine: the output of a command in machine %s: %w", i.machine.ID, cause)
