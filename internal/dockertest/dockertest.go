@@ -174,7 +174,7 @@ func (e *Engine) launch() error {
 		return err
 	}
 	defer file.Close()
-	cmd := exec.Command("dockerd", "--host", e.Host, "--data-root", filepath.Join(e.dir, "data"), "--exec-root", filepath.Join(e.dir, "exec"),
+	cmd := exec.CommandContext(context.Background(), "dockerd", "--host", e.Host, "--data-root", filepath.Join(e.dir, "data"), "--exec-root", filepath.Join(e.dir, "exec"),
 		"--pidfile", filepath.Join(e.dir, "pid"), "--bridge", e.bridge, "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--shutdown-timeout=1")
 	cmd.Stdout, cmd.Stderr = file, file
 	// It ends with this process, whose threads it would otherwise be that matter: so one of them waits for it.
@@ -241,7 +241,7 @@ func (e *Engine) makeBridge() error {
 
 // ip runs the program of that name.
 func ip(args ...string) error {
-	text, err := exec.Command("ip", args...).CombinedOutput()
+	text, err := exec.CommandContext(context.Background(), "ip", args...).CombinedOutput()
 	if errors.Is(err, exec.ErrNotFound) {
 		return errors.New("ip is not installed; run scripts/setup, or: apt-get install iproute2")
 	}
@@ -468,19 +468,22 @@ func writeFile(w *tar.Writer, name string, data []byte) error {
 func Agent(t testing.TB) string {
 	t.Helper()
 	s := process()
-	s.agent.Do(func() {
-		if s.dir, s.built = os.MkdirTemp("", "dayfly-agent-"); s.built != nil {
-			return
-		}
-		s.file = filepath.Join(s.dir, "dayfly-agent")
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", s.file, "github.com/dayfly-run/dayfly/cmd/dayfly-agent")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if text, err := cmd.CombinedOutput(); err != nil {
-			s.built = fmt.Errorf("building the agent: %w\n%s", err, text)
-		}
-	})
+	s.agent.Do(s.buildAgent)
 	if s.built != nil {
 		t.Fatalf("dockertest: %v", s.built)
 	}
 	return s.file
+}
+
+// buildAgent builds the agent's program in a directory that the whole process shares.
+func (s *shared) buildAgent() {
+	if s.dir, s.built = os.MkdirTemp("", "dayfly-agent-"); s.built != nil {
+		return
+	}
+	s.file = filepath.Join(s.dir, "dayfly-agent")
+	cmd := exec.CommandContext(context.Background(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", s.file, "github.com/dayfly-run/dayfly/cmd/dayfly-agent")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		s.built = fmt.Errorf("building the agent: %w\n%s", err, text)
+	}
 }

@@ -55,7 +55,7 @@ func (p *Provider) connect() (*engine, error) {
 			MaxIdleConns: 64, MaxIdleConnsPerHost: 64, IdleConnTimeout: time.Minute, DisableCompression: true,
 		}, CheckRedirect: client.CheckRedirect}),
 		client.WithHost(host), client.WithUserAgent("dayfly"),
-		client.WithResponseHook(bound),
+		client.WithHTTPResponseHook(bound),
 	}
 	if dir := p.options.TLS; dir == "" {
 		options = append(options, client.WithScheme("http"))
