@@ -42,6 +42,27 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 	})
 }
 
+func TestTheListOfCommandsHasEachOfThemOnce(t *testing.T) {
+	t.Parallel()
+	root := (&program{}).root()
+	listed := map[string]int{}
+	for _, name := range commandNames() {
+		listed[name]++
+	}
+	for _, cmd := range root.Commands() {
+		if cmd.Hidden {
+			continue
+		}
+		if got := listed[cmd.Name()]; got != 1 {
+			t.Errorf("dayfly --help lists %s %d times, want once", cmd.Name(), got)
+		}
+		delete(listed, cmd.Name())
+	}
+	for name := range listed {
+		t.Errorf("dayfly --help lists %s, which does not exist", name)
+	}
+}
+
 func TestThePageOfCommandsNamesEveryCommandAndFlag(t *testing.T) {
 	t.Parallel()
 	data, err := os.ReadFile("../../docs/cli.md")

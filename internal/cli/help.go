@@ -24,8 +24,8 @@ type commandGroup struct {
 func commandGroups() []commandGroup {
 	return []commandGroup{
 		{"Run something", []string{"run"}},
-		{"Jobs", []string{"jobs", "show", "logs", "why", "wait", "download", "cancel", "retry", "delete"}},
-		{"The server", []string{"serve", "tokens", "machines"}},
+		{"Jobs", []string{"jobs", "show", "logs", "why", "wait", "download", "cancel", "retry", "delete", "shell", "release"}},
+		{"The server", []string{"serve", "tokens", "machines", "costs"}},
 		{"Dayfly itself", []string{"doctor", "version", "completion", "help"}},
 	}
 }
@@ -51,6 +51,8 @@ func otherNames() map[string][]string {
 		"retry":    {"restart", "rerun"},
 		"delete":   {"rm", "remove"},
 		"serve":    {"server", "daemon", "up"},
+		"shell":    {"ssh", "attach", "enter", "console"},
+		"costs":    {"bill", "billing", "usage", "spend"},
 	}
 }
 
