@@ -105,6 +105,7 @@ func (e *Engine) fetch(ctx context.Context, f *flight, job *store.Job) error {
 		if ctx.Err() != nil {
 			return err
 		}
+		e.prepared(f, machine.Preparation{Text: "tried again, because " + sentenceOf(err)})
 		e.logger.Warn("what a machine needs cannot be fetched for now; trying again", "job", f.jobID, "provider", f.provider, "error", err)
 		pause(ctx, delay)
 		if ctx.Err() != nil {
@@ -115,7 +116,7 @@ func (e *Engine) fetch(ctx context.Context, f *flight, job *store.Job) error {
 
 // prepared notes how far a preparation is.
 func (e *Engine) prepared(f *flight, p machine.Preparation) {
-	const longest = 200
+	const longest = 600 // as long as a sentence about an error
 	p.Text = strings.ToValidUTF8(p.Text, "�")
 	if len(p.Text) > longest {
 		p.Text = strings.ToValidUTF8(p.Text[:longest], "")

@@ -102,9 +102,18 @@ func TestFetchingIsTriedAgainUntilItsTimeIsOver(t *testing.T) {
 			t.Errorf("it failed %d times, want 3", n)
 		}
 		f.cloud.Fail(memmachine.Prepare, memmachine.Refuse(fault.Unavailable))
-		job := f.finished(f.submit(func(s *dayfly.JobSpec) {
+		job := f.submit(func(s *dayfly.JobSpec) {
 			s.Timeouts.Pull, s.Retry.MaxLaunches = dayfly.Duration(time.Minute), 2
-		}).ID, time.Hour)
+		})
+		<-time.After(10 * time.Second)
+		why, err := f.engine.Load().Why(t.Context(), job.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if said := strings.Join(why.Answers, " "); !strings.Contains(said, "tried again, because") {
+			t.Errorf("while it is tried again, why says %q, want the reason", said)
+		}
+		job = f.finished(job.ID, time.Hour)
 		check(t, job, dayfly.Failed, dayfly.ReasonNeverStarted, 2)
 		if !strings.Contains(job.Message, "timeouts.pull") {
 			t.Errorf("its message is %q, want it to name timeouts.pull", job.Message)

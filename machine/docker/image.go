@@ -295,7 +295,35 @@ func (p *Provider) fit(ctx context.Context, e *engine, image *picture) error {
 		return p.failed(ctx, e, "keep the image "+image.ref+" with the agent", err)
 	}
 	p.forgetOldest(ctx, e)
+	p.removeAbandoned(ctx, e)
 	return nil
+}
+
+// fittingTakes is longer than any image takes to be given the agent.
+const fittingTakes = time.Hour
+
+// removeAbandoned removes the containers that images were to be made by when their server was killed. They never ran.
+func (p *Provider) removeAbandoned(ctx context.Context, e *engine) {
+	list, err := e.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: make(client.Filters).Add("label", labelFitting)})
+	if err != nil {
+		p.log.Debug("the containers that images are made by could not be listed", "error", err)
+		return
+	}
+	for _, id := range abandoned(list.Items, time.Now()) {
+		if _, err := e.ContainerRemove(ctx, id, client.ContainerRemoveOptions{RemoveVolumes: true}); err != nil && !errdefs.IsNotFound(err) {
+			p.log.Debug("a container that an image was to be made by stays", "container", id, "error", err)
+		}
+	}
+}
+
+// abandoned returns those of the containers that nobody can be waiting for any more.
+func abandoned(list []container.Summary, now time.Time) (ids []string) {
+	for _, c := range list {
+		if c.State == container.StateCreated && c.Labels[labelFitting] != "" && now.Sub(time.Unix(c.Created, 0)) > fittingTakes {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids
 }
 
 // copyIn extracts an archive into a container's file system.
