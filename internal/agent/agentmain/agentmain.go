@@ -18,6 +18,10 @@ import (
 	"syscall"
 	"time"
 
+	// An image that is made from scratch knows no certificate authority, and the agent in it has to find a server at an https
+	// URL all the same. These are used only where the system has none.
+	_ "golang.org/x/crypto/x509roots/fallback"
+
 	"github.com/dayfly-run/dayfly/internal/agent"
 	"github.com/dayfly-run/dayfly/internal/process"
 	"github.com/dayfly-run/dayfly/machine"
