@@ -26,7 +26,7 @@ func (p *program) shellCommand() *cobra.Command {
 	var most time.Duration
 	cmd := &cobra.Command{
 		Use:   "shell JOB [flags] [-- COMMAND [ARG]...]",
-		Short: "Enter the machine of a job that runs, or that was kept after a failure",
+		Short: "Enter the machine of a job that runs, or was kept",
 		Long: `Opens a shell in the machine of a job, in the job's working directory and with its environment variables, or runs one
 command there and exits with its status. The job has to run, or to have failed after it was started with
 --keep-on-failure.

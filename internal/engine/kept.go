@@ -164,9 +164,9 @@ func (e *Engine) keptLoop(ctx context.Context) {
 // drop has a machine destroyed that was kept. The ledger says so first.
 func (e *Engine) drop(ctx context.Context, name, why string) error {
 	e.mu.Lock()
-	k := e.kept[name]
+	known := e.kept[name]
 	e.mu.Unlock()
-	if k == nil {
+	if known == nil {
 		return nil
 	}
 	err := e.store.MoveMachine(ctx, []*store.MachineMove{{
@@ -175,10 +175,11 @@ func (e *Engine) drop(ctx context.Context, name, why string) error {
 	if err != nil {
 		return err
 	}
-	e.doomed.add(k.provider, name, k.id)
 	e.mu.Lock()
+	k := *known // its id may have been learnt meanwhile
 	delete(e.kept, name)
 	e.mu.Unlock()
+	e.doomed.add(k.provider, name, k.id)
 	e.logger.Info("a machine that was kept is destroyed", "machine", name, "job", k.job, "why", why)
 	return nil
 }

@@ -23,7 +23,7 @@ type Group struct {
 	host *Host
 	name string
 	size machine.Size
-	dirs []cgroup // where it exists: the directory that kills first; empty on a host that scans
+	dirs []cgroup // where it exists: the directory that kills first; empty on a host that scans; set once
 
 	overDisk atomic.Bool // the tree has written more than its size allows
 	killed   atomic.Bool // Kill has found something to kill
@@ -39,11 +39,13 @@ type Group struct {
 	measured  []string   // guarded by started; the directories that count against DiskMB, when set
 }
 
-// make makes the group's directories and sets its limits.
+// make makes the group's directories and sets its limits. Making them anew, it leaves dirs as it is, which is read without
+// a lock.
 func (g *Group) make() error {
 	trees := &g.host.trees
+	var dirs []cgroup
 	if t := trees.kill; t != nil {
-		g.dirs = append(g.dirs, t.group(g.name))
+		dirs = append(dirs, t.group(g.name))
 	}
 	wanted := map[*hierarchy][]limit{}
 	for _, t := range trees.all() {
@@ -53,10 +55,13 @@ func (g *Group) make() error {
 			}
 		}
 		if t != trees.kill && wanted[t] != nil {
-			g.dirs = append(g.dirs, t.group(g.name))
+			dirs = append(dirs, t.group(g.name))
 		}
 	}
-	for _, dir := range g.dirs {
+	if g.dirs == nil {
+		g.dirs = dirs
+	}
+	for _, dir := range dirs {
 		if err := dir.make(); err != nil {
 			return err
 		}
@@ -98,7 +103,6 @@ func (g *Group) Revive() error {
 			}
 		}
 		g.closeFiles()
-		g.dirs = nil
 		if err := g.make(); err != nil {
 			return g.story(err)
 		}
