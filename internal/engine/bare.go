@@ -257,7 +257,11 @@ func (e *Engine) callLogs(ctx context.Context, provider, id string, stdout, stde
 	if err := failpoint.Hit("provider.logs.before"); err != nil {
 		return err
 	}
-	return machine.Logs(ctx, e.providers[provider], id, true, stdout, stderr)
+	err := machine.Logs(ctx, e.providers[provider], id, true, stdout, stderr)
+	if failed := failpoint.Hit("provider.logs.after"); failed != nil {
+		return failed
+	}
+	return err
 }
 
 // checkBare checks what a job asks for that runs without our agent.

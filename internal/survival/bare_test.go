@@ -42,3 +42,17 @@ func TestABareContainerOutlivesTheServerAndItsEndIsTheJobs(t *testing.T) {
 	}
 	in.noContainers(e, job.ID)
 }
+
+// runBareContainer runs a job in a container without an agent, and checks that it has run once and what it has printed.
+func runBareContainer(t *testing.T, in *installation) {
+	e := dockertest.Shared(t)
+	spec := in.contained(e.Image(t, "dayfly-test/bb:1"), "echo begun; sleep 1; echo over; exit 7")
+	spec.Bare = true
+	job := in.submit(spec)
+	in.check(job.ID, outcome{state: dayfly.Failed, reason: dayfly.ReasonExitNonzero, exit: 7, attempts: 1})
+	if out := string(in.printed(job.ID, 1, "stdout")); out != "begun\nover\n" {
+		t.Errorf("what it printed: got %q, want both lines, once", out)
+	}
+	in.only(job.ID)
+	in.noContainers(e, job.ID)
+}

@@ -24,7 +24,7 @@ import (
 func TestTheServerMayBeKilledAnywhere(t *testing.T) {
 	t.Parallel()
 	eachPoint(t, func(t *testing.T, s story, point string) {
-		in := install(t)
+		in := s.install(t)
 		if s.begin != nil {
 			s.begin(t, in)
 		}
@@ -42,7 +42,7 @@ func TestTheServerMayBeKilledAnywhere(t *testing.T) {
 func TestAnswersMayGetLostAnywhere(t *testing.T) {
 	t.Parallel()
 	eachPoint(t, func(t *testing.T, s story, point string) {
-		in := install(t)
+		in := s.install(t)
 		if s.begin != nil {
 			s.begin(t, in)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/dockertest"
 )
 
 // story is something that a client does with the server, step by step, and that passes certain failpoints on its way.
@@ -21,6 +22,17 @@ type story struct {
 	begin   func(t *testing.T, in *installation) // what comes before the failpoints are set; nil: nothing
 	tell    func(t *testing.T, in *installation)
 	endless bool // its job's command does not end by itself
+
+	place func(t *testing.T) *installation // where it happens; nil: an installation with this computer's machines
+}
+
+// install makes the installation in which the story happens.
+func (s *story) install(t *testing.T) *installation {
+	t.Helper()
+	if s.place == nil {
+		return install(t)
+	}
+	return s.place(t)
 }
 
 // stories pass every failpoint there is; TestEveryFailpointIsPartOfAStory makes sure of that.
@@ -38,8 +50,10 @@ func stories() map[string]story {
 		"a waiting job is canceled": {tell: cancelWaitingJob, points: []string{"store.move"}},
 		"a running job is canceled": {tell: cancelRunningJob, points: []string{"store.move", "store.end", "provider.destroy"}, endless: true},
 		"a job is removed":          {tell: removeJob, points: []string{"blob.delete", "log.close", "log.remove", "store.delete"}},
-		"a token is made":           {tell: makeToken, points: []string{"store.add_token", "store.revoke_token"}},
-		"a backup is restored":      {begin: restoreBackup, tell: findStray, points: []string{"store.adopt_machine"}, endless: true},
+		"a bare container runs": {tell: runBareContainer, points: []string{"provider.prepare", "provider.logs"},
+			place: func(t *testing.T) *installation { return installWithDocker(t, dockertest.Shared(t)) }},
+		"a token is made":      {tell: makeToken, points: []string{"store.add_token", "store.revoke_token"}},
+		"a backup is restored": {begin: restoreBackup, tell: findStray, points: []string{"store.adopt_machine"}, endless: true},
 	}
 }
 

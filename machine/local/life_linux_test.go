@@ -335,7 +335,7 @@ func TestMachinesBeyondTheLimitAreRefused(t *testing.T) {
 
 func TestAMachineForWhichThereAreNoDescriptorsIsRefusedAndNotMade(t *testing.T) {
 	t.Parallel()
-	for _, descriptors := range []int{64, 128} {
+	for _, descriptors := range []int{128, 192} {
 		p := newProvider(t, newDir(t), false, fmt.Sprintf("descriptors=%d", descriptors))
 		release := filepath.Join(t.TempDir(), "release")
 		var made []string
@@ -346,7 +346,7 @@ func TestAMachineForWhichThereAreNoDescriptorsIsRefusedAndNotMade(t *testing.T) 
 				made = append(made, m.ID)
 			}
 		}
-		if want := (descriptors - 32) / 13; !errors.Is(err, fault.Exhausted) || !strings.Contains(err.Error(), "limit") || len(made) != want {
+		if want := (descriptors - 64) / 13; !errors.Is(err, fault.Exhausted) || !strings.Contains(err.Error(), "limit") || len(made) != want {
 			t.Errorf("with %d descriptors: got %d machines and %v, want %d and fault.Exhausted for the limit", descriptors, len(made), err, want)
 		}
 		if err := os.WriteFile(release, nil, 0o600); err != nil {
