@@ -168,6 +168,9 @@ func (s *Service) updateMachine(r *request) (int, any, error) {
 		return 0, nil, err
 	}
 	_, err = s.changeConfig(r.committed(), r.entry, "update", wanted.Config, c, func(m *record) error {
+		if err := s.checkLease(m, r.Header.Get(nonceHeader)); err != nil {
+			return err
+		}
 		switch {
 		case m.State == destroyed || m.State == destroying:
 			return noMachine()

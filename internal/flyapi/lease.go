@@ -37,12 +37,23 @@ func newLease(m *record, ttl int64, description string, now time.Time) *lease {
 }
 
 // checkLease refuses a change of a leased machine by anybody but the lease's holder.
-func (s *Service) checkLease(e *entry, nonce string) error {
-	held := e.record().leased(s.Now())
+func (s *Service) checkLease(m *record, nonce string) error {
+	held := m.leased(s.Now())
 	if held == nil || sameNonce(held, nonce) {
 		return nil
 	}
-	return errHeld(e.record(), held)
+	return errHeld(m, held)
+}
+
+// asked commits a change that a request asks for. The lease is looked at once more, in the same step: somebody may have
+// taken it since the request came.
+func (s *Service) asked(r *request, op string, edit func(*record) error) (*record, error) {
+	return s.change(r.committed(), r.entry, op, func(m *record) error {
+		if err := s.checkLease(m, r.Header.Get(nonceHeader)); err != nil {
+			return err
+		}
+		return edit(m)
+	})
 }
 
 func sameNonce(held *lease, nonce string) bool {

@@ -13,7 +13,7 @@ import (
 // startMachine starts a machine that is stopped, or lets a suspended one go on.
 func (s *Service) startMachine(r *request) (int, any, error) {
 	var before string
-	m, err := s.change(r.committed(), r.entry, "start", func(m *record) error {
+	m, err := s.asked(r, "start", func(m *record) error {
 		before = m.State
 		switch {
 		case m.State == destroyed || m.State == destroying:
@@ -54,7 +54,7 @@ func (s *Service) stopMachine(r *request) (int, any, error) {
 	if wanted.Timeout < 0 || time.Duration(wanted.Timeout) > maxStop {
 		return 0, nil, invalid("timeout must be from 0s to %v", maxStop)
 	}
-	_, err := s.change(r.committed(), r.entry, "stop", func(m *record) error {
+	_, err := s.asked(r, "stop", func(m *record) error {
 		switch m.State {
 		case destroyed, destroying:
 			return noMachine()
@@ -97,7 +97,7 @@ func (s *Service) suspendMachine(r *request) (int, any, error) {
 	if _, ok := s.Provider.(machine.Suspender); !ok {
 		return 0, nil, precondition("unable to suspend machine: machines of this server's provider cannot be suspended")
 	}
-	_, err := s.change(r.committed(), r.entry, "suspend", func(m *record) error {
+	_, err := s.asked(r, "suspend", func(m *record) error {
 		c := r.entry.config()
 		switch {
 		case m.State == destroyed || m.State == destroying:
@@ -137,7 +137,7 @@ func (s *Service) restartMachine(r *request) (int, any, error) {
 	if timeout < 0 || timeout > maxStop {
 		return 0, nil, invalid("timeout must be from 0s to %v", maxStop)
 	}
-	_, err = s.change(r.committed(), r.entry, "restart", func(m *record) error {
+	_, err = s.asked(r, "restart", func(m *record) error {
 		switch m.State {
 		case destroyed, destroying:
 			return noMachine()
@@ -201,19 +201,17 @@ func (s *Service) runs(e *entry, what string) (*record, error) {
 // destroyMachine destroys a machine. Without force, or kill as other clients say, it must not run.
 func (s *Service) destroyMachine(r *request) (int, any, error) {
 	force := r.yes("force") || r.yes("kill")
-	switch m := r.entry.record(); m.State {
-	case destroyed:
-		return 0, nil, noMachine()
-	case stopped, suspended, failed, created, destroying:
-		if m.State == created && m.busy() && !force {
-			return 0, nil, errRuns()
+	_, err := s.asked(r, "destroy", func(m *record) error {
+		idle := m.State == created && !m.busy()
+		switch {
+		case m.State == destroyed:
+			return noMachine()
+		case !force && !idle && !slices.Contains([]string{stopped, suspended, failed, destroying}, m.State):
+			return errRuns()
 		}
-	default:
-		if !force {
-			return 0, nil, errRuns()
-		}
-	}
-	if err := s.destroy(r.committed(), r.entry); err != nil {
+		return s.doom(m)
+	})
+	if err != nil && !isUnchanged(err) {
 		return 0, nil, err
 	}
 	return http.StatusOK, &fine{OK: true}, nil
@@ -225,30 +223,33 @@ func errRuns() error {
 
 // destroy makes a machine's destruction the intent, whatever its state.
 func (s *Service) destroy(ctx context.Context, e *entry) error {
-	_, err := s.change(ctx, e, "destroy", func(m *record) error {
-		if m.State == destroyed || m.State == destroying {
-			return errUnchanged
-		}
-		if !m.busy() {
-			s.gone(m)
-			s.happened(m, "destroy", destroyed, byUser, nil)
-			return nil
-		}
-		m.State = destroying
-		s.happened(m, "destroy", destroying, byUser, nil)
-		return nil
-	})
+	_, err := s.change(ctx, e, "destroy", s.doom)
 	if isUnchanged(err) {
 		return nil
 	}
 	return err
 }
 
+// doom makes the record ask for the machine's destruction.
+func (s *Service) doom(m *record) error {
+	switch {
+	case m.State == destroyed || m.State == destroying:
+		return errUnchanged
+	case !m.busy():
+		s.gone(m)
+		s.happened(m, "destroy", destroyed, byUser, nil)
+	default:
+		m.State = destroying
+		s.happened(m, "destroy", destroying, byUser, nil)
+	}
+	return nil
+}
+
 func (s *Service) cordonMachine(r *request) (int, any, error)   { return s.setCordon(r, true) }
 func (s *Service) uncordonMachine(r *request) (int, any, error) { return s.setCordon(r, false) }
 
 func (s *Service) setCordon(r *request, cordoned bool) (int, any, error) {
-	_, err := s.change(r.committed(), r.entry, "cordon", func(m *record) error {
+	_, err := s.asked(r, "cordon", func(m *record) error {
 		switch {
 		case m.State == destroyed:
 			return noMachine()

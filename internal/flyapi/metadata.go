@@ -54,7 +54,7 @@ func (s *Service) deleteMetadataKey(r *request) (int, any, error) {
 }
 
 func (s *Service) editMetadata(r *request, version string, replace bool, edits map[string]*string) (int, any, error) {
-	_, err := s.change(r.committed(), r.entry, "metadata", func(m *record) error {
+	_, err := s.asked(r, "metadata", func(m *record) error {
 		if m.State == destroyed {
 			return noMachine()
 		}

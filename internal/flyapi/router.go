@@ -174,7 +174,7 @@ func (s *Service) respond(r *request, rt *route) (int, any, error) {
 		return 0, nil, err
 	}
 	if rt.changes {
-		if err := s.checkLease(r.entry, r.Header.Get(nonceHeader)); err != nil {
+		if err := s.checkLease(r.entry.record(), r.Header.Get(nonceHeader)); err != nil {
 			return 0, nil, err
 		}
 	}
