@@ -2,12 +2,14 @@ package cli
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,6 +20,11 @@ import (
 
 // TestMain makes this test binary the dayfly command too, which the transcripts and the supervisors of machines run.
 func TestMain(m *testing.M) {
+	// These tests wait for servers and machines much more than they compute, so more of them run at once than there are
+	// processors, unless -parallel says otherwise.
+	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err)
+	}
 	called := os.Args[0] // testscript leaves only the name of it
 	testscript.Main(m, map[string]func(){
 		"dayfly": func() {

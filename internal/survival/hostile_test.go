@@ -268,7 +268,7 @@ func TestAForkBombIsHeldToItsLimit(t *testing.T) {
 	in.running(job.ID)
 	most := 0
 	eventually(t, patience, "the bomb has grown", func() error {
-		if most = max(most, len(in.strangers())); most < 60 {
+		if most = max(most, len(in.strangers())); most < 48 {
 			return fmt.Errorf("there are %d processes", most)
 		}
 		return nil
