@@ -123,6 +123,7 @@ func (e *Engine) created(f *flight, m *machine.Machine) {
 		f.state = dayfly.AttemptBooting
 	}
 	f.refused = nil
+	f.image = m.Image
 	over := e.flights[f.id] != f
 	e.granted(f)
 	e.mu.Unlock()

@@ -285,6 +285,7 @@ type flight struct {
 	unheard   bool      // it ran when this server started, and its agent has not said since that it still does
 
 	providerID string
+	image      string                   // what the machine runs, as far as that has been recorded
 	instances  map[string]machine.State // by the provider's id; one, unless a provider made two of one name
 	sight      machine.State            // of the instance that is furthest from its end; "" before any was seen
 	exit       *machine.Exit            // of the instance that ended last
@@ -329,7 +330,7 @@ func newFlight(a *store.Attempt, now time.Time) *flight {
 		f.commandAt = now
 	}
 	if m := a.Machine; m != nil {
-		f.machine, f.region, f.providerID = m.Name, m.Region, m.ID
+		f.machine, f.region, f.providerID, f.image = m.Name, m.Region, m.ID, m.Image
 		f.killed = m.State == store.MachineDeleting
 		f.gone = m.State == store.MachineGone
 	}

@@ -39,7 +39,15 @@ func (e *Engine) saw(m *machine.Machine) {
 	}
 	news := f.see(m)
 	ended := f.sight.Rank() >= machine.Exited.Rank()
+	// What it runs came with the answer to the create, and that may have been lost with the server that waited for it.
+	untold := f.state == dayfly.AttemptRunning && f.image == "" && m.Image != ""
+	if untold {
+		f.image = m.Image
+	}
 	e.mu.Unlock()
+	if untold {
+		e.notes.add(e.lifetime, &store.Note{Attempt: f.id, Time: e.clock.now(), Booted: m})
+	}
 	if news && (ended || f.bare) {
 		e.consider(f)
 	}
