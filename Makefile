@@ -18,7 +18,7 @@ help: ## Show what can be made
 		while IFS=$$'\t' read -r target what; do printf '  make %-13s %s\n' "$$target" "$$what"; done
 
 .PHONY: setup
-setup: ## Install what tests and demo need beyond Go and git
+setup: ## Install what the tests need beyond Go and git
 	@bash scripts/setup
 
 .PHONY: build
@@ -28,7 +28,9 @@ build: ## Build bin/dayfly and bin/dayfly-agent
 	$(BUILD) -o bin/dayfly-agent ./cmd/dayfly-agent
 
 .PHONY: demo
-demo: setup build ## See it work: run a few jobs on this computer
+demo: ## See it work: run a few jobs on this computer
+	@bash scripts/setup demo
+	@$(MAKE) --no-print-directory build
 	@bash scripts/demo
 
 .PHONY: test
