@@ -323,12 +323,8 @@ func (c *Client) Costs(ctx context.Context, from, to string) (*Costs, error) {
 	values := url.Values{}
 	setIf(values, "from", from)
 	setIf(values, "to", to)
-	path := "/v1/costs"
-	if len(values) > 0 {
-		path += "?" + values.Encode()
-	}
 	var costs Costs
-	if err := c.call(ctx, request{method: http.MethodGet, path: path}, &costs); err != nil {
+	if err := c.call(ctx, request{method: http.MethodGet, path: "/v1/costs", query: values}, &costs); err != nil {
 		return nil, err
 	}
 	return &costs, nil

@@ -292,6 +292,51 @@ func TestJobsAsksForPagesAsTheyAreConsumed(t *testing.T) {
 	}
 }
 
+func TestWhatARequestAsksForIsInItsQueryAndNotInItsPath(t *testing.T) {
+	t.Parallel()
+	for want, call := range map[string]func(ctx context.Context, c *dayfly.Client) error{
+		"/v1/costs?": func(ctx context.Context, c *dayfly.Client) error {
+			_, err := c.Costs(ctx, "", "")
+			return err
+		},
+		"/v1/costs?from=2026-05-01&to=2026-05-31": func(ctx context.Context, c *dayfly.Client) error {
+			_, err := c.Costs(ctx, "2026-05-01", "2026-05-31")
+			return err
+		},
+		"/v1/jobs?cost=true&label=a%26b%3Dc%3Fd&limit=1&name=who%3F&queue=q&state=queued": func(ctx context.Context, c *dayfly.Client) error {
+			for _, err := range c.Jobs(ctx, &dayfly.Query{
+				States: []dayfly.State{dayfly.Queued}, Queue: "q", Name: "who?", Labels: map[string]string{"a&b": "c?d"}, Limit: 1, Cost: true,
+			}) {
+				return err
+			}
+			return nil
+		},
+		"/v1/machines?all=true&limit=100": func(ctx context.Context, c *dayfly.Client) error {
+			for _, err := range c.Machines(ctx, true) {
+				return err
+			}
+			return nil
+		},
+		"/v1/jobs/a%3Fb/why?": func(ctx context.Context, c *dayfly.Client) error {
+			_, err := c.Why(ctx, "a?b")
+			return err
+		},
+		"/v1/tokens/a%3Fb?": func(ctx context.Context, c *dayfly.Client) error { return c.RevokeToken(ctx, "a?b") },
+	} {
+		t.Run(want, func(t *testing.T) {
+			t.Parallel()
+			got := ""
+			c := newClient(t, func(w http.ResponseWriter, r *http.Request) {
+				got = r.URL.EscapedPath() + "?" + r.URL.RawQuery
+				answer(w, http.StatusOK, struct{}{})
+			})
+			if err := call(t.Context(), c); err != nil || got != want {
+				t.Errorf("got the request %s and error %v, want %s", got, err, want)
+			}
+		})
+	}
+}
+
 // newClient returns a client of a server with this handler.
 func newClient(t *testing.T, handler http.HandlerFunc) *dayfly.Client {
 	t.Helper()

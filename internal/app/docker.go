@@ -41,7 +41,7 @@ func (c *Config) dockerBackend() backend {
 		prices: machine.OwnPrices{CPUHour: d.PriceCPUHour, GBHour: d.PriceGBHour},
 	}
 	if d.Enabled != nil {
-		b.enabled = *d.Enabled
+		b.enabled, b.absent = *d.Enabled, "providers.docker.enabled is false; set it to true, or leave it out to use an engine where there is one"
 	} else {
 		b.absent = d.absent()
 		b.enabled = b.absent == ""

@@ -40,6 +40,8 @@ func (c *Config) flyBackend() backend {
 	f := &c.Providers.Fly
 	return backend{
 		name: "fly", enabled: f.Enabled, maxMachines: f.MaxMachines,
+		absent: "it is not enabled; set providers.fly.enabled, app and token_file in the server's configuration, and its public_url; " +
+			"docs/fly.md says how",
 		prices:   machine.OwnPrices{CPUHour: f.PriceCPUHour, GBHour: f.PriceGBHour},
 		validate: f.validate,
 		reach:    func() error { return f.reach(c.PublicURL) },

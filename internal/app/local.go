@@ -23,6 +23,7 @@ func (c *Config) localBackend() backend {
 	return backend{
 		name: "local", enabled: c.Providers.Local.Enabled, maxMachines: c.Providers.Local.MaxMachines, plain: true,
 		prices: machine.OwnPrices{CPUHour: c.Providers.Local.PriceCPUHour, GBHour: c.Providers.Local.PriceGBHour},
+		absent: "providers.local.enabled is false; set it to true to run jobs on the server's own computer",
 		open: func(logger *slog.Logger) (*opened, error) {
 			provider, err := local.New(local.Options{
 				Dir: filepath.Join(c.DataDir, "machines"), Supervisor: supervisor(), Logger: logger,

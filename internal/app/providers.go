@@ -21,7 +21,7 @@ type Providers struct {
 type backend struct {
 	name        string // of the section, and what jobs call it
 	enabled     bool
-	absent      string // why it is not enabled although nobody has said so: a sentence without a capital or full stop
+	absent      string // why it is not enabled: a sentence without a capital or full stop
 	maxMachines int
 	plain       bool              // its machines are plain processes and have no images
 	prices      machine.OwnPrices // in place of all others, unless they are zero
@@ -67,11 +67,11 @@ func (c *Config) ProviderNames() []string {
 	return names
 }
 
-// absent returns, by name, why providers are not enabled although nobody has said so.
+// absent returns, by name, why providers are not enabled.
 func (c *Config) absent() map[string]string {
 	why := map[string]string{}
 	for _, b := range c.backends() {
-		if !b.enabled && b.absent != "" {
+		if !b.enabled {
 			why[b.name] = b.absent
 		}
 	}
@@ -95,14 +95,14 @@ func (c *Config) validateProviders() error {
 			return err
 		}
 	}
-	if _, err := engine.CheckProviders("default_provider", c.DefaultProvider, c.ProviderNames()); err != nil {
+	if _, err := engine.CheckProviders("default_provider", c.DefaultProvider, c.ProviderNames(), c.absent()); err != nil {
 		return err
 	}
 	for name, q := range c.Queues {
 		if q.Provider == "" {
 			continue
 		}
-		if _, err := engine.CheckProviders("queues."+name+".provider", q.Provider, c.ProviderNames()); err != nil {
+		if _, err := engine.CheckProviders("queues."+name+".provider", q.Provider, c.ProviderNames(), c.absent()); err != nil {
 			return err
 		}
 	}

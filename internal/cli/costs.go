@@ -2,12 +2,15 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
 )
 
 func (p *program) costsCommand() *cobra.Command {
@@ -24,18 +27,34 @@ Prices are those of machines alone, without traffic, storage, discounts and taxe
 		Example: "  dayfly costs\n  dayfly costs --days 7\n  dayfly costs --from 2026-05-01 --to 2026-05-31 --json",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if days < 1 || days > 366 {
+			switch {
+			case days < 1 || days > 366:
 				return usage(cmd, "--days: %d is not between 1 and 366", days)
+			case cmd.Flags().Changed("days") && (from != "" || to != ""):
+				return usage(cmd, "--days are the last ones; name the first and the last with --from and --to alone")
 			}
-			return p.with(cmd, func(ctx context.Context, c *connection) error { return p.costs(ctx, c, from, to, days) })
+			return p.with(cmd, func(ctx context.Context, c *connection) error {
+				return namedByFlag(cmd, p.costs(ctx, c, from, to, days))
+			})
 		},
 	}
 	cmd.Flags().IntVar(&days, "days", 1, "the last `N` days, today included")
 	cmd.Flags().StringVar(&from, "from", "", "the first `DAY`, such as 2026-05-01")
 	cmd.Flags().StringVar(&to, "to", "", "the last `DAY` (default: today)")
-	cmd.MarkFlagsMutuallyExclusive("days", "from")
-	cmd.MarkFlagsMutuallyExclusive("days", "to")
 	return cmd
+}
+
+// namedByFlag says what is wrong with a parameter of a request as what is wrong with the flag that has set it.
+func namedByFlag(cmd *cobra.Command, err error) error {
+	field, ok := errors.AsType[*fault.FieldError](err)
+	if !ok {
+		return err
+	}
+	name, ok := strings.CutPrefix(field.Field, "query.")
+	if !ok || cmd.Flags().Lookup(name) == nil {
+		return err
+	}
+	return usage(cmd, "--%s: %s", name, field.Message)
 }
 
 func (p *program) costs(ctx context.Context, c *connection, from, to string, days int) error {

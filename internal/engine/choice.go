@@ -44,8 +44,8 @@ func choicesOf(named string) []choice {
 }
 
 // CheckProviders checks the places that somebody names, of these providers, and returns them as they are kept. Its errors
-// are about the field.
-func CheckProviders(field, named string, providers []string) (string, error) {
+// are about the field. absent says why there are no others of these names; it may be nil.
+func CheckProviders(field, named string, providers []string, absent map[string]string) (string, error) {
 	choices := choicesOf(named)
 	if len(choices) > maxChoices {
 		return "", fault.Field(field, "names %d places; at most %d are allowed", len(choices), maxChoices)
@@ -53,8 +53,11 @@ func CheckProviders(field, named string, providers []string) (string, error) {
 	texts := make([]string, len(choices))
 	for i, c := range choices {
 		texts[i] = c.String()
+		known := slices.Contains(providers, c.provider)
 		switch {
-		case !slices.Contains(providers, c.provider):
+		case !known && absent[c.provider] != "":
+			return "", fault.Field(field, "%s cannot be used: %s", c.provider, absent[c.provider])
+		case !known:
 			return "", fault.Field(field, "there is no provider %.64q; the providers are %s. Several are written as "+
 				"first,second and a region as provider:region", c.provider, strings.Join(slices.Sorted(slices.Values(providers)), ", "))
 		case strings.Contains(c.region, ":") || strings.HasSuffix(named, ":") || c.region != "" && !regionName.MatchString(c.region):

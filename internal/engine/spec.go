@@ -107,12 +107,7 @@ func (e *Engine) placeJob(spec *dayfly.JobSpec) (err error) {
 	if spec.Provider == "" {
 		spec.Provider = cmp.Or(e.options.Queues[spec.Queue].Provider, e.defaultProvider)
 	}
-	for _, c := range choicesOf(spec.Provider) {
-		if why := e.options.Absent[c.provider]; why != "" && e.providers[c.provider] == nil {
-			return fault.Field("provider", "%s cannot be used: %s", c.provider, why)
-		}
-	}
-	spec.Provider, err = CheckProviders("provider", spec.Provider, slices.Collect(maps.Keys(e.providers)))
+	spec.Provider, err = CheckProviders("provider", spec.Provider, slices.Collect(maps.Keys(e.providers)), e.options.Absent)
 	return err
 }
 
@@ -123,11 +118,11 @@ func checkDefaults(o *Options) error {
 		if limits.Provider == "" {
 			continue
 		}
-		if _, err := CheckProviders("queues."+name+".provider", limits.Provider, providers); err != nil {
+		if _, err := CheckProviders("queues."+name+".provider", limits.Provider, providers, o.Absent); err != nil {
 			return fmt.Errorf("engine: %w", err)
 		}
 	}
-	if _, err := CheckProviders("default_provider", o.DefaultProvider, providers); err != nil {
+	if _, err := CheckProviders("default_provider", o.DefaultProvider, providers, o.Absent); err != nil {
 		return fmt.Errorf("engine: %w", err)
 	}
 	return nil

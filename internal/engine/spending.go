@@ -142,8 +142,11 @@ func (e *Engine) Costs(ctx context.Context, from, to string) (*dayfly.Costs, err
 	first, _ := time.Parse(time.DateOnly, from) // it is one
 	last, _ := time.Parse(time.DateOnly, to)
 	const most = 366
-	if last.Before(first) || last.Sub(first) >= most*24*time.Hour {
-		return nil, fault.Field("query.from", "the days from %s to %s are not 1 to %d", from, to, most)
+	switch {
+	case last.Before(first):
+		return nil, fault.Field("query.from", "%s is after the last day, %s", from, to)
+	case last.Sub(first) >= most*24*time.Hour:
+		return nil, fault.Field("query.from", "from %s to %s it is more than %d days, which is the most", from, to, most)
 	}
 	items, err := e.days(ctx, from, to, e.clock.now(), wall)
 	if err != nil {
