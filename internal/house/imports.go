@@ -54,6 +54,7 @@ func layers() []layer {
 		{"internal/process", "fault machine third-party", "providers and the agent start processes, so this stands below both"},
 		{"internal/store", domain, "the store's interface is above no implementation"},
 		{"internal/store/...", domain + " internal/store internal/failpoint internal/store/storetest third-party", "a store knows its interface, never a sibling"},
+		{"internal/pool", "fault", "who runs where is decided without knowing what a runner is"},
 		{"internal/agent/agentmain", "internal/agent internal/process internal/pid1 machine machine/local third-party", "the agent's program joins the agent, the supervisor of this host and a container's first process"},
 		{"internal/agent/...", parts + noStores + " -internal/store/... -internal/engine -internal/api", "the agent runs in the machine: it knows the protocol, not the server"},
 		{"internal/house", "third-party", "the rules read the source and need none of it"},
