@@ -7,7 +7,8 @@
 //	func TestMain(m *testing.M) { os.Exit(dockertest.Main(m)) }
 //
 // The engine needs root, and the Debian packages docker.io, iptables, iproute2 and busybox-static. With DAYFLY_TEST_DOCKER_HOST set,
-// tests use that engine and its network called bridge instead of starting one.
+// tests use that engine and its network called bridge instead of starting one. [SharedPodman] is a Podman instead, which needs the
+// packages podman and runc.
 package dockertest
 
 import (
@@ -46,6 +47,7 @@ type Engine struct {
 
 	dir    string // "" for an engine that somebody else has started
 	bridge string // the interface that was made for it
+	start  func(e *Engine) *exec.Cmd
 	mu     sync.Mutex
 	daemon *daemon // guarded by mu; nil while it does not run
 	images map[string]bool
@@ -57,28 +59,46 @@ type daemon struct {
 	ended   chan struct{}
 }
 
-// shared is the engine that the tests of one process share. It is here because a test binary is one process, and an engine
-// takes seconds to start.
+// shared is what the tests of one process share. It is here because a test binary is one process, and an engine takes seconds
+// to start.
 type shared struct {
+	docker, podman sharedEngine
+	agent          sync.Once
+	file           string
+	built          error
+	dir            string
+}
+
+// sharedEngine is an engine that is started when it is first asked for.
+type sharedEngine struct {
 	once   sync.Once
 	engine *Engine
 	err    error
-	agent  sync.Once
-	file   string
-	built  error
-	dir    string
+}
+
+// get returns the engine, which start makes.
+func (s *sharedEngine) get(t testing.TB, start func() (*Engine, error)) *Engine {
+	t.Helper()
+	s.once.Do(func() { s.engine, s.err = start() })
+	if s.err != nil {
+		t.Fatalf("dockertest: %v", s.err)
+	}
+	return s.engine
 }
 
 // process returns the one shared of this process.
 var process = sync.OnceValue(func() *shared { return &shared{} })
 
-// Main runs a package's tests and then ends the engine that they have shared, if there is one. It returns the code to exit
+// Main runs a package's tests and then ends the engines that they have shared, if there are any. It returns the code to exit
 // with.
 func Main(m *testing.M) int {
 	code := m.Run()
 	s := process()
-	if s.engine != nil {
-		if err := s.engine.close(); err != nil {
+	for _, one := range []*sharedEngine{&s.docker, &s.podman} {
+		if one.engine == nil {
+			continue
+		}
+		if err := one.engine.close(); err != nil {
 			fmt.Fprintf(os.Stderr, "dockertest: ending the engine: %v\n", err)
 			code = max(code, 1)
 		}
@@ -92,18 +112,7 @@ func Main(m *testing.M) int {
 // Shared returns the engine that all tests of this process share, and starts it when it is first asked for.
 func Shared(t testing.TB) *Engine {
 	t.Helper()
-	s := process()
-	s.once.Do(func() {
-		if host := os.Getenv(hostVariable); host != "" {
-			s.engine, s.err = connect(host, "bridge")
-			return
-		}
-		s.engine, s.err = start()
-	})
-	if s.err != nil {
-		t.Fatalf("dockertest: %v", s.err)
-	}
-	return s.engine
+	return process().docker.get(t, Open)
 }
 
 // Start returns an engine of the test's own, which it may kill, and which ends with it.
@@ -157,7 +166,7 @@ func start() (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.dir = dir
+	e.dir, e.start = dir, (*Engine).dockerd
 	if err := e.makeBridge(); err != nil {
 		return nil, errors.Join(err, e.close())
 	}
@@ -167,6 +176,12 @@ func start() (*Engine, error) {
 	return e, nil
 }
 
+// dockerd is the command of a Docker engine.
+func (e *Engine) dockerd() *exec.Cmd {
+	return exec.CommandContext(context.Background(), "dockerd", "--host", e.Host, "--data-root", filepath.Join(e.dir, "data"), "--exec-root", filepath.Join(e.dir, "exec"),
+		"--pidfile", filepath.Join(e.dir, "pid"), "--bridge", e.bridge, "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--shutdown-timeout=1")
+}
+
 // launch starts the daemon and waits until it answers.
 func (e *Engine) launch() error {
 	file, err := os.OpenFile(filepath.Join(e.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -174,8 +189,7 @@ func (e *Engine) launch() error {
 		return err
 	}
 	defer file.Close()
-	cmd := exec.CommandContext(context.Background(), "dockerd", "--host", e.Host, "--data-root", filepath.Join(e.dir, "data"), "--exec-root", filepath.Join(e.dir, "exec"),
-		"--pidfile", filepath.Join(e.dir, "pid"), "--bridge", e.bridge, "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--shutdown-timeout=1")
+	cmd := e.start(e)
 	cmd.Stdout, cmd.Stderr = file, file
 	// It ends with this process, whose threads it would otherwise be that matter: so one of them waits for it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
@@ -205,9 +219,9 @@ func (e *Engine) launch() error {
 		}
 		select {
 		case <-d.ended:
-			return fmt.Errorf("dockerd has ended at once; its log says:\n%s", e.tail())
+			return fmt.Errorf("the engine has ended at once; its log says:\n%s", e.tail())
 		case <-ctx.Done():
-			return fmt.Errorf("dockerd does not answer; its log says:\n%s", e.tail())
+			return fmt.Errorf("the engine does not answer; its log says:\n%s", e.tail())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -284,7 +298,7 @@ func (e *Engine) end(signal syscall.Signal) error {
 	case <-time.After(patience):
 		_ = d.process.Kill()
 		<-d.ended
-		return fmt.Errorf("dockerd did not end by itself; its log says:\n%s", e.tail())
+		return fmt.Errorf("the engine did not end by itself; its log says:\n%s", e.tail())
 	}
 }
 

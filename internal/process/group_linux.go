@@ -288,7 +288,7 @@ func (g *Group) glance() (empty, known bool) {
 // OOMKilled reports whether the kernel has killed a process of the tree for want of memory. Without a memory
 // controller nobody knows, and it reports false, unless the host is alone.
 func (g *Group) OOMKilled() bool {
-	if g.host.alone && killedInView(cgroupRoot) > g.host.killed {
+	if g.host.alone && KilledForMemory() > g.host.killed {
 		return true
 	}
 	t := g.host.trees.limits["memory"]
@@ -304,6 +304,10 @@ func (g *Group) OOMKilled() bool {
 
 // cgroupRoot is where the cgroups of this computer, or container, are seen.
 const cgroupRoot = "/sys/fs/cgroup"
+
+// KilledForMemory returns how many processes the kernel has killed for want of memory in all that this program sees of the
+// computer, as far as anybody can know: since its start, or in a container since the container's.
+func KilledForMemory() int { return killedInView(cgroupRoot) }
 
 // killedInView returns how many processes the kernel has killed for want of memory in the cgroup that this program sees as
 // the root of all. In a container that is the container's own.

@@ -44,7 +44,7 @@ func NewHost(o *Options) (*Host, error) {
 	}
 	h := &Host{prefix: o.Prefix, log: o.Logger, brake: o.Brake, alone: o.Alone, requests: make(chan *spawning)}
 	if h.alone {
-		h.killed = killedInView(cgroupRoot)
+		h.killed = KilledForMemory()
 	}
 	if h.brake <= 0 {
 		h.brake = defaultBrake()

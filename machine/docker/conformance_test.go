@@ -1,9 +1,12 @@
 package docker_test
 
 import (
+	"flag"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,18 +17,36 @@ import (
 	"github.com/dayfly-run/dayfly/machine/machinetest"
 )
 
-func TestMain(m *testing.M) { os.Exit(dockertest.Main(m)) }
+func TestMain(m *testing.M) {
+	// These tests wait for engines much more than they compute, so more of them run at once than there are processors, unless
+	// -parallel says otherwise.
+	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err)
+	}
+	os.Exit(dockertest.Main(m))
+}
 
 func TestProvider(t *testing.T) {
 	t.Parallel()
-	image := dockertest.Shared(t).Image(t, "dayfly-test/bb:1")
+	conforms(t, dockertest.Shared(t))
+}
+
+func TestProviderWithPodman(t *testing.T) {
+	t.Parallel()
+	conforms(t, dockertest.SharedPodman(t))
+}
+
+// conforms checks that machines of an engine are as they must be.
+func conforms(t *testing.T, e *dockertest.Engine) {
+	t.Helper()
+	image := e.Image(t, "dayfly-test/here:1", "WORKDIR /tmp") // elsewhere Podman lets nobody write who has no capabilities
 	machinetest.Run(t, machinetest.Harness{
-		New: func(t *testing.T) machine.Provider { return newProvider(t, nil) },
+		New: func(t *testing.T) machine.Provider { return providerOf(t, e, nil) },
 		Reopen: func(t *testing.T, old machine.Provider) machine.Provider {
 			if err := old.(*docker.Provider).Close(); err != nil {
 				t.Fatal(err)
 			}
-			return newProvider(t, nil)
+			return providerOf(t, e, nil)
 		},
 		Spec:  machine.Spec{Image: image, Command: []string{"sh", "-c", "sleep 600 & wait"}},
 		Exits: machine.Spec{Image: image, Command: []string{"sh", "-c", "exit $CODE"}},

@@ -129,6 +129,18 @@ func (p *Provider) failed(ctx context.Context, e *engine, doing string, err erro
 	return fault.Say(fault.Unavailable, "the engine at %s did not %s: %s", e.host, doing, text)
 }
 
+// isGone reports whether the engine says that there is no such container. Podman may find that out only when it has begun to
+// answer, and then calls it a failure of its own.
+func isGone(err error) bool {
+	return errdefs.IsNotFound(err) || err != nil && strings.Contains(strings.ToLower(err.Error()), "no such container")
+}
+
+// isTaken reports whether the engine says that the name is another container's. To Podman before 4.4 that is a failure of
+// its own.
+func isTaken(err error) bool {
+	return errdefs.IsConflict(err) || err != nil && strings.Contains(strings.ToLower(err.Error()), "name is already in use")
+}
+
 // isDial reports whether no connection was made.
 func isDial(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)

@@ -107,7 +107,7 @@ func (p *Provider) Logs(ctx context.Context, id string, follow bool, stdout, std
 		return err
 	}
 	stream, err := e.ContainerLogs(ctx, found.ID, client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Follow: follow})
-	if errdefs.IsNotFound(err) && ctx.Err() == nil {
+	if isGone(err) && ctx.Err() == nil {
 		return notFound(id)
 	}
 	if err != nil {

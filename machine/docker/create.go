@@ -88,6 +88,9 @@ func (p *Provider) Create(ctx context.Context, spec *machine.Spec) (*machine.Mac
 		return nil, err
 	}
 	defer unlock()
+	if err := p.checkCPUs(ctx, e, spec.Size.CPUs); err != nil {
+		return nil, err
+	}
 	image, err := p.resolve(ctx, e, spec.Image, func(machine.Preparation) {})
 	if err != nil {
 		return nil, err
@@ -110,6 +113,25 @@ func (p *Provider) Create(ctx context.Context, spec *machine.Spec) (*machine.Mac
 	return p.machineOf(ctx, e, found)
 }
 
+// checkCPUs reports that a machine wants more processors than there are. Docker would refuse it, and Podman give it fewer.
+func (p *Provider) checkCPUs(ctx context.Context, e *engine, want float64) error {
+	if want <= max(1, float64(e.cpus.Load())) {
+		return nil
+	}
+	answer, err := e.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return p.failed(ctx, e, "say how many processors there are", err)
+	}
+	if answer.Info.NCPU <= 0 {
+		return fault.Say(fault.Unavailable, "the engine at %s answered something about its processors that makes no sense", e.host)
+	}
+	e.cpus.Store(int64(answer.Info.NCPU))
+	if want > float64(answer.Info.NCPU) {
+		return fault.Say(fault.Invalid, "%v CPUs are more than there are: the engine at %s has %d; choose a smaller size", want, e.host, answer.Info.NCPU)
+	}
+	return nil
+}
+
 // make makes the container, or finds the one that was made before. If there is nothing left to do for that one, it is
 // returned as a machine.
 func (p *Provider) make(ctx context.Context, e *engine, spec *machine.Spec, image *picture, options client.ContainerCreateOptions) (id string, m *machine.Machine, err error) {
@@ -121,7 +143,7 @@ func (p *Provider) make(ctx context.Context, e *engine, spec *machine.Spec, imag
 			return "", nil, fault.Say(fault.Unavailable, "the engine at %s answered a create with something that makes no sense", e.host)
 		case err == nil:
 			return made.ID, nil, nil
-		case errdefs.IsConflict(err):
+		case isTaken(err):
 			found, err := p.inspect(ctx, e, spec.Name)
 			if fault.Of(err) == fault.NotFound {
 				continue // it was being removed
@@ -174,7 +196,7 @@ func (p *Provider) adopt(ctx context.Context, e *engine, spec *machine.Spec, fou
 		return "", nil, fault.Say(fault.Conflict, "the engine at %s has a container %s already, which is not of this installation of Dayfly; "+
 			"it is left alone", e.host, spec.Name)
 	}
-	if found.State.Status == container.StateCreated {
+	if stateOf(found.State.Status) == machine.Creating {
 		return found.ID, nil, nil
 	}
 	if found.State.Status == container.StateRemoving || found.State.Status == container.StateDead {
@@ -202,7 +224,7 @@ func (p *Provider) start(ctx context.Context, e *engine, id string, spec *machin
 		return p.refused(ctx, e, "start the container "+spec.Name, err)
 	}
 	// It can never start. A refusal means that nothing was made, so the container has to be gone before it is given.
-	if _, removed := e.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true}); removed != nil && !errdefs.IsNotFound(removed) {
+	if _, removed := e.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true}); removed != nil && !isGone(removed) {
 		return ambiguous(p.failed(ctx, e, "remove the container "+spec.Name+", which cannot start ("+plain(err)+")", removed))
 	}
 	return fault.Say(fault.Invalid, "the container %s cannot start: %s", spec.Name, plain(err))
@@ -243,8 +265,9 @@ func (p *Provider) describe(spec *machine.Spec, image *picture) (client.Containe
 		Config: &container.Config{
 			Image: image.fitted, User: spec.User, Env: env, WorkingDir: dir,
 			Entrypoint: argv[:1], Cmd: argv[1:],
-			Labels:      map[string]string{labelOwner: spec.Owner, labelName: spec.Name, labelMachine: string(about)},
-			Healthcheck: &container.HealthConfig{Test: []string{"NONE"}}, // nobody asks, and the answers cost
+			Labels: map[string]string{labelOwner: spec.Owner, labelName: spec.Name, labelMachine: string(about)},
+			// Nobody asks, and the answers cost. Podman sets a timer all the same, which is to ring when the machine is long gone.
+			Healthcheck: &container.HealthConfig{Test: []string{"NONE"}, Interval: 1000 * time.Hour},
 		},
 		HostConfig: &container.HostConfig{
 			Resources:     p.resources(&spec.Size),

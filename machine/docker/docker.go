@@ -20,6 +20,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/moby/moby/client"
 
@@ -84,6 +85,7 @@ type Provider struct {
 type engine struct {
 	*client.Client
 	host string
+	cpus atomic.Int64 // the computer's; 0 before anybody wanted to know
 }
 
 var (

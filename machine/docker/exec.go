@@ -83,7 +83,7 @@ func (p *Provider) Exec(ctx context.Context, id string, cmd *machine.Command) (*
 }
 
 func (p *Provider) execFailed(ctx context.Context, e *engine, id string, err error) error {
-	if errdefs.IsNotFound(err) && ctx.Err() == nil {
+	if isGone(err) && ctx.Err() == nil {
 		return notFound(id)
 	}
 	return p.failed(ctx, e, "run a command in the container "+id, err)
@@ -212,7 +212,7 @@ func (s *execSession) kill(ctx context.Context) {
 			attached.Close()
 		}
 	}
-	if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsConflict(err) && !errors.Is(err, io.EOF) && !strings.Contains(err.Error(), "is not running") {
+	if err != nil && !isGone(err) && !errdefs.IsConflict(err) && !errors.Is(err, io.EOF) && !strings.Contains(err.Error(), "is not running") {
 		s.provider.log.Warn("a command in a container could not be ended", "container", s.container, "error", err)
 	}
 }

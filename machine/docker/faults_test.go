@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
@@ -168,7 +169,7 @@ func fresh(t *testing.T, e *dockertest.Engine, image string, command ...string) 
 	name = name[:min(len(name), 50)] + fmt.Sprintf("-%d", time.Now().UnixNano()%1e9)
 	t.Cleanup(func() {
 		_, err := e.Client.ContainerRemove(context.WithoutCancel(t.Context()), name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
-		if err != nil && !strings.Contains(err.Error(), "No such container") {
+		if err != nil && !errdefs.IsNotFound(err) {
 			t.Error(err)
 		}
 	})

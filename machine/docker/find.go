@@ -64,8 +64,12 @@ func (p *Provider) find(ctx context.Context, e *engine, id string) (*container.I
 // inspect returns a container by its name or id, whosever it is. fault.NotFound if there is none.
 func (p *Provider) inspect(ctx context.Context, e *engine, id string) (*container.InspectResponse, error) {
 	answer, err := e.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	for tries := 0; err != nil && tries < 5 && strings.Contains(err.Error(), " /proc/"); tries++ {
+		// It ended while Podman was looking at its processes, and has when it is asked again.
+		answer, err = e.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	}
 	switch {
-	case errdefs.IsNotFound(err) && ctx.Err() == nil:
+	case isGone(err) && ctx.Err() == nil:
 		return nil, notFound(id)
 	case err != nil:
 		return nil, p.failed(ctx, e, "say how the container "+id+" is", err)
@@ -159,8 +163,24 @@ func (p *Provider) exitOf(ctx context.Context, e *engine, c *container.InspectRe
 // maxExitFile bounds what is read of how a machine ended, in bytes.
 const maxExitFile = 4096
 
-// told reads what the init mode left in the container; nil if it left nothing.
-func (p *Provider) told(ctx context.Context, e *engine, id string) (*machine.Exit, error) {
+// told reads what the init mode left in the container; nil if it left nothing. While Podman tidies up after a container that
+// has just ended, it shows nothing of its files, so that is asked for again for a moment.
+func (p *Provider) told(ctx context.Context, e *engine, id string) (exit *machine.Exit, err error) {
+	for wait := 20 * time.Millisecond; ; wait *= 2 {
+		exit, err = p.readExit(ctx, e, id)
+		if err == nil || isGone(err) || wait > 500*time.Millisecond {
+			return exit, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, canceled(ctx)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// readExit reads the file in the container that says how the machine ended; nil if nothing is in it.
+func (p *Provider) readExit(ctx context.Context, e *engine, id string) (*machine.Exit, error) {
 	answer, err := e.CopyFromContainer(ctx, id, client.CopyFromContainerOptions{SourcePath: exitFile})
 	if err != nil {
 		return nil, err
@@ -259,7 +279,7 @@ func (p *Provider) Destroy(ctx context.Context, id string) error {
 	// By its own id: somebody else's may have the name in a moment.
 	_, err = e.ContainerRemove(ctx, found.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 	switch {
-	case errdefs.IsNotFound(err) && ctx.Err() == nil:
+	case isGone(err) && ctx.Err() == nil:
 		return nil
 	case err == nil, errdefs.IsConflict(err) && ctx.Err() == nil: // somebody else removes it too
 		return p.awaitRemoval(ctx, e, found.ID)

@@ -267,7 +267,6 @@ func (p *Provider) fit(ctx context.Context, e *engine, image *picture) error {
 	if _, err := e.ImageInspect(ctx, image.fitted); err == nil {
 		return nil // somebody else has made it meanwhile
 	}
-	labels := map[string]string{labelFitted: image.ref, labelOwner: "", labelName: "", labelMachine: ""}
 	made, err := e.ContainerCreate(ctx, client.ContainerCreateOptions{
 		Name: "dayfly-fit-" + strings.ToLower(rand.Text()),
 		Config: &container.Config{
@@ -280,16 +279,21 @@ func (p *Provider) fit(ctx context.Context, e *engine, image *picture) error {
 	defer func() { // it never ran, and has no end of its own
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 		defer cancel()
-		if _, err := e.ContainerRemove(ctx, made.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true}); err != nil && !errdefs.IsNotFound(err) {
+		if _, err := e.ContainerRemove(ctx, made.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true}); err != nil && !isGone(err) {
 			p.log.Warn("a container that was never started could not be removed", "container", made.ID, "image", image.ref, "error", err)
 		}
 	}()
 	if err := p.copyIn(ctx, e, made.ID, p.agent.archive); err != nil {
 		return p.failed(ctx, e, "copy the agent into the image "+image.ref, err)
 	}
-	config := container.Config{Entrypoint: []string{agentFile}, Labels: labels}
+	changes := []string{fmt.Sprintf("LABEL %s=%q", labelFitted, image.ref)}
+	for _, label := range []string{labelFitting, labelOwner, labelName, labelMachine} {
+		changes = append(changes, fmt.Sprintf("LABEL %s=%q", label, ""))
+	}
 	_, err = e.ContainerCommit(ctx, made.ID, client.ContainerCommitOptions{
-		Reference: image.fitted, Comment: "with Dayfly's agent", NoPause: true, Config: &config,
+		Reference: image.fitted, Comment: "with Dayfly's agent", NoPause: true,
+		// Podman wants a configuration and heeds the changes only. Machines would inherit whatever label is not set here.
+		Config: &container.Config{}, Changes: changes,
 	})
 	if err != nil {
 		return p.failed(ctx, e, "keep the image "+image.ref+" with the agent", err)
@@ -310,7 +314,7 @@ func (p *Provider) removeAbandoned(ctx context.Context, e *engine) {
 		return
 	}
 	for _, id := range abandoned(list.Items, time.Now()) {
-		if _, err := e.ContainerRemove(ctx, id, client.ContainerRemoveOptions{RemoveVolumes: true}); err != nil && !errdefs.IsNotFound(err) {
+		if _, err := e.ContainerRemove(ctx, id, client.ContainerRemoveOptions{RemoveVolumes: true}); err != nil && !isGone(err) {
 			p.log.Debug("a container that an image was to be made by stays", "container", id, "error", err)
 		}
 	}

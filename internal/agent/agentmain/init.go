@@ -8,6 +8,7 @@ import (
 
 	"github.com/dayfly-run/dayfly/internal/agent"
 	"github.com/dayfly-run/dayfly/internal/pid1"
+	"github.com/dayfly-run/dayfly/internal/process"
 )
 
 // initMode runs a program as the first process of a container.
@@ -22,7 +23,9 @@ func initMode(args []string) int {
 	if *lifetime <= 0 {
 		return refuse("init needs --lifetime, longer than 0")
 	}
+	killed := process.KilledForMemory()
 	exit := pid1.Run(argv, *lifetime, agent.BootClock)
+	exit.OOMKilled = !exit.OK() && process.KilledForMemory() > killed // not every engine knows
 	if *file != "" && pid1.Status(&exit) >= pid1.Telling {
 		if err := pid1.WriteExit(*file, &exit); err != nil {
 			fmt.Fprintf(os.Stderr, "dayfly-agent: how the machine ended cannot be kept: %v\n", err)

@@ -1,0 +1,66 @@
+package dockertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// podmanConfig makes Podman do without systemd, with cgroups of either version, and with what it may do in a container itself:
+// it would raise limits that it finds otherwise.
+const podmanConfig = `[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "runc"
+
+[containers]
+log_driver = "k8s-file"
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+`
+
+// SharedPodman returns the Podman that all tests of this process share, and starts it when it is first asked for.
+func SharedPodman(t testing.TB) *Engine {
+	t.Helper()
+	return process().podman.get(t, startPodman)
+}
+
+// startPodman starts a Podman with everything of its own, so that neither the computer's own is disturbed nor another test's.
+func startPodman() (*Engine, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("Podman needs root here; run the tests as root")
+	}
+	for _, program := range []string{"podman", "runc"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return nil, fmt.Errorf("%s is not installed; run scripts/setup, or: apt-get install --no-install-recommends podman runc busybox-static", program)
+		}
+	}
+	dir, err := os.MkdirTemp("", "dayfly-podman-")
+	if err != nil {
+		return nil, err
+	}
+	e, err := connect("unix://"+filepath.Join(dir, "podman.sock"), "none")
+	if err != nil {
+		return nil, err
+	}
+	e.dir, e.start = dir, (*Engine).podman
+	if err := os.WriteFile(filepath.Join(dir, "containers.conf"), []byte(podmanConfig), 0o600); err != nil {
+		return nil, errors.Join(err, e.close())
+	}
+	if err := e.launch(); err != nil {
+		return nil, errors.Join(err, e.close())
+	}
+	return e, nil
+}
+
+// podman is the command of a Podman that serves Docker's API. What it starts for a container outlives it.
+func (e *Engine) podman() *exec.Cmd {
+	at := func(name string) string { return filepath.Join(e.dir, name) }
+	cmd := exec.CommandContext(context.Background(), "podman", "--root", at("root"), "--runroot", at("run"), "--tmpdir", at("tmp"),
+		"--network-config-dir", at("networks"), "--storage-driver", "overlay", "system", "service", "--time", "0", e.Host)
+	cmd.Env = append(os.Environ(), "CONTAINERS_CONF="+at("containers.conf"))
+	return cmd
+}
