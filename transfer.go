@@ -10,10 +10,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"sync"
 	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/lend"
 )
 
 // Upload stores one input, as the u of a [Job]'s Input says: size bytes from r. When r is also an io.Seeker the upload
@@ -35,9 +35,11 @@ func (c *Client) Upload(ctx context.Context, u Upload, r io.Reader, size int64) 
 	again := c.newBackoff()
 	for {
 		source := &exactly{r: r, size: size}
-		err := c.put(ctx, u, target, source, size)
-		if failed := source.stop(); failed != nil { // nothing to do with the server
-			return failed
+		body := lend.New(source, size)
+		err := c.put(ctx, u, target, body, size)
+		// A transport may still read when the server has answered already.
+		if body.TakeBack(ctx) && source.err != nil { // nothing to do with the server
+			return source.err
 		}
 		if err == nil || !repeatable || !again.wait(ctx, err) {
 			return err
@@ -49,8 +51,7 @@ func (c *Client) Upload(ctx context.Context, u Upload, r io.Reader, size int64) 
 }
 
 func (c *Client) put(ctx context.Context, u Upload, target *url.URL, body io.Reader, size int64) error {
-	// The transport closes a body that is a Closer; the caller's reader stays the caller's.
-	req, err := http.NewRequestWithContext(ctx, u.Method, target.String(), io.NopCloser(body))
+	req, err := http.NewRequestWithContext(ctx, u.Method, target.String(), body)
 	if err != nil {
 		return fmt.Errorf("dayfly: %w: %w", fault.Invalid, err)
 	}
@@ -72,20 +73,15 @@ func (c *Client) put(ctx context.Context, u Upload, target *url.URL, body io.Rea
 }
 
 // exactly is a reader of size bytes that fails when there are more or fewer, before the last of them has been passed
-// on: a file that changes while it is sent must not be stored as if it had not. It is safe for concurrent use, because
-// a transport may still read when the server has answered already.
+// on: a file that changes while it is sent must not be stored as if it had not.
 type exactly struct {
 	r    io.Reader
 	size int64
-
-	mu  sync.Mutex
-	n   int64
-	err error // how reading failed
+	n    int64
+	err  error // how reading failed
 }
 
 func (e *exactly) Read(p []byte) (int, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	if e.err != nil {
 		return 0, e.err
 	}
@@ -109,15 +105,6 @@ func (e *exactly) Read(p []byte) (int, error) {
 		return 0, e.err
 	}
 	return n, err
-}
-
-// stop keeps whoever still reads from reading on, and returns how reading failed, if it did.
-func (e *exactly) stop() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	failed := e.err
-	e.err = io.ErrClosedPipe
-	return failed
 }
 
 // resolve returns the absolute form of a URL that the server handed out.

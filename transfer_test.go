@@ -2,6 +2,7 @@ package dayfly_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -11,6 +12,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
@@ -88,6 +91,53 @@ func TestUploadReportsAReaderThatFails(t *testing.T) {
 	err := c.Upload(t.Context(), dayfly.Upload{Method: http.MethodPut, URL: "/f"}, io.MultiReader(strings.NewReader("ab"), failing{broken}), 5)
 	if !errors.Is(err, broken) {
 		t.Errorf("got %v, want the reader's own error", err)
+	}
+}
+
+func TestUploadRewindsWhatNobodyReadsAnyMore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		var got []byte
+		c := clientOver(t, time.Minute, func(r *http.Request) (*http.Response, error) {
+			if tries++; tries <= 20 {
+				go io.CopyBuffer(struct{ io.Writer }{io.Discard}, r.Body, make([]byte, 1)) // as a transport may go on to do
+				return respond(http.StatusServiceUnavailable, ""), nil
+			}
+			var err error
+			got, err = io.ReadAll(r.Body)
+			return respond(http.StatusOK, ""), err
+		})
+		content := randomBytes(100_000)
+		err := c.Upload(t.Context(), dayfly.Upload{Method: http.MethodPut, URL: "/f"}, bytes.NewReader(content), int64(len(content)))
+		if err != nil || !bytes.Equal(got, content) {
+			t.Errorf("got %v after %d tries, and the last brought %d bytes; want all %d", err, tries, len(got), len(content))
+		}
+	})
+}
+
+// held is a reader that yields nothing before it is released.
+type held struct{ reading, release chan struct{} }
+
+func (h held) Read([]byte) (int, error) {
+	close(h.reading)
+	<-h.release
+	return 0, io.EOF
+}
+
+func TestUploadEndsWithItsContextAlsoWhileItsReaderIsHeldUp(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	h := held{make(chan struct{}), make(chan struct{})}
+	defer close(h.release)
+	c := clientOver(t, time.Minute, func(r *http.Request) (*http.Response, error) {
+		go io.Copy(io.Discard, r.Body)
+		<-h.reading
+		cancel()
+		return respond(http.StatusForbidden, ""), nil
+	})
+	if err := c.Upload(ctx, dayfly.Upload{Method: http.MethodPut, URL: "/f"}, h, 5); err == nil {
+		t.Error("got nil, want the refusal or the end of the context")
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -123,7 +122,8 @@ func (s *Store) connect(key string) (err error) {
 	s.client, err = container.NewClientWithSharedKeyCredential(endpoint.String(), s.key, &container.ClientOptions{ClientOptions: azcore.ClientOptions{
 		Retry:     policy.RetryOptions{MaxRetries: 3, RetryDelay: 200 * time.Millisecond, MaxRetryDelay: time.Second},
 		Telemetry: policy.TelemetryOptions{Disabled: true},
-		Transport: &http.Client{Transport: transport()},
+		// What is signed is for this service, and goes nowhere else.
+		Transport: &http.Client{Transport: remoteblob.Transport(), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}})
 	if err != nil {
 		return fmt.Errorf("azureblob: %w: %w", fault.Invalid, err)
@@ -141,21 +141,6 @@ func containerURL(endpoint, otherwise, containerName string) (*url.URL, error) {
 		return nil, fmt.Errorf("azureblob: %w: the endpoint is not the URL of an account, such as https://ACCOUNT.blob.core.windows.net", fault.Invalid)
 	}
 	return u.JoinPath(containerName), nil
-}
-
-// transport bounds what a peer that does not answer can cost.
-func transport() *http.Transport {
-	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: remoteblob.Patience,
-		MaxIdleConnsPerHost:   64,
-		IdleConnTimeout:       90 * time.Second,
-		ForceAttemptHTTP2:     true,
-		// An object is wanted as it is kept, also when it is a compressed file.
-		DisableCompression: true,
-	}
 }
 
 // Close lets go of the store.

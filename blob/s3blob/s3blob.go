@@ -136,7 +136,7 @@ func (s *Store) connect(endpoint string) (*minio.Client, error) {
 	}
 	client, err := minio.New(u.Host, &minio.Options{
 		Creds: s.credentials(), Secure: u.Scheme == "https", Region: region, BucketLookup: lookup,
-		MaxRetries: 4, Transport: transport(),
+		MaxRetries: 4, Transport: remoteblob.Transport(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("s3blob: %w: %w", fault.Invalid, err)
@@ -158,23 +158,8 @@ func (s *Store) credentials() *credentials.Credentials {
 	}
 	return credentials.NewChainCredentials([]credentials.Provider{
 		&credentials.EnvAWS{}, &credentials.FileAWSCredentials{},
-		&credentials.IAM{Client: &http.Client{Transport: transport(), Timeout: 10 * time.Second}},
+		&credentials.IAM{Client: &http.Client{Transport: remoteblob.Transport(), Timeout: 10 * time.Second}},
 	})
-}
-
-// transport bounds what a peer that does not answer can cost.
-func transport() *http.Transport {
-	return &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: remoteblob.Patience,
-		MaxIdleConnsPerHost:   64,
-		IdleConnTimeout:       90 * time.Second,
-		ExpectContinueTimeout: 10 * time.Second,
-		// An object is wanted as it is kept, also when it is a compressed file.
-		DisableCompression: true,
-	}
 }
 
 // Close lets go of the connections.

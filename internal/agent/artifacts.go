@@ -14,12 +14,12 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/lend"
 	"github.com/dayfly-run/dayfly/internal/wire"
 )
 
@@ -294,16 +294,15 @@ func (a *attempt) put(ctx context.Context, want wire.ArtifactWant, place wire.Up
 	}
 	hash := sha256.New()
 	content := &io.LimitedReader{R: file, N: want.Size}
-	sent := make(chan struct{})
+	var lent *lend.Body
 	err = a.transfer(ctx, moved, time.Duration(want.Size/storing)*time.Second, func(ctx context.Context, moving func()) (*http.Request, error) {
-		body := &requestBody{Reader: &movingReader{io.TeeReader(content, hash), moving}, closed: sent}
-		request, err := http.NewRequestWithContext(ctx, place.Method, place.URL, body)
+		lent = lend.New(&movingReader{io.TeeReader(content, hash), moving}, want.Size)
+		request, err := http.NewRequestWithContext(ctx, place.Method, place.URL, lent)
 		if err != nil {
 			return nil, fault.Say(fault.Denied, "the server named a place that is none")
 		}
 		if request.ContentLength = want.Size; want.Size == 0 {
 			request.Body = http.NoBody // else the length would count as unknown
-			close(sent)
 		}
 		for key, value := range place.Headers {
 			request.Header.Set(key, value)
@@ -323,27 +322,13 @@ func (a *attempt) put(ctx context.Context, want wire.ArtifactWant, place wire.Up
 	if err != nil {
 		return "", err
 	}
-	select {
-	case <-sent: // the answer may come before the transport is done with the body
-	case <-ctx.Done():
+	if !lent.TakeBack(ctx) { // the answer may come before the transport is done with the body
 		return "", context.Cause(ctx)
 	}
 	if content.N > 0 {
 		return "", fault.Say(fault.Unavailable, "the answer came before all of it was sent")
 	}
 	return hex.EncodeToString(hash.Sum(nil)), nil
-}
-
-// requestBody tells when the transport reads it no more.
-type requestBody struct {
-	io.Reader
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (b *requestBody) Close() error {
-	b.once.Do(func() { close(b.closed) })
-	return nil
 }
 
 func changed(want wire.ArtifactWant, now os.FileInfo) error {

@@ -1,0 +1,112 @@
+package lend_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/dayfly-run/dayfly/internal/lend"
+)
+
+func TestWhatHasBeenTakenBackIsNotRead(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		size int64
+		read int
+		want error // of a Read afterwards
+	}{
+		"nothing was read":           {6, 0, nil},
+		"a part was read":            {6, 3, nil},
+		"all was read":               {6, 6, io.EOF},
+		"nobody knows how much":      {-1, 6, nil},
+		"nobody knows, and it began": {-1, 1, nil},
+	} {
+		r := strings.NewReader("abcdef")
+		body := lend.New(r, c.size)
+		if got, err := io.ReadAll(io.LimitReader(body, int64(c.read))); err != nil || string(got) != "abcdef"[:c.read] {
+			t.Fatalf("%s: read %q, %v; want the first %d bytes", name, got, err, c.read)
+		}
+		if !body.TakeBack(t.Context()) {
+			t.Errorf("%s: it could not be taken back although nobody was reading", name)
+		}
+		n, err := body.Read(make([]byte, 10))
+		if n != 0 || err == nil || (err == io.EOF) != (c.want == io.EOF) {
+			t.Errorf("%s: a Read afterwards got %d bytes, %v; want %v and no byte (nil: an error that is not the end)", name, n, err, c.want)
+		}
+		if r.Len() != 6-c.read {
+			t.Errorf("%s: a Read afterwards has moved the reader to %d bytes before its end, want %d", name, r.Len(), 6-c.read)
+		}
+	}
+}
+
+func TestATransportThatHasClosedReadsNoMore(t *testing.T) {
+	t.Parallel()
+	body := lend.New(strings.NewReader("abc"), 3)
+	if err := body.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := body.Read(make([]byte, 3)); n != 0 || err == nil || err == io.EOF {
+		t.Errorf("Read after Close: got %d bytes, %v; want an error that is not the end", n, err)
+	}
+}
+
+// slow is a reader that is held up.
+type slow struct{ release chan struct{} }
+
+func (s slow) Read(p []byte) (int, error) {
+	<-s.release
+	return copy(p, "x"), nil
+}
+
+func TestTakingBackWaitsForWhoIsReading(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := slow{make(chan struct{})}
+		body := lend.New(r, 10)
+		go body.Read(make([]byte, 1))
+		synctest.Wait() // it is reading
+		back := make(chan bool, 1)
+		go func() { back <- body.TakeBack(context.Background()) }()
+		synctest.Wait()
+		if len(back) != 0 {
+			t.Error("it was given back while it was being read")
+		}
+		close(r.release)
+		synctest.Wait()
+		if len(back) != 1 || !<-back {
+			t.Error("it was not given back when the Read had ended")
+		}
+	})
+}
+
+func TestTakingBackWaitsNoLongerThanItsContext(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := slow{make(chan struct{})}
+		body := lend.New(r, 10)
+		first := make(chan error, 1)
+		go func() {
+			_, err := body.Read(make([]byte, 1))
+			first <- err
+		}()
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if body.TakeBack(ctx) {
+			t.Error("it was given back while it was being read")
+		}
+		close(r.release) // the reader is slow, but not dead
+		if err := <-first; err != nil {
+			t.Errorf("the Read that was under way: got %v, want nil", err)
+		}
+		if n, err := body.Read(make([]byte, 1)); n != 0 || err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("the next Read: got %d bytes, %v; want an error", n, err)
+		}
+		if !body.TakeBack(ctx) {
+			t.Error("it was not given back although nobody was reading any more; only waiting should need a context")
+		}
+	})
+}
