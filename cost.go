@@ -37,6 +37,7 @@ type Offer struct {
 	Machines int           `json:"machines" doc:"How many machines there may be at most, one after the other; refusals for want of room are not counted."`
 	Most     *Money        `json:"most,omitempty" doc:"The most that the job can cost, with its cap."`
 	Uncapped *Money        `json:"uncapped,omitempty" doc:"The most that it could cost without its cap; missing when it has none."`
+	Refused  string        `json:"refused,omitempty" doc:"Why it would not run there, in a sentence: its max_cost does not pay for a start, or nobody knows the price. Then machines is 0."`
 	Waits    string        `json:"waits,omitempty" doc:"Why it would have to wait now, in a sentence."`
 }
 

@@ -164,6 +164,7 @@ type Refusal struct {
 	Provider string     `json:"provider"`
 	Region   string     `json:"region,omitempty"`
 	Kind     fault.Kind `json:"kind" doc:"exhausted: no room, or as many machines as it may have. denied: it refuses Dayfly's credentials. invalid or unsupported: it will never run the job as it is written."`
+	Reason   Reason     `json:"reason,omitempty" doc:"cost_limit when it was not even asked, because the job's max_cost does not pay for a start there. Else missing."`
 	Message  string     `json:"message" doc:"What it said, in a sentence."`
 	At       time.Time  `json:"at"`
 }

@@ -170,7 +170,10 @@ func (p *program) dryRun(ctx context.Context, c *connection, spec *dayfly.JobSpe
 		if o.Most != nil {
 			row[3] = dollars(*o.Most)
 		}
-		if quote.Spec.MaxCost > 0 {
+		switch {
+		case o.Refused != "":
+			row[3], row[6] = "not tried", ""
+		case quote.Spec.MaxCost > 0:
 			row[4] = dollars(quote.Spec.MaxCost)
 		}
 		rows = append(rows, row)
@@ -179,6 +182,9 @@ func (p *program) dryRun(ctx context.Context, c *connection, spec *dayfly.JobSpe
 		return err
 	}
 	for _, o := range quote.Offers {
+		if o.Refused != "" {
+			p.note("%s is not tried: %s", where(o.Provider, o.Region), o.Refused)
+		}
 		if o.Waits != "" {
 			p.note("%s", o.Waits)
 		}

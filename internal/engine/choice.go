@@ -79,6 +79,11 @@ func refusedForGood(refusals []dayfly.Refusal, c choice) bool {
 	})
 }
 
+// choosy reports whether a job does not run at all of the places that its lane is for.
+func choosy(job *store.Job) bool {
+	return slices.ContainsFunc(job.Refusals, func(r dayfly.Refusal) bool { return forGood(r.Kind) })
+}
+
 // withRefusals returns what was known, with what is new: the last of each choice.
 func withRefusals(known []dayfly.Refusal, news ...dayfly.Refusal) []dayfly.Refusal {
 	if len(news) == 0 {

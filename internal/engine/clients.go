@@ -43,7 +43,7 @@ func (e *Engine) Submit(ctx context.Context, s *Submission) (job *store.Job, rep
 	job = &store.Job{
 		ID: newID("job_"), Spec: spec, State: dayfly.Created,
 		Provider: spec.Provider, Queue: spec.Queue, Key: spec.ConcurrencyKey, Priority: spec.Priority,
-		CreatedAt: now, RetriedFrom: s.RetriedFrom,
+		CreatedAt: now, RetriedFrom: s.RetriedFrom, Refusals: e.tooDear(&spec, now),
 	}
 	sub := &store.Submission{Job: job, Key: s.Key, BodyHash: s.BodyHash}
 	for _, in := range spec.Inputs {

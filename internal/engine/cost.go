@@ -51,29 +51,6 @@ func (e *Engine) price(where choice, spec *dayfly.JobSpec) *machine.Price {
 	return &p
 }
 
-// checkCost refuses a cap that could not be kept, or with which no machine would be launched.
-func (e *Engine) checkCost(spec *dayfly.JobSpec) error {
-	switch {
-	case spec.MaxCost == 0:
-		return nil
-	case spec.MaxCost < 0 || spec.MaxCost > machine.MaxMoney:
-		return fault.Field("max_cost", "must be an amount of US dollars between 0.000001 and %s", machine.MaxMoney)
-	}
-	for _, where := range choicesOf(spec.Provider) {
-		price := e.price(where, spec)
-		if price == nil {
-			return fault.Field("max_cost", "cannot be kept: nobody knows what a machine of this size costs on %s; "+
-				"name a size, configure the provider's prices, or leave max_cost out", where)
-		}
-		if least := price.Cost(leastLifetime(spec)); spec.MaxCost < least {
-			return fault.Field("max_cost", "$%s does not pay for one start on %s: at $%s an hour a machine that takes its boot timeout "+
-				"of %v costs up to $%s; raise max_cost, choose a smaller size or shorten timeouts.boot",
-				spec.MaxCost, where, price.Rate, spec.Timeouts.Boot, least)
-		}
-	}
-	return nil
-}
-
 // funds say what a job's next machine may be given, or what becomes of the job instead.
 type funds struct {
 	price    *machine.Price
@@ -88,7 +65,13 @@ type budget struct {
 	reserved machine.Money  // what the others can still come to, at most
 	price    *machine.Price // of the next machine
 	full     time.Duration  // the lifetime that its timeouts ask for
-	least    time.Duration  // the shortest that makes sense
+	least    time.Duration  // the shortest that makes sense, at most full
+}
+
+// budget returns what is known of a job's money before its first launch, in one of the places where it may run.
+func (e *Engine) budget(spec *dayfly.JobSpec, where choice) budget {
+	full := fullLifetime(spec)
+	return budget{most: spec.MaxCost, price: e.price(where, spec), full: full, least: min(leastLifetime(spec), full)}
 }
 
 // allotment is what a budget allows.
@@ -97,7 +80,7 @@ type allotment string
 const (
 	granted   allotment = "granted"   // a machine for the lifetime
 	pending   allotment = "pending"   // wait until it is known what the others have cost
-	broke     allotment = "broke"     // nothing is left
+	broke     allotment = "broke"     // what is left does not pay for a start
 	uncertain allotment = "uncertain" // a cap, and nobody knows the price
 )
 
@@ -111,11 +94,10 @@ func (b *budget) allot() (allotment, time.Duration) {
 		return uncertain, 0
 	}
 	lasts := b.price.Lasts(b.most - b.spent - b.reserved)
-	least := min(b.least, b.full)
 	switch {
 	case lasts >= b.full:
 		return granted, b.full
-	case b.price.Lasts(b.most-b.spent) < least:
+	case b.price.Lasts(b.most-b.spent) < b.least:
 		return broke, 0
 	case b.reserved > 0:
 		return pending, 0
@@ -126,9 +108,7 @@ func (b *budget) allot() (allotment, time.Duration) {
 
 // fund finds out what a job's next machine may be given. Only a job with a cap that has had attempts is read for that.
 func (e *Engine) fund(ctx context.Context, job *store.Job, where choice) (funds, error) {
-	b := budget{
-		most: job.Spec.MaxCost, price: e.price(where, &job.Spec), full: fullLifetime(&job.Spec), least: leastLifetime(&job.Spec),
-	}
+	b := e.budget(&job.Spec, where)
 	now := e.clock.now()
 	ended := now
 	if b.most > 0 && job.Number > 0 {
@@ -150,26 +130,18 @@ func (e *Engine) fund(ctx context.Context, job *store.Job, where choice) (funds,
 		}
 	}
 	f := funds{price: b.price}
-	move := &store.Move{JobID: job.ID, Version: job.Version, From: job.State, Time: now}
-	verdict, lifetime := b.allot()
-	switch verdict {
+	switch verdict, lifetime := b.allot(); verdict {
 	case granted:
 		f.lifetime = lifetime
-		return f, nil
 	case pending:
 		// Its last machine is being destroyed, which is a matter of seconds unless the provider does not answer.
-		move.To, move.Event = dayfly.Scheduled, "scheduled"
-		move.RunAt = now.Add(min(max(now.Sub(ended), time.Second), time.Minute))
-	case broke:
-		move.To, move.Event, move.FinishedAt, move.Reason = dayfly.Failed, string(dayfly.Failed), now, dayfly.ReasonCostLimit
-		move.Message = fmt.Sprintf("Its %s cost $%s of the $%s that it may cost, and what is left does not pay for another start at $%s an hour. "+
-			"Give it a higher max_cost.", attemptsOf(job.Number), b.spent+b.reserved, b.most, b.price.Rate)
-	case uncertain:
-		move.To, move.Event, move.FinishedAt, move.Reason = dayfly.Failed, string(dayfly.Failed), now, dayfly.ReasonCostLimit
-		move.Message = fmt.Sprintf("It may cost $%s at most, and nobody knows what a machine costs on %s any more. "+
-			"Configure its prices, or submit the job without max_cost.", b.most, where)
+		f.move = &store.Move{
+			JobID: job.ID, Version: job.Version, From: job.State, Time: now, To: dayfly.Scheduled, Event: "scheduled",
+			RunAt: now.Add(min(max(now.Sub(ended), time.Second), time.Minute)),
+		}
+	case broke, uncertain:
+		f.move = passOver(job, where, &b, now)
 	}
-	f.move = move
 	return f, nil
 }
 
@@ -190,10 +162,14 @@ func (e *Engine) divert(ctx context.Context, job *store.Job, move *store.Move) e
 	case err != nil:
 		return err
 	}
-	if moved.State.Terminal() {
+	switch {
+	case moved.State == dayfly.Queued: // for another of its choices
+		e.joined(moved)
+		return nil
+	case moved.State.Terminal():
 		e.open.Add(-1)
 		e.logger.Info("a job ended because of what it may cost", "job", job.ID, "message", move.Message)
-	} else {
+	default:
 		e.due(moved.RunAt)
 	}
 	e.freed(job)

@@ -104,6 +104,11 @@ func (e *Engine) dispatch(ctx context.Context) (moved int, look time.Time, err e
 			limit = launchGroup // the first may be refused, and those behind them may not
 		}
 		heads, err := e.head(ctx, lane, limit)
+		if err == nil && !gated && slices.ContainsFunc(heads, choosy) {
+			// The room may be where the first do not run, and those behind them do.
+			gated = true
+			heads, err = e.head(ctx, lane, launchGroup)
+		}
 		if err == nil && gated && len(heads) == launchGroup {
 			var behind []*store.Job
 			var again time.Time

@@ -83,7 +83,8 @@ func next(job *store.Job, v verdict, now time.Time, luck float64) store.Next {
 	case v.final || v.reason == dayfly.ReasonCostLimit:
 		return end(dayfly.Failed, v.reason, v.message)
 	case !untried:
-		return end(dayfly.Failed, dayfly.ReasonRefused, refusedMessage(n.Refusals))
+		reason, message := refusedBy(n.Refusals)
+		return end(dayfly.Failed, reason, message)
 	case n.Losses >= poisonAfter:
 		return end(dayfly.Failed, dayfly.ReasonPoison, fmt.Sprintf(
 			"%d machines in a row were lost while they ran this job, so it is taken for the cause. The last one: %s", n.Losses, v.message))
@@ -107,16 +108,30 @@ func next(job *store.Job, v verdict, now time.Time, luck float64) store.Next {
 	return n
 }
 
-// refusedMessage says why a job will run nowhere.
-func refusedMessage(refusals []dayfly.Refusal) string {
-	if len(refusals) == 1 {
-		return "The provider refused the machine: " + refusals[0].Message
+// refusedBy says why a job will run nowhere, when all of its places have refused it for good.
+func refusedBy(refusals []dayfly.Refusal) (dayfly.Reason, string) {
+	forMoney := slices.ContainsFunc(refusals, tooDearThere)
+	switch {
+	case len(refusals) == 1 && !forMoney:
+		return dayfly.ReasonRefused, "The provider refused the machine: " + refusals[0].Message
+	case !forMoney:
+		return dayfly.ReasonRefused, "Each of its providers refused the machine: " + eachOf(refusals, "; ")
+	case slices.ContainsFunc(refusals, func(r dayfly.Refusal) bool { return !tooDearThere(r) }):
+		return dayfly.ReasonRefused, "It can run at none of its places: " + eachOf(refusals, "; ")
 	}
+	return dayfly.ReasonCostLimit, "What it may cost is not enough at any of its places: " + eachOf(refusals, "; ") + " Give it a higher max_cost."
+}
+
+// tooDearThere reports whether it is the job's money that keeps it from a place.
+func tooDearThere(r dayfly.Refusal) bool { return r.Reason == dayfly.ReasonCostLimit }
+
+// eachOf says of each place why a job does not run there.
+func eachOf(refusals []dayfly.Refusal, between string) string {
 	texts := make([]string, len(refusals))
 	for i, r := range refusals {
 		texts[i] = fmt.Sprintf("%s: %s", choice{r.Provider, r.Region}, r.Message)
 	}
-	return "Each of its providers refused the machine: " + strings.Join(texts, "; ")
+	return strings.Join(texts, between)
 }
 
 // backoff returns how long to wait after the n-th failure: anything from nothing to an exponentially growing bound.

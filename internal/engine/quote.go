@@ -46,8 +46,17 @@ func (e *Engine) offer(ctx context.Context, spec *dayfly.JobSpec, where choice) 
 		o.Waits = stopped.String()
 	}
 	price := e.price(where, spec)
+	if b := e.budget(spec, where); spec.MaxCost > 0 {
+		if verdict, _ := b.allot(); verdict != granted {
+			o.Refused, o.Machines, o.Lifetime = b.refusal(where, time.Time{}).Message, 0, 0
+		}
+	}
 	if price == nil {
 		o.Unknown = true
+		return o, nil
+	}
+	if o.Refused != "" {
+		o.Hourly, o.PricedOn = &price.Rate, price.Date
 		return o, nil
 	}
 	most := e.mostCost(spec, price)

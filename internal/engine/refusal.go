@@ -235,7 +235,11 @@ func (e *Engine) whyRefused(w *dayfly.Why, job *store.Job) {
 	for _, c := range choicesOf(job.Provider) {
 		if refusedForGood(job.Refusals, c) {
 			i := slices.IndexFunc(job.Refusals, func(r dayfly.Refusal) bool { return r.Provider == c.provider && r.Region == c.region })
-			say(w, "The provider %s will never run it: %s", c, job.Refusals[i].Message)
+			if r := job.Refusals[i]; tooDearThere(r) {
+				say(w, "It is not tried on %s: %s", c, r.Message)
+			} else {
+				say(w, "The provider %s will never run it: %s", c, r.Message)
+			}
 			continue
 		}
 		e.whyShut(w, job, c)

@@ -190,7 +190,12 @@ func (e *Engine) whyActive(w *dayfly.Why, job *store.Job) {
 		say(w, "Its command runs on machine %s since %s; its agent was last heard of %s ago.", v.machine, spoken(v.running), spoken(v.silence))
 	}
 	for _, r := range job.Refusals {
-		say(w, "It is not on %s, which refused it at %s: %s", choice{r.Provider, r.Region}, r.At.Format(time.RFC3339), r.Message)
+		where, at := choice{r.Provider, r.Region}, r.At.Format(time.RFC3339)
+		if tooDearThere(r) {
+			say(w, "It is not on %s, which was too dear for it at %s: %s", where, at, r.Message)
+		} else {
+			say(w, "It is not on %s, which refused it at %s: %s", where, at, r.Message)
+		}
 	}
 	if job.Progress != nil {
 		say(w, "It says of itself: %.0f %% %s", job.Progress.Fraction*100, job.Progress.Text)
@@ -222,6 +227,11 @@ func whyFinished(w *dayfly.Why, job *store.Job) {
 		say(w, "%s: %s", outcome, strings.ToLower(message[:1])+message[1:])
 	default:
 		say(w, "%s: %s", outcome, message)
+	}
+	for _, r := range job.Refusals {
+		if tooDearThere(r) && !strings.Contains(message, r.Message) {
+			say(w, "It was not tried on %s: %s", choice{r.Provider, r.Region}, r.Message)
+		}
 	}
 	for _, a := range job.AttemptLog {
 		if a.State == dayfly.AttemptSucceeded {

@@ -357,7 +357,10 @@ type Move struct {
 	// Set when To is terminal.
 	FinishedAt time.Time
 	Reason     dayfly.Reason
-	Message    string
+	// Message is what the event says. With a To that is terminal the job says it as well.
+	Message string
+	// Refusals take the place of the job's, if there are any.
+	Refusals []dayfly.Refusal
 
 	Event string // the type of the event
 }

@@ -36,10 +36,15 @@ func (s *Store) Move(ctx context.Context, m *store.Move) (*store.Job, error) {
 	if err := checkMove(m); err != nil {
 		return nil, err
 	}
+	refusals, err := refusalsText(m.Refusals)
+	if err != nil {
+		return nil, err
+	}
 	wish := *m
+	wish.Refusals = nil
 	var moved *jobRow
-	err := s.write(ctx, moveOp(m), func(t *tx) (err error) {
-		moved, err = t.move(&wish)
+	err = s.write(ctx, moveOp(m), func(t *tx) (err error) {
+		moved, err = t.move(&wish, refusals)
 		return err
 	})
 	if err != nil {
@@ -74,7 +79,8 @@ func checkMove(m *store.Move) error {
 	return nil
 }
 
-func (t *tx) move(m *store.Move) (*jobRow, error) {
+// move carries out a move. Refusals that are nil leave the job's as they are.
+func (t *tx) move(m *store.Move, refusals []byte) (*jobRow, error) {
 	j, err := readJob(t.session, jobByID, m.JobID)
 	if err != nil {
 		return nil, err
@@ -100,6 +106,12 @@ func (t *tx) move(m *store.Move) (*jobRow, error) {
 		micros(j.FinishedAt), string(j.Reason), j.Message, j.Events)
 	if err != nil {
 		return nil, err
+	}
+	if refusals != nil {
+		j.refusals = refusals
+		if _, _, err := t.exec(keepRefusals, j.Seq, string(refusals)); err != nil {
+			return nil, err
+		}
 	}
 	kind := m.Event
 	if kind == "" {

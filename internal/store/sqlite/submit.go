@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
@@ -38,6 +39,9 @@ type submission struct {
 	name   string
 	labels []label
 	inputs []store.Input
+
+	refusals []byte // nil: none
+
 	key    string
 	hash   []byte
 	launch *launch
@@ -82,7 +86,7 @@ func (s *Store) Submit(ctx context.Context, sub *store.Submission) (*store.Job, 
 	if moved != nil {
 		job.State, job.Version, job.Events = moved.State, moved.Version, moved.Events
 		job.Attempt, job.Number, job.Held = moved.Attempt, moved.Number, moved.Held
-		if moved.Attempt != "" {
+		if moved.Attempt != "" && len(sub.Launch.Refusals) > 0 {
 			job.Refusals = sub.Launch.Refusals
 		}
 	}
@@ -111,12 +115,15 @@ func newSubmission(s *store.Submission) (*submission, error) {
 			ID: j.ID, State: j.State, Provider: j.Provider, Queue: j.Queue, Key: j.Key, Priority: j.Priority,
 			CreatedAt: stored(j.CreatedAt), StartedAt: stored(j.StartedAt), RunAt: stored(j.RunAt),
 			QueuedAt: stored(j.QueuedAt), QueueDeadline: stored(j.QueueDeadline), TotalDeadline: stored(j.TotalDeadline),
-			RetriedFrom: j.RetriedFrom,
+			RetriedFrom: j.RetriedFrom, Refusals: slices.Clone(j.Refusals),
 		},
 		spec: string(spec),
 		name: j.Spec.Name,
 		key:  s.Key,
 		hash: append([]byte{}, s.BodyHash...),
+	}
+	if n.refusals, err = refusalsText(j.Refusals); err != nil {
+		return nil, err
 	}
 	if s.Launch != nil {
 		if j.State != dayfly.Queued {
@@ -189,6 +196,11 @@ func (t *tx) submit(n *submission) (int64, error) {
 		micros(j.TotalDeadline), j.RetriedFrom, len(n.inputs), key, spec)
 	if err != nil {
 		return 0, err
+	}
+	if n.refusals != nil {
+		if _, _, err := t.exec(keepRefusals, seq, string(n.refusals)); err != nil {
+			return 0, err
+		}
 	}
 	if spec == nil {
 		if _, _, err := t.exec(insertSpec, seq, n.spec); err != nil {

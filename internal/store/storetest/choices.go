@@ -13,6 +13,7 @@ func choicesCases() []testCase {
 	return []testCase{
 		{"AnAttemptSaysWhereItsMachineWasAskedFor", launchElsewhere},
 		{"WhatWasRefusedIsKeptOnTheJob", refusalsKept},
+		{"WhatIsRefusedBeforeALaunchIsKeptOnTheJob", refusalsBefore},
 		{"ANoteOfPreparationIsKeptOnce", notePrepared},
 		{"TheImageOfAMachineIsKept", noteImage},
 	}
@@ -70,6 +71,43 @@ func refusalsKept(k *kit) {
 	e.Job.Refusals = append(first, refusal("fra", "It is full, too."))
 	k.wantEqual("the refusals after another end", k.end(e).Refusals, e.Job.Refusals)
 	k.wantEqual("the refusals when they are read", k.job(job.ID).Refusals, e.Job.Refusals)
+}
+
+// refusalsBefore follows a job for which places are known to be none from the beginning, and learns of more.
+func refusalsBefore(k *kit) {
+	first := []dayfly.Refusal{refusal("ams", "It is too dear.")}
+	job := k.submit(inLane(severalChoices, "default"), func(s *store.Submission) { s.Job.Refusals = first })
+	k.wantEqual("the refusals of a new job", job.Refusals, first)
+	k.wantEqual("the job when it is read", k.job(job.ID), job)
+
+	m := &store.Move{JobID: job.ID, Version: job.Version, From: dayfly.Queued, To: dayfly.Queued, Time: k.now(), Event: "queued",
+		Message: "fly:fra is passed over.", Refusals: append(first, refusal("fra", "It is too dear, too."))}
+	want := *job
+	want.Version, want.Events, want.Refusals = 2, 2, m.Refusals
+	moved, err := k.store.Move(k.ctx, m)
+	k.must(err)
+	k.wantEqual("the job that stays in its queue", moved, &want)
+	k.wantEqual("the job read", k.job(job.ID), &want)
+	k.wantEqual("the ready jobs of its lane", k.ready(severalChoices, "default"), []string{job.ID})
+	k.wantEqual("its last event", k.events(job.ID)[1], &dayfly.Event{Seq: 2, Job: job.ID, Time: m.Time, Type: "queued",
+		State: dayfly.Queued, Message: m.Message})
+	k.reopen()
+	k.wantEqual("the refusals after a launch that brings none", k.launch(k.job(job.ID)).Job.Refusals, m.Refusals)
+
+	s := k.submission(inLane(severalChoices, "default"))
+	s.Job.Refusals, s.Launch = first, k.wish(s.Job)
+	s.Launch.Provider = "docker"
+	added, _, err := k.store.Submit(k.ctx, s)
+	k.must(err)
+	k.wantEqual("the refusals of a new job that is launched at once", added.Refusals, first)
+	k.wantEqual("that job when it is read", k.job(added.ID), added)
+
+	job = k.submit(inLane(severalChoices, "default"))
+	now := k.now()
+	_, err = k.store.Move(k.ctx, &store.Move{JobID: job.ID, Version: job.Version, From: dayfly.Queued, To: dayfly.Failed, Time: now,
+		FinishedAt: now, Reason: dayfly.ReasonCostLimit, Message: "Each is too dear.", Event: "failed", Refusals: first})
+	k.must(err)
+	k.wantEqual("the refusals of a job that failed of them", k.job(job.ID).Refusals, first)
 }
 
 func notePrepared(k *kit) {

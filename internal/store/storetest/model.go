@@ -200,6 +200,9 @@ func (m *model) Move(_ context.Context, w *store.Move) (*store.Job, error) {
 			j.RunAt = w.RunAt
 		}
 	}
+	if len(w.Refusals) > 0 {
+		j.Refusals = w.Refusals
+	}
 	j.moved(w.Time, w.Event, 0, w.Reason, w.Message)
 	if ready && j.State != dayfly.Queued {
 		m.release(j.Queue, j.Key)

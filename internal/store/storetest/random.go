@@ -196,6 +196,9 @@ func (d *drive) submit(t *rapid.T) {
 	if pick(t, "has a total timeout", false, false, true) && s.Job.State != dayfly.Created {
 		s.Job.TotalDeadline = now.Add(time.Duration(rapid.IntRange(0, 20).Draw(t, "total"))*time.Second + 2*time.Microsecond)
 	}
+	if pick(t, "refused before", false, false, true) {
+		s.Job.Refusals = d.refusals()
+	}
 	if pick(t, "keyed", false, true) {
 		s.Key, s.BodyHash = pick(t, "idempotency key", "1", "2", "3"), hash(pick(t, "body", "a", "a", "b"))
 	}
@@ -233,6 +236,9 @@ func (d *drive) start(t *rapid.T) {
 	now := d.now()
 	m := &store.Move{JobID: job.ID, Version: job.Version, From: job.State, To: dayfly.Queued, Time: now, StartedAt: now,
 		QueuedAt: now, Event: "queued"}
+	if pick(t, "refused", false, false, true) {
+		m.Refusals, m.Message = d.refusals(), "refused"
+	}
 	if pick(t, "later", false, true) {
 		m.To, m.QueuedAt, m.RunAt, m.Event = dayfly.Scheduled, time.Time{}, now.Add(3*time.Second+time.Nanosecond*1000), "scheduled"
 	}
