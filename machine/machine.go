@@ -93,10 +93,13 @@ type Spec struct {
 	// required. At its end the machine is stopped as if it had been told to, whoever is still watching.
 	Lifetime time.Duration `json:"lifetime"`
 
-	// At most one of Agent and Command is set. With neither the machine runs what its Image says.
+	// At most one of Agent, Program and Command is set. With none of them the machine runs what its Image says.
 	//
 	// Agent makes the machine run Dayfly's agent, which dials home for its work.
 	Agent *Agent `json:"agent,omitempty"`
+	// Program is run, and brought along by the provider: it need not be in the Image, which may be left out. Providers
+	// that are no [Carrier] refuse it with fault.Unsupported.
+	Program *Program `json:"program,omitempty"`
 	// Command is run as it is: the first element is the program, found in the machine's PATH. In an image with an
 	// entrypoint it is that entrypoint's arguments, as for docker run.
 	Command []string `json:"command,omitempty"`
@@ -125,6 +128,24 @@ type File struct {
 	Data []byte `json:"data"`
 	Mode uint32 `json:"mode,omitempty"` // permission bits; 0: 0o644
 }
+
+// Program is a program of the computer that asks for a machine, to be run there.
+type Program struct {
+	// File is its path where the provider runs: an executable for the machine's kind of computer that needs nothing else
+	// there, such as a Go program that was built with CGO_ENABLED=0. It is read when the machine is created.
+	// [ThisProgram] is the program that runs now, also when its file has been replaced meanwhile.
+	File string `json:"file"`
+	// Args are its arguments, without its own name.
+	Args []string `json:"args,omitempty"`
+}
+
+// ThisProgram is the path at which a process finds the program that it runs, whatever has become of its file.
+const ThisProgram = "/proc/self/exe"
+
+// Helper is the first argument of a program that a provider has started once more to be its helper: to hold the machines
+// of this computer, or to be the first process of a container. It is followed by what the helper is to do. A program
+// whose own providers start it calls dayfly.Main before anything else, which takes care of that.
+const Helper = "dayfly-helper"
 
 // Agent tells the agent inside a machine where home is and which attempt it has come for.
 type Agent struct {

@@ -151,6 +151,25 @@ type Gateway interface {
 	Gateway(ctx context.Context) (netip.Addr, error)
 }
 
+// Carrier is a provider that brings a program of the computer it is asked on into its machines, as Spec.Program wants it.
+type Carrier interface {
+	// CheckProgram reports whether the provider's machines can run the program, as far as that can be known before there
+	// is one. It makes nothing, and may be repeated.
+	//
+	// fault.Unsupported, with a sentence that says what to do: the program is for another kind of computer, or needs
+	// libraries that are not in the machine. Other errors are those of Prepare.
+	CheckProgram(ctx context.Context, program *Program) error
+}
+
+// CheckProgram reports whether a provider's machines can run the program, as [Carrier] describes. fault.Unsupported if the
+// provider brings none along.
+func CheckProgram(ctx context.Context, p Provider, program *Program) error {
+	if carrier, ok := p.(Carrier); ok {
+		return carrier.CheckProgram(ctx, program)
+	}
+	return unsupported("bring a program along into a machine")
+}
+
 func unsupported(what string) error {
 	return fmt.Errorf("machine: %w", fault.Say(fault.Unsupported, "this provider cannot %s", what))
 }

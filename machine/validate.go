@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"path"
@@ -43,11 +44,17 @@ func (s *Spec) Validate() error {
 	if s.Lifetime <= 0 || s.Lifetime > MaxLifetime {
 		return bad("lifetime %v must be more than 0 and at most %v: every machine carries its own end", s.Lifetime, MaxLifetime)
 	}
-	if s.Agent != nil && len(s.Command) > 0 {
-		return bad("only one of agent and command may be given")
+	if s.Agent != nil && s.Program != nil || (s.Agent != nil || s.Program != nil) && len(s.Command) > 0 {
+		return bad("only one of agent, program and command may be given")
 	}
-	if s.Agent == nil && len(s.Command) == 0 && s.Image == "" {
-		return bad("one of agent, command and image must be given: there is nothing to run")
+	if s.Agent == nil && s.Program == nil && len(s.Command) == 0 && s.Image == "" {
+		return bad("one of agent, program, command and image must be given: there is nothing to run")
+	}
+	if err := s.Program.validate(); err != nil {
+		return bad("%v", err)
+	}
+	if s.Program != nil && len(s.Entrypoint) > 0 {
+		return bad("a program that is brought along is itself what runs first, so there can be no entrypoint")
 	}
 	if s.Agent != nil && (s.Agent.URL == "" || s.Agent.Attempt == "" || s.Agent.Token == "") {
 		return bad("an agent needs url, attempt and token")
@@ -82,6 +89,21 @@ func (s *Spec) Validate() error {
 	}
 	if s.Size.CPUs < 0 || s.Size.MemoryMB < 0 || s.Size.DiskMB < 0 || s.Size.Processes < 0 {
 		return bad("a size cannot be negative")
+	}
+	return nil
+}
+
+func (p *Program) validate() error {
+	if p == nil {
+		return nil
+	}
+	if !path.IsAbs(p.File) || !isText(p.File) || len(p.File) > 4096 {
+		return fmt.Errorf("the program %q needs an absolute path of at most 4096 bytes", p.File)
+	}
+	for _, arg := range p.Args {
+		if !isText(arg) {
+			return errors.New("an argument of the program holds a NUL byte, or bytes that are not UTF-8")
+		}
 	}
 	return nil
 }

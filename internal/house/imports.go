@@ -53,6 +53,7 @@ func layers() []layer {
 		{"internal/remoteblob", "fault blob internal/lend", "what blob stores have in common stands below them"},
 		{"internal/hostshell", "fault machine machine/memmachine internal/process third-party", "it gives the fake of a provider real programs, for tests, and knows nothing else"},
 		{"internal/process", "fault machine third-party", "providers and the agent start processes, so this stands below both"},
+		{"internal/boot", "fault machine machine/local internal/pid1 internal/process internal/link third-party", "it brings a runner to its parent and knows nothing of what is called there"},
 		{"internal/store", domain, "the store's interface is above no implementation"},
 		{"internal/store/...", domain + " internal/store internal/failpoint internal/store/storetest third-party", "a store knows its interface, never a sibling"},
 		{"internal/pool", "fault", "who runs where is decided without knowing what a runner is"},

@@ -2,99 +2,44 @@ package docker
 
 import (
 	"archive/tar"
-	"crypto/sha256"
-	"debug/elf"
-	"encoding/hex"
+	"fmt"
 	"io"
 	"os"
-	"sync"
+	"path/filepath"
+	"strings"
 	"time"
-
-	"github.com/dayfly-run/dayfly/fault"
 )
 
 // What the agent finds in an image that was made for it.
 const (
 	agentDir    = "/dayfly"
 	agentFile   = "/dayfly/agent"   // the program
+	programDir  = "/dayfly/program" // where a machine's own program is, under its name
 	workDir     = "/dayfly/work"    // the working directory, in images that name none
 	scratchDir  = "/dayfly/scratch" // what the agent keeps until the server has it
 	exitFile    = "/dayfly/exit"    // how the machine ended, when a status does not say it
-	fitRevision = "1"               // of what is put into an image beside the program; changes with it
+	fitRevision = "1"               // of what is put into an image beside the programs; changes with it
 )
 
-// agentProgram is the agent's program, of which is read what has to be known once.
-type agentProgram struct {
-	Program
-	once sync.Once
-	err  error
-	arch string // as images call it: amd64
-	hash string
-	size int64
+// load is what is put into an image so that machines can be made of it.
+type load struct {
+	agent   *executable
+	program *executable // nil: the machine's program is in the image
 }
 
-// architecturesOf are the names that images have for what executables call themselves.
-func architectureOf(m elf.Machine) string {
-	switch m {
-	case elf.EM_X86_64:
-		return "amd64"
-	case elf.EM_AARCH64:
-		return "arm64"
-	case elf.EM_ARM:
-		return "arm"
-	case elf.EM_386:
-		return "386"
-	case elf.EM_RISCV:
-		return "riscv64"
-	case elf.EM_PPC64:
-		return "ppc64le"
-	case elf.EM_S390:
-		return "s390x"
+// hash tells loads apart.
+func (l *load) hash() string {
+	if l.program == nil {
+		return l.agent.hash + fitRevision
 	}
-	return m.String()
+	return fmt.Sprintf("%s%s %q %s", l.agent.hash, fitRevision, l.program.name, l.program.hash)
 }
 
-// read reads the program, once.
-func (a *agentProgram) read() error {
-	a.once.Do(func() { a.err = a.examine() })
-	return a.err
-}
+// programFile is where the program is in the image.
+func (l *load) programFile() string { return programDir + "/" + l.program.name }
 
-func (a *agentProgram) examine() error {
-	cannot := func(why string) error {
-		return fault.Say(fault.Unsupported, "the agent that containers run, %s, %s; put dayfly-agent for Linux beside dayfly, "+
-			"or name it with providers.docker.agent", a.File, why)
-	}
-	file, err := os.Open(a.File)
-	if err != nil {
-		return cannot("cannot be read: " + plain(err))
-	}
-	defer file.Close()
-	program, err := elf.NewFile(file)
-	if err != nil {
-		return cannot("is no program for Linux")
-	}
-	for _, segment := range program.Progs {
-		if segment.Type == elf.PT_INTERP {
-			return cannot("needs libraries of this computer, which images do not have (it was built with cgo)")
-		}
-	}
-	sum := sha256.New()
-	if a.size, err = io.Copy(sum, io.NewSectionReader(file, 0, 1<<62)); err != nil {
-		return cannot("cannot be read: " + plain(err))
-	}
-	sum.Write([]byte(fitRevision))
-	a.arch, a.hash = architectureOf(program.Machine), hex.EncodeToString(sum.Sum(nil))
-	return nil
-}
-
-// archive writes what is put into an image.
-func (a *agentProgram) archive(w io.Writer) error {
-	file, err := os.Open(a.File)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
+// archive writes the load as an archive.
+func (l *load) archive(w io.Writer) error {
 	t := tar.NewWriter(w)
 	for _, header := range []*tar.Header{
 		{Typeflag: tar.TypeDir, Name: agentDir, Mode: 0o755},
@@ -102,20 +47,90 @@ func (a *agentProgram) archive(w io.Writer) error {
 		{Typeflag: tar.TypeDir, Name: workDir, Mode: 0o1777},
 		{Typeflag: tar.TypeDir, Name: scratchDir, Mode: 0o1777},
 		{Typeflag: tar.TypeReg, Name: exitFile, Mode: 0o666},
-		{Typeflag: tar.TypeReg, Name: agentFile, Mode: 0o755, Size: a.size},
 	} {
 		header.ModTime = time.Unix(0, 0)
 		if err := t.WriteHeader(header); err != nil {
 			return err
 		}
 	}
-	if _, err := io.CopyN(t, file, a.size); err != nil {
+	if err := l.agent.write(t, agentFile); err != nil {
+		return err
+	}
+	if l.program == nil {
+		return t.Close()
+	}
+	if err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: programDir, Mode: 0o755, ModTime: time.Unix(0, 0)}); err != nil {
+		return err
+	}
+	if l.program.hash == l.agent.hash {
+		// A program that is its own agent is there once.
+		link := &tar.Header{Typeflag: tar.TypeLink, Name: l.programFile(), Linkname: agentFile, Mode: 0o755, ModTime: time.Unix(0, 0)}
+		if err := t.WriteHeader(link); err != nil {
+			return err
+		}
+		return t.Close()
+	}
+	if err := l.program.write(t, l.programFile()); err != nil {
 		return err
 	}
 	return t.Close()
 }
 
+// certificates are the places of the certificates by which this computer knows others, as Linux distributions have them.
+func certificates() []string {
+	return []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"}
+}
+
+// maxCertificates is the size of the largest file of certificates that is taken along, in bytes.
+const maxCertificates = 4 << 20
+
+// writeBase writes the file system of the image for programs that ask for none: a place for temporary files, names for the
+// users, and the certificates of this computer, without which nothing could be asked of an https URL.
+func writeBase(w io.Writer) error {
+	t := tar.NewWriter(w)
+	add := func(header *tar.Header, data []byte) error {
+		header.Size, header.ModTime = int64(len(data)), time.Unix(0, 0)
+		if err := t.WriteHeader(header); err != nil {
+			return err
+		}
+		_, err := t.Write(data)
+		return err
+	}
+	if err := add(&tar.Header{Typeflag: tar.TypeDir, Name: "tmp/", Mode: 0o1777}, nil); err != nil {
+		return err
+	}
+	files := map[string][]byte{
+		"etc/passwd": []byte("root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"),
+		"etc/group":  []byte("root:x:0:\nnobody:x:65534:\n"),
+	}
+	for _, file := range certificates() {
+		if info, err := os.Stat(file); err != nil || info.Size() > maxCertificates {
+			continue
+		}
+		if data, err := os.ReadFile(file); err == nil {
+			files["etc/ssl/certs/ca-certificates.crt"] = data
+			break
+		}
+	}
+	for _, name := range []string{"etc/passwd", "etc/group", "etc/ssl/certs/ca-certificates.crt"} {
+		if data, ok := files[name]; ok {
+			if err := add(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644}, data); err != nil {
+				return err
+			}
+		}
+	}
+	return t.Close()
+}
+
 // argv is a command line of the agent in a container.
-func (a *agentProgram) argv(args ...string) []string {
-	return append(append([]string{agentFile}, a.Args...), args...)
+func (p *Provider) argv(args ...string) []string {
+	return append(append([]string{agentFile}, p.agent.Args...), args...)
+}
+
+// nameOf is what a program is called in an image.
+func nameOf(file string) string {
+	if own, err := os.Executable(); file == thisProgram && err == nil {
+		file = strings.TrimSuffix(own, " (deleted)")
+	}
+	return filepath.Base(file)
 }

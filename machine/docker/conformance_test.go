@@ -88,11 +88,24 @@ func conforms(t *testing.T, e *dockertest.Engine) {
 			{Image: "sha256:0000000000000000000000000000000000000000000000000000000000000000"},
 		},
 		Script:   machine.Spec{Image: image, Command: []string{"sh", "-c", `eval "$SCRIPT"`}},
+		Program:  machine.Spec{Program: &machine.Program{File: busybox(t), Args: []string{"sh", "-c", `eval "$SCRIPT"`}}},
 		User:     "1000",
 		Parallel: true,
 		Settle:   10 * time.Second,
 		Lifetime: 2 * time.Second,
 	})
+}
+
+// busybox returns the path of a static shell.
+func busybox(t *testing.T) string {
+	t.Helper()
+	for _, file := range []string{"/bin/busybox", "/usr/bin/busybox"} {
+		if _, err := os.Stat(file); err == nil {
+			return file
+		}
+	}
+	t.Fatal("there is no static busybox; run scripts/setup, or: apt-get install busybox-static")
+	return ""
 }
 
 // newProvider returns a provider of the shared engine.

@@ -28,6 +28,7 @@ const (
 	labelName    = "run.dayfly.name"
 	labelMachine = "run.dayfly.machine" // a record, in JSON
 	labelFitted  = "run.dayfly.fitted"  // of an image with an agent: the image it was made of
+	labelBase    = "run.dayfly.base"    // of an image that was made for programs
 	labelFitting = "run.dayfly.fitting" // of the container that such an image is made by
 )
 
@@ -48,7 +49,7 @@ func (p *Provider) check(spec *machine.Spec) error {
 	}
 	size := &spec.Size
 	switch {
-	case spec.Image == "":
+	case spec.Image == "" && spec.Program == nil:
 		return fault.Say(fault.Invalid, "a container needs an image; name one, such as debian:12, with --image")
 	case spec.Region != "":
 		return fault.Say(fault.Unsupported, "there are no regions here: containers run where the engine does; leave the region %q out", spec.Region)
@@ -91,7 +92,7 @@ func (p *Provider) Create(ctx context.Context, spec *machine.Spec) (*machine.Mac
 	if err := p.checkCPUs(ctx, e, spec.Size.CPUs); err != nil {
 		return nil, err
 	}
-	image, err := p.resolve(ctx, e, spec.Image, func(machine.Preparation) {})
+	image, err := p.resolve(ctx, e, spec, func(machine.Preparation) {})
 	if err != nil {
 		return nil, err
 	}
@@ -290,12 +291,15 @@ func (p *Provider) command(spec *machine.Spec, image *picture) (argv []string, d
 	if dir == "" || path.Clean(dir) == "/" {
 		dir = workDir
 	}
-	init := p.agent.argv("init", "--lifetime", spec.Lifetime.String(), "--exit", exitFile, "--")
+	init := p.argv("init", "--lifetime", spec.Lifetime.String(), "--exit", exitFile, "--")
 	if spec.Agent != nil {
-		return append(init, p.agent.argv("run", "--work", dir, "--scratch", scratchDir)...), dir, nil
+		return append(init, p.argv("run", "--work", dir, "--scratch", scratchDir)...), dir, nil
 	}
 	if image.workDir == "" {
 		dir = "/" // as it would be without Dayfly
+	}
+	if spec.Program != nil {
+		return slices.Concat(init, []string{image.load.programFile()}, spec.Program.Args), dir, nil
 	}
 	entrypoint, command := image.entrypoint, image.command
 	if len(spec.Entrypoint) > 0 {

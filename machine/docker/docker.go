@@ -8,7 +8,8 @@
 // The agent gets into an image once: the first container of an image is made without being started, the agent is copied
 // into it, and it is committed as an image of its own beside the other, "dayfly-agent/NAME:HASH". Containers made of
 // that one need no copying, which would take a third of the time that it takes to start one. The engine keeps a few
-// megabytes for each image that jobs use; the oldest are removed when there are many.
+// megabytes for each image that jobs use; the oldest are removed when there are many. A machine's own program, if its Spec
+// has one, gets there in the same way, and needs no other image than an almost empty one that the provider makes.
 //
 // The first process in every container is the agent's init mode: it reaps, passes signals on, and ends the machine at the
 // end of its lifetime, whoever is still watching. Below it runs the agent, or the image's entrypoint and the command.
@@ -59,7 +60,8 @@ type Credentials struct {
 // DefaultProcesses is how many processes and threads a container may have when nobody says.
 const DefaultProcesses = 4096
 
-// Program is the agent's program, which gets into every image.
+// Program is the agent's program, which gets into every image. The zero Program is this very program, whose main has to call
+// dayfly.Main first of all; it can then be all of an agent but for carrying out jobs.
 type Program struct {
 	// File is the path of a static executable for Linux.
 	File string
@@ -70,8 +72,10 @@ type Program struct {
 // Provider makes machines of containers. Make it with [New]. It is safe for concurrent use.
 type Provider struct {
 	options Options
-	agent   *agentProgram
+	agent   Program
 	log     *slog.Logger
+
+	executables executables
 
 	mu     sync.Mutex
 	engine *engine // nil before the first call, and after a Close
@@ -97,12 +101,16 @@ var (
 	_ machine.Logger    = (*Provider)(nil)
 	_ machine.Watcher   = (*Provider)(nil)
 	_ machine.Gateway   = (*Provider)(nil)
+	_ machine.Carrier   = (*Provider)(nil)
 )
 
 // New returns a provider whose containers run this agent. It does nothing yet: an engine that does not answer, and an
 // agent that cannot be used, are told to whoever asks for a machine.
 func New(agent Program, o *Options) *Provider {
-	p := &Provider{agent: &agentProgram{Program: agent}}
+	p := &Provider{agent: agent}
+	if agent.File == "" {
+		p.agent = Program{File: machine.ThisProgram, Args: []string{machine.Helper}}
+	}
 	if o != nil {
 		p.options = *o
 	}

@@ -69,7 +69,7 @@ func (p *Provider) Exec(ctx context.Context, id string, cmd *machine.Command) (*
 	}
 	made, err := e.ExecCreate(ctx, found.ID, client.ExecCreateOptions{
 		User: cmd.User, TTY: cmd.Terminal, AttachStdin: cmd.Stdin != nil, AttachStdout: true, AttachStderr: !cmd.Terminal,
-		Env: env, WorkingDir: found.Config.WorkingDir, Cmd: p.agent.argv(args...),
+		Env: env, WorkingDir: found.Config.WorkingDir, Cmd: p.argv(args...),
 	})
 	if err != nil {
 		return nil, p.execFailed(ctx, e, id, err)
@@ -201,7 +201,7 @@ func (s *execSession) kill(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	made, err := s.engine.ExecCreate(ctx, s.container, client.ExecCreateOptions{
-		User: s.cmd.User, Cmd: s.provider.agent.argv("kill", execVariable+"="+s.mark), AttachStdout: true, AttachStderr: true,
+		User: s.cmd.User, Cmd: s.provider.argv("kill", execVariable+"="+s.mark), AttachStdout: true, AttachStderr: true,
 	})
 	if err == nil {
 		var attached client.ExecAttachResult

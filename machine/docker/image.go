@@ -34,7 +34,8 @@ type picture struct {
 	entrypoint []string
 	command    []string
 	workDir    string
-	fitted     string // the name of the image with the agent in it, made of this one
+	load       load
+	fitted     string // the name of the image with the load in it, made of this one
 }
 
 // Prepare implements machine.Preparer: it pulls the image if the engine does not have it, and puts the agent into it.
@@ -49,7 +50,7 @@ func (p *Provider) Prepare(ctx context.Context, spec *machine.Spec, report func(
 	if err := p.check(spec); err != nil {
 		return err
 	}
-	image, err := p.resolve(ctx, e, spec.Image, report)
+	image, err := p.resolve(ctx, e, spec, report)
 	if err != nil {
 		return err
 	}
@@ -60,14 +61,21 @@ func (p *Provider) Prepare(ctx context.Context, spec *machine.Spec, report func(
 	case !errdefs.IsNotFound(err):
 		return p.failed(ctx, e, "look for the image "+image.fitted, err)
 	}
-	report(machine.Preparation{Text: "putting the agent into " + spec.Image})
+	report(machine.Preparation{Text: "putting the agent into " + image.ref})
 	return p.fit(ctx, e, image)
 }
 
 // resolve finds the image at the engine, or has it pulled, and makes sure that it can be used.
-func (p *Provider) resolve(ctx context.Context, e *engine, ref string, report func(machine.Preparation)) (*picture, error) {
-	if err := p.agent.read(); err != nil {
+func (p *Provider) resolve(ctx context.Context, e *engine, spec *machine.Spec, report func(machine.Preparation)) (*picture, error) {
+	carried, err := p.loadOf(spec.Program)
+	if err != nil {
 		return nil, err
+	}
+	ref := spec.Image
+	if ref == "" {
+		if ref, err = p.base(ctx, e); err != nil {
+			return nil, err
+		}
 	}
 	name, err := reference.ParseDockerRef(ref)
 	if isImageID(ref) {
@@ -94,15 +102,14 @@ func (p *Provider) resolve(ctx context.Context, e *engine, ref string, report fu
 	if image.Os != "" && image.Os != "linux" {
 		return nil, fault.Say(fault.Invalid, "the image %s is for %s, and containers here run Linux", ref, image.Os)
 	}
-	if image.Architecture != "" && image.Architecture != p.agent.arch {
-		return nil, fault.Say(fault.Invalid, "the image %s is for %s processors, and the agent that would run in it is for %s; "+
-			"use an image for %s, or name an agent for %s with providers.docker.agent", ref, image.Architecture, p.agent.arch, p.agent.arch, image.Architecture)
+	if err := carried.fits(ref, image.Architecture); err != nil {
+		return nil, err
 	}
-	found := &picture{ref: ref, id: image.ID, named: resolved(ref, name, image.RepoDigests, image.ID)}
+	found := &picture{ref: ref, id: image.ID, load: *carried, named: resolved(ref, name, image.RepoDigests, image.ID)}
 	if config := image.Config; config != nil {
 		found.entrypoint, found.command, found.workDir = config.Entrypoint, config.Cmd, config.WorkingDir
 	}
-	found.fitted = p.fittedName(name, image.ID)
+	found.fitted = found.load.fittedName(name, image.ID)
 	return found, nil
 }
 
@@ -131,8 +138,8 @@ func resolved(ref string, name reference.Named, digests []string, id string) str
 
 // fittedName is what the image with the agent is called that is made of an image: by its name for people, and by what it
 // is made of.
-func (p *Provider) fittedName(name reference.Named, id string) string {
-	sum := sha256.Sum256([]byte(id + p.agent.hash))
+func (l *load) fittedName(name reference.Named, id string) string {
+	sum := sha256.Sum256([]byte(id + l.hash()))
 	repository := "image"
 	if name != nil {
 		repository = reference.FamiliarName(name)
@@ -283,7 +290,7 @@ func (p *Provider) fit(ctx context.Context, e *engine, image *picture) error {
 			p.log.Warn("a container that was never started could not be removed", "container", made.ID, "image", image.ref, "error", err)
 		}
 	}()
-	if err := p.copyIn(ctx, e, made.ID, p.agent.archive); err != nil {
+	if err := p.copyIn(ctx, e, made.ID, image.load.archive); err != nil {
 		return p.failed(ctx, e, "copy the agent into the image "+image.ref, err)
 	}
 	changes := []string{fmt.Sprintf("LABEL %s=%q", labelFitted, image.ref)}

@@ -139,6 +139,10 @@ func (p *Provider) sizeOf(size machine.Size) machine.Size {
 
 // requestOf returns the create request of a spec, the same for the same spec whenever it is asked for.
 func (p *Provider) requestOf(spec *machine.Spec) (*createRequest, error) {
+	if spec.Program != nil {
+		return nil, fault.Say(fault.Unsupported, "a machine at Fly runs what its image holds, and no program of this computer; "+
+			"build an image with the program in it, and name that")
+	}
 	image := spec.Image
 	if image == "" {
 		image = p.options.Image

@@ -32,12 +32,16 @@ func (c *cell) start() error {
 		c.s.work.Go(func() { c.live(ctx, done, func() machine.Exit { return exit }) })
 		return nil
 	}
+	argv := c.spec.Command
+	if program := c.spec.Program; program != nil {
+		argv = append([]string{program.File}, program.Args...)
+	}
 	prints, err := openOutputs()
 	if err != nil {
 		return c.story(err)
 	}
 	p, err := c.group.Start(&process.Command{
-		Argv: c.spec.Command, Env: c.environment(), Dir: c.slot.work, Stdout: prints.writers[0], Stderr: prints.writers[1],
+		Argv: argv, Env: c.environment(), Dir: c.slot.work, Stdout: prints.writers[0], Stderr: prints.writers[1],
 	})
 	if err != nil {
 		prints.abandon()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -48,6 +49,7 @@ func TestProvider(t *testing.T) {
 				return nil
 			},
 			Script:  machine.Spec{Command: []string{"sh", "-c", `eval "$SCRIPT"`}},
+			Program: machine.Spec{Program: &machine.Program{File: shell(t), Args: []string{"-c", `eval "$SCRIPT"`}}},
 			Exceeds: exceeds,
 			Refused: []machine.Spec{
 				{Image: "debian"},
@@ -79,6 +81,16 @@ func environment(t *testing.T, m *machine.Machine) []string {
 		}
 	}
 	return nil
+}
+
+// shell returns the path of the shell.
+func shell(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // modes runs a test with and without cgroups.

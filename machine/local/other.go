@@ -20,6 +20,7 @@ type Provider struct{}
 var (
 	_ machine.Provider = (*Provider)(nil)
 	_ machine.Watcher  = (*Provider)(nil)
+	_ machine.Carrier  = (*Provider)(nil)
 )
 
 func unsupported() error {
@@ -31,6 +32,9 @@ func New(Options) (*Provider, error) { return nil, unsupported() }
 
 // Supervise returns fault.Unsupported.
 func Supervise(context.Context, SupervisorOptions) error { return unsupported() }
+
+// Discard returns fault.Unsupported.
+func Discard(context.Context, string) error { return unsupported() }
 
 // Abilities says that there are none.
 func (*Provider) Abilities() process.Abilities {
@@ -74,6 +78,9 @@ func (*Provider) Watch(context.Context, string) iter.Seq2[*machine.Machine, erro
 func (*Provider) Exec(context.Context, string, *machine.Command) (*machine.Exit, error) {
 	return nil, unsupported()
 }
+
+// CheckProgram returns fault.Unsupported.
+func (*Provider) CheckProgram(context.Context, *machine.Program) error { return unsupported() }
 
 // Signal returns fault.Unsupported.
 func (*Provider) Signal(context.Context, string, string) error { return unsupported() }

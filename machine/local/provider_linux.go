@@ -57,6 +57,7 @@ type Provider struct {
 var (
 	_ machine.Provider = (*Provider)(nil)
 	_ machine.Watcher  = (*Provider)(nil)
+	_ machine.Carrier  = (*Provider)(nil)
 )
 
 // New returns a provider on a state directory, which it makes if it does not exist. It starts nothing: a supervisor is
@@ -226,6 +227,12 @@ func (p *Provider) Create(ctx context.Context, spec *machine.Spec) (*machine.Mac
 	if err := p.check(spec); err != nil {
 		return nil, err
 	}
+	if spec.Program != nil {
+		if err := p.CheckProgram(ctx, spec.Program); err != nil {
+			return nil, err
+		}
+		spec = ownProgram(spec)
+	}
 	var failed error
 	for range 3 {
 		k, err := p.ready(ctx)
@@ -301,6 +308,12 @@ func roughSize(spec *machine.Spec) int {
 	size := 4096
 	for _, word := range spec.Command {
 		size += len(word) + 3
+	}
+	if spec.Program != nil {
+		for _, word := range spec.Program.Args {
+			size += len(word) + 3
+		}
+		size += len(spec.Program.File)
 	}
 	for _, file := range spec.Files {
 		size += len(file.Path)

@@ -419,6 +419,18 @@ func brokenInPrepare() []broken {
 				return err
 			}
 		}, []string{"PrepareMayBeCalledAtOnce"}, nil},
+		{"brings a program along without its arguments", func(_ *backend, h *hooks) {
+			h.create = func(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+				if spec.Program != nil {
+					spec = &machine.Spec{Name: spec.Name, Owner: spec.Owner, Labels: spec.Labels, Lifetime: spec.Lifetime, Env: spec.Env,
+						Program: &machine.Program{File: spec.Program.File, Args: spec.Program.Args[:2]}}
+				}
+				return refuseImages(ctx, h, spec)
+			}
+		}, []string{"AProgramIsBroughtAlong"}, nil},
+		{"takes every file for a program", func(_ *backend, h *hooks) {
+			h.check = func(context.Context, *machine.Program) error { return nil }
+		}, []string{"AProgramThatIsNotThereIsRefused"}, nil},
 		{"prepares whatever it is asked to", func(_ *backend, h *hooks) {
 			h.prepare = func(context.Context, *machine.Spec, func(machine.Preparation)) error { return nil }
 		}, []string{"PrepareRefusesWhatCreateRefuses"}, nil},

@@ -90,6 +90,8 @@ func cases() []testCase {
 		{"PrepareMayBeCalledAtOnce", prepareMayBeCalledAtOnce},
 		{"PrepareRefusesWhatCreateRefuses", prepareRefusesWhatCreateRefuses},
 		{"FilesAreThereBeforeAnythingRuns", filesAreThereBeforeAnythingRuns},
+		{"AProgramIsBroughtAlong", aProgramIsBroughtAlong},
+		{"AProgramThatIsNotThereIsRefused", aProgramThatIsNotThereIsRefused},
 
 		// All together
 		{"TwoMachinesAtOnceDoNotMeet", twoMachinesAtOnceDoNotMeet},

@@ -136,7 +136,7 @@ func specsThatEveryProviderRefusesAreInvalid(t *testing.T, s *subject) {
 
 func specsThatThisProviderRefusesLeaveNothingBehind(t *testing.T, s *subject) {
 	for i, refused := range s.Refused {
-		if refused.Agent == nil && refused.Command == nil {
+		if refused.Agent == nil && refused.Command == nil && refused.Program == nil {
 			refused.Agent, refused.Command = s.Spec.Agent, s.Spec.Command
 		}
 		m, err := s.Create(t.Context(), s.complete(refused))

@@ -27,6 +27,7 @@ type hooks struct {
 	suspend func(ctx context.Context, id string) error
 	resume  func(ctx context.Context, id string) error
 	logs    func(ctx context.Context, id string, follow bool, stdout, stderr io.Writer) error
+	check   func(ctx context.Context, program *machine.Program) error
 	prepare func(ctx context.Context, spec *machine.Spec, report func(machine.Preparation)) error
 }
 
@@ -70,6 +71,13 @@ func (h *hooks) Prepare(ctx context.Context, spec *machine.Spec, report func(mac
 		return h.prepare(ctx, spec, report)
 	}
 	return h.Provider.Prepare(ctx, spec, report)
+}
+
+func (h *hooks) CheckProgram(ctx context.Context, program *machine.Program) error {
+	if h.check != nil {
+		return h.check(ctx, program)
+	}
+	return h.Provider.CheckProgram(ctx, program)
 }
 
 func (h *hooks) Create(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
@@ -155,6 +163,9 @@ func (b *backend) guest(ctx context.Context, spec *machine.Spec) machine.Exit {
 	b.mu.Unlock()
 	switch {
 	case spec.Agent != nil:
+	case spec.Program != nil:
+		spec.Command = append([]string{spec.Program.File}, spec.Program.Args...)
+		return b.shell.Guest(ctx, spec)
 	case spec.Command[0] == "sh":
 		return b.shell.Guest(ctx, spec)
 	case spec.Command[0] == "exit":

@@ -90,6 +90,10 @@ type Harness struct {
 	// provider cannot run such a machine, and the cases that need one are skipped.
 	Script machine.Spec
 
+	// Program is Script with a Program in place of the Command, for a provider that is a machine.Carrier: File is a shell
+	// that needs nothing else. Left out for any other.
+	Program machine.Spec
+
 	// Shell is the command that runs a script, to be appended, in a machine of Spec. Default: {"sh", "-c"}. It matters
 	// for a provider that is a machine.Execer.
 	Shell []string
@@ -158,7 +162,7 @@ func Run(t *testing.T, h Harness) {
 
 // offered reports whether the harness describes a machine.
 func offered(spec *machine.Spec) bool {
-	return spec.Agent != nil || len(spec.Command) > 0 || spec.Image != ""
+	return spec.Agent != nil || spec.Program != nil || len(spec.Command) > 0 || spec.Image != ""
 }
 
 // subject is the provider under test in one case.
@@ -420,6 +424,9 @@ func clone(spec *machine.Spec) *machine.Spec {
 	if spec.Agent != nil {
 		agent := *spec.Agent
 		out.Agent = &agent
+	}
+	if spec.Program != nil {
+		out.Program = &machine.Program{File: spec.Program.File, Args: slices.Clone(spec.Program.Args)}
 	}
 	return &out
 }

@@ -2,6 +2,8 @@
 package machinetest_test
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
@@ -10,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/machine/machinetest"
 )
@@ -35,6 +38,7 @@ func harness(open func(b *backend, h *hooks), as func(*hooks) machine.Provider, 
 		Exceeds:  []machine.Spec{{Command: []string{"take 64 MiB"}, Size: machine.Size{MemoryMB: 32}}},
 		Refused:  []machine.Spec{{Image: "debian"}},
 		Script:   machine.Spec{Command: []string{"sh", "-c", `eval "$SCRIPT"`}},
+		Program:  machine.Spec{Program: &machine.Program{File: "/bin/sh", Args: []string{"-c", `eval "$SCRIPT"`}}},
 	}
 }
 
@@ -53,10 +57,17 @@ func TestBrokenLoggers(t *testing.T) { runBroken(t, brokenInLogs(), whole, 4*tim
 
 func TestBrokenPreparers(t *testing.T) { runBroken(t, brokenInPrepare(), whole, 4*time.Second) }
 
-// essential hides every optional interface but one.
+// essential hides every optional interface but one, and brings no programs along.
 type essential struct {
 	machine.Provider
 	machine.Watcher
+}
+
+func (e essential) Create(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+	if spec.Program != nil {
+		return nil, fmt.Errorf("no program is brought along: %w", fault.Unsupported)
+	}
+	return e.Provider.Create(ctx, spec)
 }
 
 func whole(h *hooks) machine.Provider { return h }
@@ -89,7 +100,7 @@ func TestTheSuiteFindsEachBrokenProvider(t *testing.T) {
 		"|^TestBrokenExecers$/./^(Exec|Commands)" +
 		"|^TestBrokenSignalers$/./(Signal|Suspended)" +
 		"|^TestBrokenLoggers$/./^(Logs|Following)" +
-		"|^TestBrokenPreparers$/./^(Prepare|Files)"
+		"|^TestBrokenPreparers$/./^(Prepare|Files|AProgram)"
 	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run="+cases, "-test.v", "-test.timeout=5m", "-test.parallel=50")
 	child.Env = append(os.Environ(), asChild+"=1")
 	// Providers that are broken fail the child's tests, so its status says nothing; its report says which.

@@ -332,5 +332,8 @@ func cloneSpec(s *machine.Spec) *machine.Spec {
 		agent := *s.Agent
 		clone.Agent = &agent
 	}
+	if s.Program != nil {
+		clone.Program = &machine.Program{File: s.Program.File, Args: slices.Clone(s.Program.Args)}
+	}
 	return &clone
 }

@@ -2,10 +2,13 @@ package memmachine_test
 
 import (
 	"context"
+	"fmt"
+	"os/exec"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/hostshell"
 	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/machine/machinetest"
@@ -27,6 +30,9 @@ func (g *guests) run(ctx context.Context, spec *machine.Spec) machine.Exit {
 	g.mu.Unlock()
 	switch {
 	case spec.Agent != nil:
+	case spec.Program != nil:
+		spec.Command = append([]string{spec.Program.File}, spec.Program.Args...)
+		return g.shell.Guest(ctx, spec)
 	case spec.Command[0] == "sh":
 		return g.shell.Guest(ctx, spec)
 	case spec.Command[0] == "exit":
@@ -77,8 +83,18 @@ func harness(t *testing.T, o memmachine.Options) machinetest.Harness {
 		Settle:   3 * time.Second,
 		Lifetime: 200 * time.Millisecond,
 		Script:   machine.Spec{Command: []string{"sh", "-c", `eval "$SCRIPT"`}},
+		Program:  machine.Spec{Program: &machine.Program{File: shellFile(t), Args: []string{"-c", `eval "$SCRIPT"`}}},
 		Exceeds:  []machine.Spec{{Command: []string{"take 64 MiB"}, Size: machine.Size{MemoryMB: 32}}},
 	}
+}
+
+func shellFile(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func TestProvider(t *testing.T) {
@@ -91,10 +107,17 @@ func TestProviderWhoseMachinesTakeTimeToBootAndWhosePagesAreSmall(t *testing.T) 
 	machinetest.Run(t, harness(t, memmachine.Options{Boot: 20 * time.Millisecond, PageSize: 1}))
 }
 
-// polled hides that the provider is a machine.Watcher.
+// polled hides that the provider is a machine.Watcher, and everything else that not all providers are.
 type polled struct {
 	machine.Provider
 	cloud *memmachine.Cloud
+}
+
+func (p polled) Create(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+	if spec.Program != nil {
+		return nil, fmt.Errorf("no program is brought along: %w", fault.Unsupported)
+	}
+	return p.Provider.Create(ctx, spec)
 }
 
 func (p polled) Cloud() *memmachine.Cloud { return p.cloud }

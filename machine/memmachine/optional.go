@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ var (
 	_ machine.Signaler  = (*Provider)(nil)
 	_ machine.Suspender = (*Provider)(nil)
 	_ machine.Logger    = (*Provider)(nil)
+	_ machine.Carrier   = (*Provider)(nil)
 )
 
 // Prepare fetches nothing, as [machine.Preparer] says; a rule with [Progress] makes it report.
@@ -42,6 +44,18 @@ func Progress(steps ...machine.Preparation) Fault {
 		}
 		return c.Do(ctx)
 	}
+}
+
+// CheckProgram reports whether the program's file can be executed, as [machine.Carrier] says. Guests may run it or not.
+func (p *Provider) CheckProgram(ctx context.Context, program *machine.Program) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("memmachine: %w: %w", fault.Canceled, context.Cause(ctx))
+	}
+	info, err := os.Stat(program.File)
+	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
+		return fault.Say(fault.Unsupported, "the program %s is no file that can be executed", program.File)
+	}
+	return nil
 }
 
 // Exec calls the cloud's [Options.Exec], as [machine.Execer] says.

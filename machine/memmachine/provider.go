@@ -32,6 +32,11 @@ func (p *Provider) Create(ctx context.Context, spec *machine.Spec) (*machine.Mac
 	if err := spec.Validate(); err != nil {
 		return nil, fmt.Errorf("memmachine: %w", err)
 	}
+	if spec.Program != nil {
+		if err := p.CheckProgram(ctx, spec.Program); err != nil {
+			return nil, err
+		}
+	}
 	call := &Call{Method: Create, Key: spec.Name, Spec: cloneSpec(spec), cloud: p.cloud}
 	call.effect = func() (err error) {
 		call.Machine, err = p.cloud.create(call.Spec)

@@ -23,12 +23,13 @@ import (
 	_ "golang.org/x/crypto/x509roots/fallback"
 
 	"github.com/dayfly-run/dayfly/internal/agent"
+	"github.com/dayfly-run/dayfly/internal/pid1"
 	"github.com/dayfly-run/dayfly/internal/process"
 	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/machine/local"
 )
 
-const usage = `dayfly-agent carries out jobs for a Dayfly server. It is started by a machine provider, not by hand.
+const usageText = `dayfly-agent carries out jobs for a Dayfly server. It is started by a machine provider, not by hand.
 
   dayfly-agent run [--work DIR] [--scratch DIR] [--lifetime D]
         Carries out one attempt. It finds these variables in its environment, and does not pass them on:
@@ -41,23 +42,18 @@ const usage = `dayfly-agent carries out jobs for a Dayfly server. It is started 
         attempt was refused, superseded or cut short, and with 124 at the end of its lifetime, such as 1h30m: then
         everything it has started is killed. Without one it takes as long as the attempt does.
 
-  dayfly-agent init --lifetime D [--exit FILE] -- PROGRAM [ARGUMENT]...
-        Runs a program as the first process of a container: collects what ends there, passes signals on, and after
-        the lifetime ends everything, first with SIGTERM and 5 seconds later for good. Exits with the program's
-        status, or 128 and the number of the signal that ended it; what that does not say goes into FILE as JSON.
-
-  dayfly-agent exec [--dir DIR] [--columns N --rows N] -- PROGRAM [ARGUMENT]...
-        Becomes the program, in the directory and on a terminal of that size.
-
-  dayfly-agent kill VARIABLE=VALUE
-        Ends the processes of this container that have the variable in their environment.
-
+%s
   dayfly-agent supervise --dir DIR
         Holds the machines of the local provider whose directory this is. The provider starts it.
 
   dayfly-agent version
         Prints the version.
 `
+
+// usage is the program's help.
+func usage() string {
+	return fmt.Sprintf(usageText, strings.ReplaceAll(pid1.Commands, "NAME", "dayfly-agent"))
+}
 
 // The exit codes of the program, beside [agent.ExitNotOurs].
 const (
@@ -78,21 +74,24 @@ func Main(args []string, version string) int {
 	switch name {
 	case "run":
 		return run(ctx, args, version)
-	case "init":
+	case "init", "exec", "kill":
 		stop() // signals are for what it starts
-		return initMode(args)
-	case "exec":
-		stop()
-		return execMode(args)
-	case "kill":
-		return killMode(args)
+		code, _, err := pid1.Command("dayfly-agent", name, args, agent.BootClock)
+		switch {
+		case errors.Is(err, flag.ErrHelp):
+			fmt.Print(usage())
+			return 0
+		case err != nil:
+			return refuse("%v", err)
+		}
+		return code
 	case "supervise":
 		return supervise(ctx, args, version)
 	case "version", "--version":
 		fmt.Println("dayfly-agent " + version)
 		return 0
 	case "help", "--help", "-h":
-		fmt.Print(usage)
+		fmt.Print(usage())
 		return 0
 	case "":
 		return refuse("say what to do")
@@ -103,7 +102,7 @@ func Main(args []string, version string) int {
 
 // refuse says what is wrong with the command line.
 func refuse(format string, args ...any) int {
-	fmt.Fprintf(os.Stderr, "dayfly-agent: "+format+"\n\n%s", append(args, usage)...)
+	fmt.Fprintf(os.Stderr, "dayfly-agent: "+format+"\n\n%s", append(args, usage())...)
 	return exitUsage
 }
 
@@ -118,7 +117,7 @@ func parse(flags *flag.FlagSet, args []string) (code int, ok bool) {
 	flags.SetOutput(io.Discard)
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Print(usage)
+		fmt.Print(usage())
 		return 0, false
 	case err != nil:
 		return refuse("%s: %v", flags.Name(), err), false
@@ -126,21 +125,6 @@ func parse(flags *flag.FlagSet, args []string) (code int, ok bool) {
 		return refuse("%s takes no argument %q", flags.Name(), flags.Arg(0)), false
 	}
 	return 0, true
-}
-
-// parseCommand parses the flags of a command that runs another one, which comes after them.
-func parseCommand(flags *flag.FlagSet, args []string) (argv []string, code int, ok bool) {
-	flags.SetOutput(io.Discard)
-	switch err := flags.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Print(usage)
-		return nil, 0, false
-	case err != nil:
-		return nil, refuse("%s: %v", flags.Name(), err), false
-	case flags.NArg() == 0 || flags.Arg(0) == "":
-		return nil, refuse("%s needs a program to run", flags.Name()), false
-	}
-	return flags.Args(), 0, true
 }
 
 // logger returns what the program logs to.

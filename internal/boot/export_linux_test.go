@@ -1,0 +1,4 @@
+package boot
+
+// LocalIn is Local with its state in the first of the places that can be used.
+var LocalIn = localIn
