@@ -48,6 +48,7 @@ func layers() []layer {
 		{"event/...", "fault event third-party", "a source knows its interface, never a sibling or the root"},
 		{".", "fault machine internal/wire internal/lend", "a user's program imports the root, and so everything that the root imports"},
 		{"internal/wire", "fault machine", "the protocol is shared by agent and server and belongs to neither"},
+		{"internal/link", "fault third-party", "a link carries frames and knows nothing of what they mean"},
 		{"internal/failpoint", "fault", "every layer may pass a failpoint"},
 		{"internal/lend", "", "whoever sends a body may lend it, and it needs nothing for that"},
 		{"internal/remoteblob", "fault blob internal/lend", "what blob stores have in common stands below them"},

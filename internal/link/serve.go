@@ -1,0 +1,352 @@
+package link
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
+)
+
+// Serve reads frames and calls handle for each, one after the other, until the link is over, and returns why, an
+// *[End]. It must be running for the link to live: what nobody reads is silence.
+//
+// A frame shorter than OwnFrame is valid until handle returns; a longer one is handle's to keep. While handle works
+// nothing is read, so it must be short, and it must call neither Send nor Close. Serve is called once.
+func (l *Link) Serve(handle func(frame []byte)) error {
+	l.mu.Lock()
+	served := l.served
+	l.served = true
+	l.mu.Unlock()
+	if served {
+		<-l.done // it was closed before anybody read from it
+		return l.Err()
+	}
+	return l.serve(handle)
+}
+
+func (l *Link) serve(handle func([]byte)) error {
+	for {
+		w := l.current()
+		if w == nil {
+			return l.Err()
+		}
+		err := l.read(w, handle)
+		l.lostWire(w, err)
+	}
+}
+
+// current returns the wire to read from, and waits for it or goes to get it; nil when the link is over.
+func (l *Link) current() *wire {
+	for {
+		l.mu.Lock()
+		w, over := l.wire, l.over
+		l.mu.Unlock()
+		switch {
+		case over != nil:
+			return nil
+		case w != nil:
+			return w
+		case l.redial != nil:
+			l.reconnect()
+		default:
+			select {
+			case <-l.arrived:
+			case <-l.done:
+			}
+		}
+	}
+}
+
+// lostWire is called when a wire can be read no more.
+func (l *Link) lostWire(w *wire, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.wire != w {
+		return // it was replaced, or the link is over
+	}
+	violation, violated := errors.AsType[*violation](err)
+	switch {
+	case violated:
+		l.end(&End{Lost: true, Kind: fault.Internal, Reason: violation.Error()})
+	case l.left != nil:
+		l.end(l.left)
+	case !l.resumable:
+		l.end(&End{Lost: true, Kind: fault.Unavailable, Reason: "the other process has ended: its socket was closed without a goodbye", Cause: unless(err, io.EOF)})
+	default:
+		l.drop(w)
+	}
+}
+
+func unless(err, ordinary error) error {
+	if errors.Is(err, ordinary) {
+		return nil
+	}
+	return err
+}
+
+// drop gives up a wire that is broken. mu is held.
+func (l *Link) drop(w *wire) {
+	w.close()
+	if l.wire != w || !l.resumable {
+		return // where nothing is kept the reader finds out, after it has read what is still there
+	}
+	l.wire = nil
+	select {
+	case l.cuts <- struct{}{}:
+	default:
+	}
+}
+
+// attach makes w the link's wire. The peer has received everything up to position. It returns whether the attempt is
+// still the newest and the position one that can be.
+func (l *Link) attach(w *wire, attempt, position uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over != nil || attempt != l.attempt {
+		return false
+	}
+	if position < l.acked || position > l.out.end {
+		l.end(&End{Lost: true, Kind: fault.Internal, Reason: fmt.Sprintf(
+			"the peer has received %d bytes, it says, of a stream of which it has acknowledged %d and that has %d", position, l.acked, l.out.end)})
+		return false
+	}
+	l.wire = w
+	l.acked, l.sent = position, position
+	l.trim()
+	l.quiet.Store(0)
+	select {
+	case <-l.cuts: // that is over
+	default:
+	}
+	select {
+	case l.arrived <- struct{}{}:
+	default:
+	}
+	l.kick()
+	if l.heart == nil {
+		l.startHeart()
+	}
+	return true
+}
+
+// detach makes room for a newer connection: what arrives on the old one does not count from now on. It returns how
+// much has been received, and whether the attempt is newer than those before.
+func (l *Link) detach(attempt uint64) (received uint64, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over != nil || attempt <= l.attempt || !l.resumable && l.heart != nil {
+		return 0, false
+	}
+	l.attempt = attempt
+	if l.wire != nil {
+		l.wire.close()
+		l.wire = nil
+	}
+	l.told = l.in
+	return l.in, true
+}
+
+// read reads from w until it breaks or is replaced.
+func (l *Link) read(w *wire, handle func([]byte)) error {
+	r := reader{conn: w.conn, quiet: &l.quiet}
+	defer r.release()
+	for {
+		kind, body, err := r.next()
+		if err != nil {
+			return err
+		}
+		ignore, err := l.received(w, headerSize+len(body))
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case recordFrame:
+			if !ignore {
+				l.handling.Store(true)
+				handle(body)
+				l.handling.Store(false)
+			}
+		case recordBeat:
+			err = l.acknowledged(body)
+		case recordGoodbye:
+			err = l.goodbye(w, body)
+		case recordFarewell:
+			l.mu.Lock()
+			l.end(&End{Lost: true, Kind: fault.Internal, Reason: "the peer said farewell to a goodbye that nobody said"})
+			l.mu.Unlock()
+		default:
+			err = &violation{fmt.Sprintf("the peer sent a record of the unknown kind %d", kind)}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// violation is an error of a peer that does not keep to the protocol.
+type violation struct{ what string }
+
+func (v *violation) Error() string { return v.what }
+
+var errReplaced = errors.New("a newer connection has replaced this one")
+
+// received counts a record, and returns whether its frame is not to be handled.
+func (l *Link) received(w *wire, size int) (ignore bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.wire != w && l.resumable || l.over != nil {
+		return false, errReplaced // it is sent again on the newer one
+	}
+	l.in += uint64(size)
+	if l.resumable && l.in-l.told >= ackAlone {
+		l.putBeat()
+		l.kick()
+	}
+	return l.closing != nil || l.left != nil, nil
+}
+
+func (l *Link) acknowledged(body []byte) error {
+	if len(body) != 8 {
+		return &violation{fmt.Sprintf("the peer sent a heartbeat of %d bytes", len(body))}
+	}
+	position := binary.BigEndian.Uint64(body)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.resumable {
+		return nil
+	}
+	if position > l.out.end {
+		return &violation{fmt.Sprintf("the peer acknowledged %d bytes of a stream of %d", position, l.out.end)}
+	}
+	if position > l.acked { // one that was overtaken, and sent again after a cut, says less
+		l.acked = position
+		l.trim()
+	}
+	return nil
+}
+
+// goodbye is called when the peer leaves. Its farewell is answered, and then it is the peer's to close the connection.
+func (l *Link) goodbye(w *wire, body []byte) error {
+	var g goodbye
+	if err := json.Unmarshal(body, &g); err != nil {
+		return &violation{"the peer sent a goodbye that cannot be read"}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.left == nil {
+		l.left = &End{Kind: g.Kind, Reason: g.Reason}
+		l.farewell(recordFarewell, nil)
+		_ = w.socket.SetReadDeadline(time.Now().Add(linger / 3)) // a socket that takes none is closed
+	}
+	return nil
+}
+
+// reader cuts records out of a connection.
+type reader struct {
+	conn       net.Conn
+	quiet      *atomic.Int32 // set to zero whenever something was heard
+	buffer     []byte
+	start, end int
+	pooled     *[]byte // of which buffer is, when it is large
+	small      []byte
+	last       int // how much the last read brought
+}
+
+// largeBuffer is the size of the buffer in which records are read that come in crowds. Whoever reads now and then a
+// small one has a buffer of smallChunk bytes.
+const largeBuffer = 64 << 10
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, largeBuffer); return &b }}
+
+func (r *reader) release() {
+	if r.pooled != nil {
+		buffers.Put(r.pooled)
+		r.pooled, r.buffer = nil, nil
+	}
+}
+
+// next returns the next record. The body is valid until next is called again, or for ever if it is large.
+func (r *reader) next() (kind byte, body []byte, err error) {
+	if err := r.fill(headerSize); err != nil {
+		return 0, nil, err
+	}
+	h := r.buffer[r.start:]
+	kind, size := h[0], int(h[1])<<16|int(h[2])<<8|int(h[3])
+	if size > MaxFrame {
+		return 0, nil, &violation{fmt.Sprintf("the peer sent a record of %d bytes, and at most %d are allowed", size, MaxFrame)}
+	}
+	if size >= OwnFrame {
+		r.start += headerSize
+		body = make([]byte, size)
+		n := copy(body, r.buffer[r.start:r.end])
+		r.start += n
+		for n < size && err == nil {
+			var m int
+			m, err = r.conn.Read(body[n:])
+			n += m
+			r.quiet.Store(0)
+		}
+		if n == size {
+			err = nil
+		}
+		return kind, body, err
+	}
+	if err := r.fill(headerSize + size); err != nil {
+		return 0, nil, err
+	}
+	body = r.buffer[r.start+headerSize : r.start+headerSize+size]
+	r.start += headerSize + size
+	return kind, body, nil
+}
+
+// fill reads until the buffer holds n bytes from start on.
+func (r *reader) fill(n int) error {
+	if r.end-r.start >= n {
+		return nil
+	}
+	r.fit(n)
+	for r.end-r.start < n {
+		m, err := r.conn.Read(r.buffer[r.end:])
+		r.end += m
+		r.last = m
+		r.quiet.Store(0)
+		if err != nil && r.end-r.start < n {
+			return err
+		}
+	}
+	return nil
+}
+
+// fit makes the buffer one that can hold n bytes from start on.
+func (r *reader) fit(n int) {
+	kept := r.buffer[r.start:r.end]
+	switch {
+	case r.pooled == nil && (r.last >= smallChunk || n > smallChunk):
+		r.pooled = buffers.Get().(*[]byte)
+		r.buffer = *r.pooled
+	case r.pooled != nil && r.last < smallChunk && n <= smallChunk && len(kept) == 0:
+		buffers.Put(r.pooled)
+		r.pooled, r.buffer = nil, r.smallBuffer()
+	case r.buffer == nil:
+		r.buffer = r.smallBuffer()
+	case r.start > 0 && len(kept) == 0 || len(r.buffer)-r.start < n:
+	default:
+		return
+	}
+	r.end = copy(r.buffer, kept)
+	r.start = 0
+}
+
+func (r *reader) smallBuffer() []byte {
+	if r.small == nil {
+		r.small = make([]byte, smallChunk)
+	}
+	return r.small
+}
