@@ -19,14 +19,27 @@ type rules struct {
 	sweepLists  bool // the sweep asks the provider for all machines, not only for those whose creation was answered
 	ownEnd      bool // a machine that nobody wants ends by itself
 	uniqueNames bool // the provider makes no second machine of a name while there is one
+	patience    bool // a refusal after a lost answer ends the attempt only when it is known that there is no machine
+	prompt      bool // the provider makes nothing any more when it has said for a while that there is no machine
+	bill        bool // only an attempt whose first and only create was refused costs nothing
+	durable     bool // what refuses the job for good is in the store, with the end of the attempt that it has refused
+	kinds       bool // what refuses the job for now may be asked again
+	fallback    bool // the job has failed when all of its places refuse it for good, and not when one does
 }
 
-func allRules() rules { return rules{true, true, true, true, true, true, true, true} }
+func allRules() rules {
+	return rules{
+		claim: true, exclusive: true, fence: true, final: true, listFirst: true, sweepLists: true, ownEnd: true, uniqueNames: true,
+		patience: true, prompt: true, bill: true, durable: true, kinds: true, fallback: true,
+	}
+}
 
 // faults are how much may go wrong beside what may always happen.
 type faults struct {
 	crashes, kills, jams uint8
-	servers              int // that work on one store at the same time
+	refusals             uint8 // of creates, each for now or for good
+	places               uint8 // that the job names; 0: one, which refuses nothing
+	servers              int   // that work on one store at the same time
 }
 
 type phase uint8
@@ -58,7 +71,17 @@ const (
 	none     attemptState = iota
 	intended              // committed; its machine is asked for
 	claimed               // a machine holds the claim
-	over                  // given up, or its result was accepted
+	over                  // given up or refused, or its result was accepted
+)
+
+type refusal uint8
+
+// What a provider has said to an attempt.
+const (
+	unrefused refusal = iota
+	notNow            // it is not known whether there is a machine all the same, of an answer that was lost
+	notEver           // the same
+	refused           // the attempt is over for that
 )
 
 type decision uint8
@@ -74,6 +97,7 @@ const (
 type server struct {
 	calling uint8 // the attempt it is about to send a create for, or waits for the answer to; 0: none
 	waiting bool
+	first   bool // it has committed the intent itself, and sends the create for the first time
 }
 
 // state is everything at one moment. It is comparable, so that states can be counted.
@@ -87,9 +111,19 @@ type state struct {
 	server   [2]server
 	sweep    bool  // the sweep is between its two looks
 	seenLive uint8 // what the sweep has read of the store, when it reads that first: the live attempts, as bits
-	left     [3]uint8
+	left     [4]uint8
 	accepted uint8           // results, at most 2
 	started  [attempts]uint8 // how often the command was started, at most 2 each
+
+	// Where the job may run, and what became of that. Places are numbered from 1, and sets of them are bits.
+	place   [attempts]uint8   // where the machine of each attempt is asked for
+	refusal [attempts]refusal //
+	free    [attempts]bool    // it is counted as one for which no machine was made
+	made    [attempts]bool    // one was made, whatever became of it
+	closed  uint8             // the places that the job is not to be launched on any more, by the store
+	known   uint8             // the same, by what the server remembers
+	never   uint8             // those that have refused it for good
+	dear    uint8             // those that it has no money for
 }
 
 // canonical returns the state with its machines in one order: which slot a machine is in means nothing.
@@ -126,6 +160,16 @@ func (m machine) number() int {
 // live reports whether an attempt may still get somewhere.
 func (s *state) live(attempt uint8) bool {
 	return attempt > 0 && s.job == open && s.current == attempt && (s.attempt[attempt-1] == intended || s.attempt[attempt-1] == claimed)
+}
+
+// exists reports whether an attempt has a machine at this moment.
+func (s *state) exists(attempt uint8) bool {
+	for _, m := range s.machine {
+		if m.phase != absent && m.attempt == attempt {
+			return true
+		}
+	}
+	return false
 }
 
 // wanted reports whether a machine is, or may become, the one that a live attempt runs on.

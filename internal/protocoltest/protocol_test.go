@@ -18,7 +18,7 @@ type exploration struct {
 
 // explore tries everything, or all until something goes wrong in the way that is looked for.
 func explore(r rules, f faults, wanted string) *exploration {
-	first := state{left: [3]uint8{f.crashes, f.kills, f.jams}}
+	first := state{left: [4]uint8{f.crashes, f.kills, f.jams, f.refusals}}
 	e := &exploration{number: map[state]int32{}, wrong: map[string]int32{}}
 	e.reach(first, -1, "")
 	w := &walk{rules: r, faults: f}
@@ -116,11 +116,13 @@ func TestTheProtocolHoldsWhateverHappens(t *testing.T) {
 		change func(r *rules)
 		faults faults
 	}{
-		"with all rules":                               {func(*rules) {}, faults{1, 1, 1, 1}},
-		"on a provider that makes two of a name":       {func(r *rules) { r.uniqueNames = false }, faults{1, 1, 0, 1}},
-		"where no machine ends by itself":              {func(r *rules) { r.ownEnd = false }, faults{1, 0, 1, 1}},
-		"where the sweep finds only what was answered": {func(r *rules) { r.sweepLists = false }, faults{1, 0, 1, 1}},
-		"with two servers on one store":                {func(*rules) {}, faults{0, 0, 1, 2}},
+		"with all rules":                               {func(*rules) {}, faults{crashes: 1, kills: 1, jams: 1, servers: 1}},
+		"on a provider that makes two of a name":       {func(r *rules) { r.uniqueNames = false }, faults{crashes: 1, kills: 1, servers: 1}},
+		"where no machine ends by itself":              {func(r *rules) { r.ownEnd = false }, faults{crashes: 1, jams: 1, servers: 1}},
+		"where the sweep finds only what was answered": {func(r *rules) { r.sweepLists = false }, faults{crashes: 1, jams: 1, servers: 1}},
+		"with two servers on one store":                {func(*rules) {}, faults{jams: 1, servers: 2}},
+		"with two places, which refuse":                {func(*rules) {}, faults{crashes: 1, kills: 1, refusals: 2, places: 2, servers: 1}},
+		"with places that make what they have denied":  {func(r *rules) { r.prompt = false }, faults{crashes: 1, refusals: 2, places: 2, servers: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -143,19 +145,30 @@ func TestEachRuleIsNeeded(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(r *rules)
 		wrong  string
+		places bool // of a job that names two, which may refuse it
 	}{
-		"a machine that does not claim": {func(r *rules) { r.claim = false }, startedTwice},
-		"a claim that is granted twice": {func(r *rules) { r.exclusive = false }, startedTwice},
-		"a result without a fence":      {func(r *rules) { r.fence = false }, foreign},
-		"a decision that is not final":  {func(r *rules) { r.final = false }, acceptedTwice},
-		"a sweep that lists last":       {func(r *rules) { r.listFirst = false }, friendlyFire},
-		"machines that nobody ends":     {func(r *rules) { r.sweepLists, r.ownEnd = false, false }, noWayOut},
+		"a machine that does not claim": {func(r *rules) { r.claim = false }, startedTwice, false},
+		"a claim that is granted twice": {func(r *rules) { r.exclusive = false }, startedTwice, false},
+		"a result without a fence":      {func(r *rules) { r.fence = false }, foreign, false},
+		"a decision that is not final":  {func(r *rules) { r.final = false }, acceptedTwice, false},
+		"a sweep that lists last":       {func(r *rules) { r.listFirst = false }, friendlyFire, false},
+		"machines that nobody ends":     {func(r *rules) { r.sweepLists, r.ownEnd = false, false }, noWayOut, false},
+
+		"a refusal that is believed although an answer was lost": {func(r *rules) { r.patience = false }, twoPlaces, true},
+		"a refusal that is free although an answer was lost":     {func(r *rules) { r.bill = false }, tooCheap, true},
+		"a refusal that is forgotten in a crash":                 {func(r *rules) { r.durable = false }, askedAgain, true},
+		"a refusal for now that is taken for one for good":       {func(r *rules) { r.kinds = false }, untried, true},
+		"a job that fails when its first place refuses it":       {func(r *rules) { r.fallback = false }, untried, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := allRules()
 			test.change(&r)
-			e := explore(r, faults{1, 1, 1, 1}, test.wrong)
+			f := faults{crashes: 1, kills: 1, jams: 1, servers: 1}
+			if test.places {
+				f.jams, f.refusals, f.places = 0, 2, 2
+			}
+			e := explore(r, f, test.wrong)
 			i, caught := e.wrong[test.wrong]
 			if !caught {
 				t.Fatalf("in %d states it never happens that %s; what goes wrong is %v", len(e.states), test.wrong, e.wrong)

@@ -6,6 +6,10 @@ const (
 	acceptedTwice = "two results are accepted"
 	foreign       = "a result is accepted of a machine that does not hold the current attempt"
 	friendlyFire  = "the sweep destroys a machine that a live attempt may need"
+	twoPlaces     = "the job goes on to another place while the one that has refused it has its machine, or makes it"
+	tooCheap      = "an attempt is counted as free although a machine was made for it"
+	askedAgain    = "a place is asked again that has refused the job for good"
+	untried       = "the job is refused although there is a place that has not refused it for good"
 	noWayOut      = "there is no way to an end without machines"
 )
 
@@ -34,6 +38,8 @@ func (w *walk) can(what string, change func(s *state) (wrong string)) {
 		wrong = acceptedTwice
 	case next.started[0] > 1 || next.started[1] > 1:
 		wrong = startedTwice
+	case next.free[0] && next.made[0] || next.free[1] && next.made[1]:
+		wrong = tooCheap
 	}
 	w.steps = append(w.steps, step{what, next.canonical(), wrong})
 }
@@ -49,6 +55,7 @@ func (w *walk) all() []step {
 	for i := range w.faults.servers {
 		w.calls(i)
 	}
+	w.doubts()
 	w.provider()
 	for i := range w.from.machine {
 		w.machine(i)
@@ -83,11 +90,7 @@ func (w *walk) engine() {
 	}
 	for i := range w.faults.servers {
 		if s.server[i].calling == 0 {
-			w.always("commit the intent of another attempt", func(s *state) {
-				s.current++
-				s.attempt[s.current-1] = intended
-				s.server[i].calling = s.current
-			})
+			w.launches(i)
 		}
 	}
 }
@@ -98,16 +101,18 @@ func (w *walk) calls(i int) {
 	s := &w.from
 	srv := s.server[i]
 	idle := func(s *state) { s.server[i] = server{} }
-	if s.left[0] > 0 && (srv.calling > 0 || s.sweep) {
+	if s.left[0] > 0 && (srv.calling > 0 || s.sweep || s.known != 0) {
 		w.always("crash", func(s *state) {
 			idle(s)
 			s.endSweep()
+			s.forgetRefusals()
 			s.left[0]--
 		})
 	}
 	switch {
 	case srv.calling == 0:
-		if s.current > 0 && s.attempt[s.current-1] == intended && s.live(s.current) && s.sent[s.current-1] < maxSends(s.current) {
+		if s.current > 0 && s.attempt[s.current-1] == intended && s.live(s.current) && s.sent[s.current-1] < maxSends(s.current) &&
+			s.refusal[s.current-1] == unrefused {
 			w.always("decide to send the create again", func(s *state) { s.server[i].calling = s.current })
 		}
 	case !srv.waiting && s.sent[srv.calling-1] < maxSends(srv.calling):
@@ -118,6 +123,7 @@ func (w *walk) calls(i int) {
 		})
 	default:
 		w.always("get no answer to the create", idle)
+		w.refuses(i)
 		for k := range s.machine {
 			if s.machine[k].phase != absent && s.machine[k].attempt == srv.calling {
 				w.always("get the answer to the create", func(s *state) {
@@ -147,6 +153,7 @@ func (w *walk) provider() {
 		if free >= 0 && !(exists && w.rules.uniqueNames) {
 			w.always("make the machine", func(s *state) {
 				s.inFlight[a]--
+				s.made[a] = w.faults.places > 0
 				s.machine[free] = machine{phase: booting, attempt: uint8(a + 1)}
 			})
 		}
