@@ -16,7 +16,7 @@ type Backend interface {
 	//
 	// The kind of the error decides what follows: [fault.Invalid], [fault.Denied], [fault.Unauthenticated] and
 	// [fault.Unsupported] say that the configuration is wrong. They end the wait of all callers, and no boot is tried again until
-	// somebody calls. All others are tried again by the pool, with a growing pause.
+	// somebody calls or a runner leaves the pool. All others are tried again by the pool, with a growing pause.
 	Boot(ctx context.Context, name string) (Runner, error)
 }
 

@@ -55,7 +55,7 @@ func (e *Error) Error() string {
 	case BootFailed:
 		b.WriteString("no runner is up and none can be booted")
 	case TimeUp:
-		fmt.Fprintf(&b, "the caller waited %v for a runner, with %d others in line: %v", e.Waited.Round(time.Millisecond), e.Queued, e.Cause)
+		fmt.Fprintf(&b, "the caller waited %v for a runner, with %d more in line: %v", e.Waited.Round(time.Millisecond), e.Queued, e.Cause)
 	}
 	if e.NotRun {
 		b.WriteString("; the pool boots nothing because its Run was never called")

@@ -18,11 +18,11 @@ import (
 type cloud struct {
 	takes time.Duration                      // how long a boot takes
 	fails func(n int) error                  // what becomes of the nth boot, counted from 1; nil: all succeed
-	stop  func(ctx context.Context) error    // what Stop does; nil: it succeeds at once
+	stop  func(context.Context, *node) error // what Stop does; nil: it succeeds at once
 	life  time.Duration                      // how long runners live; 0: for ever
 	boot  func(context.Context, *node) error // replaces takes and fails
 
-	mu    sync.Mutex
+	mu    sync.Mutex // guards also what a test changes, by change
 	began int
 	nodes []*node // those that are up or were
 	alive int     // boots under way, and nodes that are not stopped
@@ -54,15 +54,34 @@ func (c *cloud) wait(ctx context.Context, r *node, n int) error {
 	if c.boot != nil {
 		return c.boot(ctx, r)
 	}
+	c.mu.Lock()
+	takes := c.takes
+	c.mu.Unlock()
 	select {
-	case <-time.After(c.takes):
+	case <-time.After(takes):
 	case <-ctx.Done():
 		return fmt.Errorf("the fake's boot was ended: %w", context.Cause(ctx))
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.fails != nil {
 		return c.fails(n)
 	}
 	return nil
+}
+
+// change changes what the fake does from now on.
+func (c *cloud) change(change func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change()
+}
+
+// exist returns how many runners boot or are not stopped, and the most that ever did at once.
+func (c *cloud) exist() (now, most int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.alive, c.most
 }
 
 func (c *cloud) dead() {
@@ -92,11 +111,11 @@ type node struct {
 	ends  time.Time
 	done  chan struct{}
 
-	mu      sync.Mutex
-	err     error
-	over    bool
-	stopped int  // calls of Stop
-	gone    bool // one of them succeeded
+	mu    sync.Mutex
+	err   error
+	over  bool
+	stops int  // calls of Stop
+	gone  bool // one of them succeeded
 }
 
 func (r *node) ID() string            { return "id-" + r.name }
@@ -107,6 +126,19 @@ func (r *node) Err() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.err
+}
+
+// stopped returns how often Stop was called.
+func (r *node) stopped() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stops
+}
+
+func (r *node) isGone() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.gone
 }
 
 func (r *node) isDone() bool {
@@ -130,10 +162,10 @@ func (r *node) kill(err error) {
 
 func (r *node) Stop(ctx context.Context) error {
 	r.mu.Lock()
-	r.stopped++
+	r.stops++
 	r.mu.Unlock()
 	if r.cloud.stop != nil {
-		if err := r.cloud.stop(ctx); err != nil {
+		if err := r.cloud.stop(ctx, r); err != nil {
 			return err
 		}
 	}
@@ -162,8 +194,8 @@ func start(t *testing.T, c *cloud, o *pool.Options) *pool.Pool {
 			t.Errorf("Close: got %v, want no error", err)
 		}
 		synctest.Wait()
-		if c.alive != 0 {
-			t.Errorf("after Run %d runners were left, want none", c.alive)
+		if left, _ := c.exist(); left != 0 {
+			t.Errorf("after Run %d runners were left, want none", left)
 		}
 	})
 	synctest.Wait()

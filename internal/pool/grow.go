@@ -30,7 +30,8 @@ type trouble struct {
 	err           error  // why the last boot failed; nil when one has succeeded since
 	row           int    // how many in a row failed, where those of one burst count once
 	series        uint64 // grows with each of these
-	configuration bool   // it cannot get better by itself
+	configuration bool   // it cannot get better by itself, so it is tried again only for a reason
+	again         bool   // there is one: somebody has called or a runner has left since
 	until         moment // no boot begins before; 0: boots may begin
 }
 
@@ -48,8 +49,8 @@ func (p *Pool) wantsRunner() bool {
 		return false
 	case p.booting*p.o.Concurrency < p.line.length:
 		return true
-	case p.trouble.configuration:
-		return false // only who calls makes it try again
+	case p.trouble.configuration && !p.trouble.again:
+		return false
 	case p.serving+p.booting < p.floor:
 		return true
 	default:
@@ -154,7 +155,7 @@ func (p *Pool) failed(series uint64, now moment, err error, counted bool) {
 		p.failures++
 	}
 	p.trouble.err = err
-	p.trouble.configuration = isConfiguration(err)
+	p.trouble.configuration, p.trouble.again = isConfiguration(err), false
 	if counted || series != p.trouble.series {
 		return
 	}
@@ -180,7 +181,7 @@ func (p *Pool) join(b *boot, now moment, runner Runner) {
 	p.number++
 	m := &member{
 		pool: p, runner: runner, done: runner.Done(), gone: make(chan struct{}), name: b.name,
-		number: p.number, place: -1, state: serving, restedAt: now,
+		number: p.number, upAt: now, row: p.trouble.row, place: -1, state: serving, restedAt: now,
 	}
 	p.members = append(p.members, m)
 	p.serving++

@@ -52,6 +52,8 @@ type member struct {
 	gone     chan struct{} // closed when its Stop has succeeded or was given up
 	name     string
 	number   uint64
+	upAt     moment
+	row      int // how many boots in a row had failed before it came up
 	place    int // in the shelf; -1: not there
 	state    state
 	busy     int    // slots taken
@@ -164,6 +166,10 @@ func (p *Pool) grant(m *member) *Slot {
 			p.grow()
 		}
 	}
+	if p.trouble.configuration && p.trouble.until == 0 {
+		p.trouble.again = true
+		p.grow()
+	}
 	return &Slot{member: m}
 }
 
@@ -176,6 +182,9 @@ func (p *Pool) enqueue() (*waiter, error) {
 	p.line.push(w)
 	p.floor = p.o.Min
 	p.settle()
+	if p.line.first == w && !p.hope() {
+		p.nudge() // its patience has to be looked after
+	}
 	return w, nil
 }
 
@@ -221,6 +230,9 @@ func (p *Pool) release(s *Slot) {
 	s.released = true
 	m := s.member
 	m.busy--
+	if m.state == serving {
+		p.inUse--
+	}
 	switch {
 	case m.state == stopping:
 	case m.state == retired && m.busy == 0:
@@ -237,9 +249,6 @@ func (p *Pool) release(s *Slot) {
 
 // free makes a slot of a member that serves available, to the first in line if there is one.
 func (p *Pool) free(m *member) {
-	if m.state == serving {
-		p.inUse--
-	}
 	p.shelf.put(m)
 	if m.busy == 0 {
 		p.rest(m)

@@ -93,6 +93,7 @@ func (p *Pool) leave(m *member, reason Reason, err error) {
 		p.inUse -= m.busy
 	}
 	m.state = stopping
+	p.trouble.again = true
 	p.shelf.take(m)
 	p.counted()
 	p.log.Info("a runner leaves the pool", "runner", m.name, "reason", reason, "error", err)
@@ -120,8 +121,8 @@ func (p *Pool) watch(m *member) {
 }
 
 // lost takes a runner out of service that has gone by itself. It is stopped nevertheless, so that nothing is left of it. One that
-// went before it had any work counts as a boot that failed; otherwise a runner that cannot stay up would be booted
-// without a pause for ever.
+// went soon, and before it had any work, counts as one more boot that failed; otherwise runners that cannot stay up
+// would be booted without a pause for ever.
 func (p *Pool) lost(m *member) {
 	if m.state == stopping {
 		return
@@ -130,8 +131,9 @@ func (p *Pool) lost(m *member) {
 	if err == nil {
 		err = fault.Say(fault.Unavailable, "runner %s is gone", m.runner.ID())
 	}
-	if !m.used {
-		p.failed(p.trouble.series, p.now(), fmt.Errorf("the runner was lost before it had any work: %w", err), false)
+	if now := p.now(); !m.used && now-m.upAt < longestPause {
+		p.trouble.row = max(p.trouble.row, m.row)
+		p.failed(p.trouble.series, now, fmt.Errorf("the runner was lost before it had any work: %w", err), false)
 	}
 	p.stop(m, Lost, err)
 }
@@ -210,7 +212,7 @@ func (p *Pool) mortality(m *member, now moment) {
 		lead = min(DefaultRetire, left/4)
 	}
 	m.retireAt = max(1, now+left-lead)
-	m.stopAt = max(m.retireAt, now+left-p.o.ShutdownTimeout)
+	m.stopAt = max(m.retireAt, now+left-min(p.o.ShutdownTimeout, lead/2))
 }
 
 // retireOld looks after those that end by themselves before long. They serve on while their replacement boots, as far as there is room
@@ -233,6 +235,7 @@ func (p *Pool) retire(m *member) {
 	p.serving--
 	p.inUse -= m.busy
 	m.state = retiring
+	p.trouble.again = true
 	p.log.Info("a runner retires because it ends soon by itself", "runner", m.name)
 	if m.place >= 0 {
 		p.shelf.put(m)
