@@ -36,6 +36,28 @@ func TestAServerThatIsKilledAtAnyPointLosesNoMachineAndForgetsNone(t *testing.T)
 	}
 }
 
+func TestAServerThatIsKilledWhileALaunchFailsDestroysTheMachineLater(t *testing.T) {
+	t.Parallel()
+	for _, point := range []string{"refused.before", "refused.after", "destroyed.before", "destroyed.after"} {
+		t.Run(point, func(t *testing.T) {
+			t.Parallel()
+			p := newProcess(t)
+			p.hangs = true
+			p.launch("flyapi." + point + "=1*kill")
+			if a := p.call("POST", machines, `{"name":"only","config":{"image":"unknown:1"}}`); a.status != 0 {
+				t.Fatalf("got %d %s, want no answer of a server that is killed", a.status, a.body)
+			}
+			p.kill()
+			p.launch("")
+			p.eventually("the machine that could not be launched is destroyed", func() bool {
+				list := string(p.insist("GET", machines+"?include_deleted=true", "", 200).body)
+				return strings.Count(list, `"name":"only"`) == 1 && strings.Count(list, `"status":"launch_failed"`) == 1 &&
+					strings.Contains(list, `"state":"destroyed"`)
+			})
+		})
+	}
+}
+
 // insist makes a call until it is answered with one of the wanted statuses. A server that was killed is started again.
 func (p *process) insist(method, path, body string, wanted ...int) *answer {
 	p.t.Helper()

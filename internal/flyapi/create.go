@@ -146,13 +146,14 @@ func (s *Service) verdict(ctx context.Context, e *entry, launch int) error {
 		if err := e.refusal(launch); err != nil && (r.Launch != launch || !r.busy()) {
 			return err
 		}
-		if r.Launch != launch || seen != nil || r.State != created && r.State != starting {
+		undecided := r.State == created || r.State == starting || r.State == launchFailed
+		if r.Launch != launch || seen != nil && r.State != launchFailed || !undecided {
 			return nil
 		}
 		select {
 		case <-news:
 		case <-ctx.Done():
-			return nil
+			return e.refusal(launch)
 		}
 	}
 }

@@ -51,6 +51,8 @@ func decide(r *record, seen *machine.Machine, signaled bool, now time.Time) (nex
 		return halt, time.Time{}
 	case stopping, restarting, replacing:
 		return decideStopping(r, state, signaled, now)
+	case launchFailed:
+		return vanished, time.Time{}
 	case destroying:
 		switch {
 		case state == machine.Gone || r.Launch == 0:

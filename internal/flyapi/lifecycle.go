@@ -22,8 +22,8 @@ func (s *Service) startMachine(r *request) (int, any, error) {
 			m.State, m.Resume = starting, true
 		case m.State == stopped || m.State == failed || m.State == created && m.Launch == 0:
 			m.launch(time.Time{})
-		case m.State == replacing:
-			return precondition("unable to start machine from current state: 'replacing'")
+		case m.State == replacing || m.State == launchFailed:
+			return precondition("unable to start machine from current state: '%s'", m.State)
 		default:
 			return precondition("machine still active, refusing to start")
 		}
@@ -58,7 +58,7 @@ func (s *Service) stopMachine(r *request) (int, any, error) {
 		switch m.State {
 		case destroyed, destroying:
 			return noMachine()
-		case stopped, stopping, failed:
+		case stopped, stopping, failed, launchFailed:
 			return errUnchanged
 		case started, suspended, starting, restarting:
 		default:
@@ -206,6 +206,8 @@ func (s *Service) destroyMachine(r *request) (int, any, error) {
 		switch {
 		case m.State == destroyed:
 			return noMachine()
+		case m.State == launchFailed:
+			return errUnchanged // that is what happens next
 		case !force && !idle && !slices.Contains([]string{stopped, suspended, failed, destroying}, m.State):
 			return errRuns()
 		}
@@ -233,7 +235,7 @@ func (s *Service) destroy(ctx context.Context, e *entry) error {
 // doom makes the record ask for the machine's destruction.
 func (s *Service) doom(m *record) error {
 	switch {
-	case m.State == destroyed || m.State == destroying:
+	case m.State == destroyed || m.State == destroying || m.State == launchFailed:
 		return errUnchanged
 	case !m.busy():
 		s.gone(m)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/machine"
 )
 
@@ -49,8 +50,8 @@ func (s *Service) begun(r *record, seen *machine.Machine) {
 	s.happened(r, "start", started, byHost, nil)
 }
 
-// recordRefusal records that the provider will not have the launch. A machine that has never run is gone by that;
-// another is stopped.
+// recordRefusal records that the provider will not have the launch. A machine that has never run is destroyed for that.
+// Another has failed, or is stopped if there was merely no room for it.
 func (s *Service) recordRefusal(e *entry, from *record, why error) error {
 	e.mu.Lock()
 	e.refused[from.Launch] = why
@@ -59,12 +60,15 @@ func (s *Service) recordRefusal(e *entry, from *record, why error) error {
 	ask := &eventAsk{Error: describePlacing(why).text}
 	return s.move(e, from, "refused", func(r *record) error {
 		if r.State == created {
-			s.happened(r, "launch", failed, byHost, ask)
-			s.gone(r)
+			r.State = launchFailed
+			s.happened(r, "launch", launchFailed, byHost, ask)
 			return nil
 		}
 		r.forget()
-		r.State = stopped
+		r.State = failed
+		if errors.Is(why, fault.Exhausted) {
+			r.State = stopped
+		}
 		s.happened(r, "start", failed, byHost, ask)
 		return nil
 	})

@@ -23,7 +23,10 @@ const (
 	destroying = "destroying"
 	destroyed  = "destroyed"
 	failed     = "failed"
-	replaced   = "replaced" // of an instance that a newer version has taken the place of
+
+	launchFailed = "launch_failed" // its first launch was refused; it is about to be destroyed
+
+	replaced = "replaced" // of an instance that a newer version has taken the place of
 )
 
 // appRecord is an app as the ledger keeps it.

@@ -3,6 +3,7 @@ package flyapi_test
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -162,7 +163,57 @@ func TestAnAmbiguousFailureOfTheProviderIsNobodysButOurs(t *testing.T) {
 	}
 }
 
-func TestARefusedStartLeavesTheMachineStopped(t *testing.T) {
+func TestAMachineThatCouldNotBeLaunchedIsDestroyedAndSaysWhy(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	h.cloud.Fail(memmachine.Create, memmachine.Refuse(fault.Invalid)).Times(1)
+	h.want(422, nil, "POST", machines, `{"config":{"image":"a"}}`)
+	var list []shown
+	h.want(200, &list, "GET", machines+"?include_deleted=true", nil)
+	if len(list) != 1 || list[0].State != "destroyed" {
+		t.Fatalf("the machines: got %+v, want one that is destroyed", list)
+	}
+	got := h.get(list[0].ID)
+	var story []string
+	for _, e := range got.Events {
+		story = append(story, e.Type+" "+e.Status+" "+e.Source)
+	}
+	if want := []string{"destroy destroyed flyd", "launch launch_failed flyd", "launch created user"}; !slices.Equal(story, want) {
+		t.Errorf("its events, newest first: got %q, want %q", story, want)
+	}
+	if why, _ := got.Events[1].Request["error"].(string); !strings.Contains(why, "cannot be created as its configuration asks") {
+		t.Errorf("the event of the failure: got %+v, want what the provider said", got.Events[1])
+	}
+	h.wait(got.ID, "destroyed")
+}
+
+func TestARefusalForGoodLeavesAMachineThatHasFailed(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	m := h.reach("stopped")
+	path := machines + "/" + m.ID
+	refused := h.cloud.Fail(memmachine.Create, memmachine.Refuse(fault.Invalid))
+	h.want(422, nil, "POST", path+"/start", nil)
+	if got := h.get(m.ID); got.State != "failed" || got.Events[0].Type != "start" || got.Events[0].Status != "failed" {
+		t.Errorf("the machine: got %+v, want it failed, with an event of the failure", got)
+	}
+	h.wait(m.ID, "failed")
+	h.wait(m.ID, "settled")
+	h.want(200, nil, "POST", path+"/stop", nil)
+	refused.Stop()
+	h.want(200, nil, "POST", path+"/start", nil)
+	h.wait(m.ID, "started")
+
+	refused = h.cloud.Fail(memmachine.Create, memmachine.Refuse(fault.Unsupported))
+	h.want(200, nil, "POST", path, `{"config":{"image":"app:2"}}`)
+	h.wait(m.ID, "failed")
+	refused.Stop()
+	h.want(200, nil, "POST", path, `{"config":{"image":"app:3"}}`)
+	h.wait(m.ID, "started")
+	h.want(200, nil, "DELETE", path+"?force=true", nil)
+}
+
+func TestAStartWithoutRoomLeavesTheMachineStopped(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	m := h.reach("stopped")

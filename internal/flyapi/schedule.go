@@ -48,7 +48,7 @@ func (s *Service) runDue() {
 				return errUnchanged
 			}
 			m.NextRun = nextRun(e.config().Schedule, m.NextRun, now)
-			if m.State == stopped || m.State == created && m.Launch == 0 {
+			if m.State == stopped || m.State == failed || m.State == created && m.Launch == 0 {
 				m.launch(time.Time{})
 				m.Restarts, m.Count = nil, 0
 				s.happened(m, "start", starting, byHost, nil)

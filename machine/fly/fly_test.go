@@ -259,6 +259,10 @@ func TestExitsAreReadFromEveryShapeOfEvent(t *testing.T) {
 			&machine.Exit{Code: 1}},
 		"a failed launch": {"launch_failed", `[{"type":"launch","status":"failed","request":null}]`,
 			&machine.Exit{Code: -1, Message: "Fly could not start the machine; its events say why: fly machine status "}},
+		"a failed launch that says why": {"launch_failed", `[{"type":"launch","status":"launch_failed","request":{"error":"no such\nimage"}},{"type":"launch","status":"created"}]`,
+			&machine.Exit{Code: -1, Message: "Fly could not start the machine: no such image"}},
+		"a failure that says something strange": {"failed", `[{"type":"start","status":"failed","request":{"error":{"code":7}}}]`,
+			&machine.Exit{Code: -1, Message: "Fly could not start the machine; its events say why: fly machine status "}},
 		"replaced": {"replaced", `[]`, &machine.Exit{Code: -1, Message: "somebody else has put another version of the machine in its place"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -66,6 +66,7 @@ type flyRequest struct {
 	Monitor *struct {
 		Exit *flyExit `json:"exit_event"`
 	} `json:"MonitorEvent"`
+	Error json.RawMessage `json:"error"` // why a launch or a start has failed, where that is told
 }
 
 // flyExit is how a machine ended. A code that is missing is 0, and a signal that is missing or -1 is none.
@@ -193,6 +194,9 @@ func (m *flyMachine) exit(lifetime time.Duration) *machine.Exit {
 	if event == nil {
 		switch m.State {
 		case "failed", "launch_failed":
+			if why := m.failure(); why != "" {
+				return &machine.Exit{Code: -1, Message: "Fly could not start the machine: " + why}
+			}
 			return &machine.Exit{Code: -1, Message: "Fly could not start the machine; its events say why: fly machine status " + m.ID}
 		case "replaced", "migrated":
 			return &machine.Exit{Code: -1, Message: "somebody else has put another version of the machine in its place"}
@@ -220,6 +224,17 @@ func (m *flyMachine) exit(lifetime time.Duration) *machine.Exit {
 	}
 	exit.Expired = m.expired(exit, lifetime, event, said)
 	return exit
+}
+
+// failure returns what the newest event that tells of one says of it, or "".
+func (m *flyMachine) failure() string {
+	for _, e := range m.Events {
+		var text string
+		if e != nil && e.Request != nil && json.Unmarshal(e.Request.Error, &text) == nil && text != "" {
+			return plain(text, 400)
+		}
+	}
+	return ""
 }
 
 // exitEvent returns the newest exit and its event.
