@@ -1,0 +1,513 @@
+package call
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/link"
+)
+
+// Call is a call that was started. Its methods are for one goroutine at a time.
+type Call struct {
+	Request
+	client  *Client
+	id      uint64
+	allowed []*allowance // of the readers in the argument, nil where there is none
+	flows   context.Context
+	stop    context.CancelFunc
+
+	mu       sync.Mutex
+	wake     chan struct{} // holds one token when something has changed
+	started  bool
+	done     bool // the result is here, or failure
+	failure  error
+	data     value
+	types    string
+	items    []item
+	held     int // bytes of items that have come and were not credited
+	results  []*inflow
+	progress *report
+	left     bool // nobody waits any more
+	canceled bool
+	stuck    *time.Timer
+	unfollow func() bool // ends what ends the readers of the result with the context
+
+	arriving  value // of the value whose parts come; for the link's goroutine alone
+	isItem    bool
+	outcome   outcome
+	itemTypes string
+	taken     int // bytes of items read since the last credit; for the reader's goroutine alone
+}
+
+// report is the last progress that was not told yet.
+type report struct {
+	fraction float64
+	text     string
+}
+
+// item is one of a stream.
+type item struct {
+	types string
+	data  value
+}
+
+// prepare makes what the readers of the argument need.
+func (k *Call) prepare(ctx context.Context) {
+	if len(k.Argument.Readers) == 0 {
+		return
+	}
+	k.allowed = make([]*allowance, len(k.Argument.Readers))
+	k.flows, k.stop = context.WithCancel(context.WithoutCancel(ctx))
+	for i, r := range k.Argument.Readers {
+		if r != nil {
+			k.allowed[i] = newAllowance()
+		}
+	}
+}
+
+// sendOpen sends the argument. When it fails the call is over, or will be when the runner has answered.
+func (k *Call) sendOpen(ctx context.Context, flags byte, types []byte) error {
+	scratch := heads.Get().(*[]byte)
+	defer heads.Put(scratch)
+	head := header(*scratch, kindOpen, k.id)
+	head = append(head, flags)
+	left := uint64(0)
+	if !k.Deadline.IsZero() {
+		left = uint64(max(time.Until(k.Deadline), 1))
+	}
+	head = binary.AppendUvarint(head, left)
+	head = field(head, k.Function)
+	readers := uint64(0)
+	for i, allowed := range k.allowed {
+		if allowed != nil {
+			readers |= 1 << i
+		}
+	}
+	head = binary.AppendUvarint(head, readers)
+	head = field(head, types)
+	head = appendNumber(head, len(k.Argument.Data))
+	sent, err := sendValue(ctx, k.client.link, scratch, head, k.id, k.Argument.Data)
+	if err == nil {
+		return nil
+	}
+	if sent {
+		k.leave()
+		k.cancel(cancelCaller)
+	} else {
+		k.client.finish(k)
+	}
+	return &Failure{Err: sendError(ctx, err)}
+}
+
+// sendValue sends a value behind the head of its first frame, in as many frames as it takes. It says whether any was sent.
+func sendValue(ctx context.Context, l Link, scratch *[]byte, head []byte, id uint64, data []byte) (sent bool, err error) {
+	part := data
+	if len(part) > maxWhole || len(head)+len(part) > link.MaxFrame {
+		part = part[:maxPart]
+	}
+	data = data[len(part):]
+	if len(part) <= maxInline {
+		head = append(head, part...)
+		*scratch = head
+		err = l.Send(ctx, head)
+	} else {
+		*scratch = head
+		err = l.Send(ctx, head, part)
+	}
+	for err == nil && len(data) > 0 {
+		sent = true
+		part, data = data[:min(len(data), maxPart)], data[min(len(data), maxPart):]
+		err = l.Send(ctx, header(*scratch, kindPart, id), part)
+	}
+	return sent, err
+}
+
+// sendError says why nothing could be sent.
+func sendError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return &lostError{err}
+}
+
+// lostError is the end of a link, for a call that was not made any more.
+type lostError struct{ err error }
+
+func (e *lostError) Error() string   { return ErrLost.Error() + ": " + e.err.Error() }
+func (e *lostError) Unwrap() []error { return []error{fault.Unavailable, ErrLost, e.err} }
+
+// Wait waits for the result, which Result and Reader then return. The error is a *FunctionError, or a *Failure. When the context
+// ends the function is canceled, unless it is detached; that its context ends later ends the readers of the result.
+func (k *Call) Wait(ctx context.Context) error {
+	if err := k.await(ctx, func() bool { return k.done }); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.results != nil {
+		k.unfollow = context.AfterFunc(ctx, func() { k.cancel(reasonOf(ctx)) })
+	}
+	return nil
+}
+
+// Result returns the description and the bytes of the value, after Wait. They are valid until Free.
+func (k *Call) Result() (types string, data []byte) { return k.types, k.data.data }
+
+// Free gives back the memory of the result.
+func (k *Call) Free() { k.data.release() }
+
+// Reader returns a reader of the result, after Wait, or nil.
+func (k *Call) Reader(i int) io.ReadCloser {
+	if i >= len(k.results) || k.results[i] == nil {
+		return nil
+	}
+	return k.results[i]
+}
+
+// Started waits until a placed function has been started, or has failed to.
+func (k *Call) Started(ctx context.Context) error {
+	return k.await(ctx, func() bool { return k.started || k.done })
+}
+
+// Next waits for the next item of a stream, calls use with it and returns true. After the last it returns false, with what the
+// function returned: nil or an error as Wait gives.
+func (k *Call) Next(ctx context.Context, use func(types string, data []byte) error) (bool, error) {
+	var next *item
+	err := k.await(ctx, func() bool {
+		if len(k.items) > 0 {
+			next = &k.items[0]
+			return true
+		}
+		return k.done
+	})
+	if err != nil || next == nil {
+		return false, err
+	}
+	k.mu.Lock()
+	got := *next
+	*next = item{}
+	k.items = k.items[1:]
+	k.held -= got.data.total + itemCost
+	k.mu.Unlock()
+	k.taken += got.data.total + itemCost
+	if k.taken >= window/2 {
+		k.credit(k.taken)
+		k.taken = 0
+	}
+	err = use(got.types, got.data.data)
+	got.data.release()
+	return err == nil, err
+}
+
+// credit lets the function yield so many more bytes.
+func (k *Call) credit(n int) {
+	head := header(make([]byte, 0, 16), kindCredit, k.id)
+	_ = k.client.link.Post(appendNumber(append(head, 0), n)) // the link's end ends the call, too
+}
+
+// Cancel ends the function's context.
+func (k *Call) Cancel() {
+	k.leave()
+	k.cancel(cancelCaller)
+}
+
+// await waits until ready, which is called under the lock, or until the call fails.
+func (k *Call) await(ctx context.Context, ready func() bool) error {
+	var expired <-chan time.Time
+	if !k.Deadline.IsZero() {
+		if own, ok := ctx.Deadline(); !ok || own.After(k.Deadline) {
+			t := timers.Get().(*time.Timer)
+			t.Reset(time.Until(k.Deadline))
+			expired = t.C
+			defer func() {
+				t.Stop()
+				timers.Put(t)
+			}()
+		}
+	}
+	for {
+		k.mu.Lock()
+		now, ok, failure := k.progress, ready(), k.failure
+		k.progress = nil
+		k.mu.Unlock()
+		if now != nil {
+			k.Progress(now.fraction, now.text)
+		}
+		switch {
+		case ok && failure == nil, ok && !k.finished():
+			return nil
+		case failure != nil:
+			return failure
+		}
+		select {
+		case <-k.wake:
+		case <-ctx.Done():
+			return k.abandon(reasonOf(ctx), context.Cause(ctx))
+		case <-expired:
+			return k.abandon(cancelDeadline, context.DeadlineExceeded)
+		}
+	}
+}
+
+// finished reports whether there is nothing left to read, so that a failure counts.
+func (k *Call) finished() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.items) == 0
+}
+
+// abandon is what a caller does that waits no longer.
+func (k *Call) abandon(reason byte, why error) error {
+	k.leave()
+	if !k.Detached { // its deadline is for the runner to keep
+		k.cancel(reason)
+	}
+	return &Failure{Ran: true, Err: why}
+}
+
+// leave says that nobody waits for the call any more.
+func (k *Call) leave() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.left = true
+	for i := range k.items {
+		k.items[i].data.release()
+	}
+	k.items = nil
+	for _, f := range k.results {
+		if f != nil {
+			_ = f.Close() // it cannot fail
+		}
+	}
+}
+
+func reasonOf(ctx context.Context) byte {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return cancelDeadline
+	}
+	return cancelCaller
+}
+
+// cancel tells the runner, once. It does not wait.
+func (k *Call) cancel(reason byte) {
+	k.mu.Lock()
+	first := !k.canceled
+	k.canceled = true
+	if first && k.client.o.Stuck != nil && k.client.o.Patience > 0 {
+		k.stuck = time.AfterFunc(k.client.o.Patience, func() {
+			if k.client.has(k) {
+				k.client.o.Stuck(k.Function)
+			}
+		})
+	}
+	k.mu.Unlock()
+	if !first || !k.client.has(k) {
+		return
+	}
+	_ = k.client.link.Post(append(header(make([]byte, 0, 16), kindCancel, k.id), reason)) // the link's end ends the call, too
+}
+
+func (c *Client) has(k *Call) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.calls[k.id] != nil
+}
+
+// release frees the slot.
+func (k *Call) release() {
+	if k.Slot != nil {
+		k.Slot.Release()
+	}
+}
+
+// ended is called once, when the work has ended on the runner or the runner is lost.
+func (k *Call) ended() {
+	k.mu.Lock()
+	if k.stuck != nil {
+		k.stuck.Stop()
+	}
+	flows, unfollow, canceled, failure := k.results, k.unfollow, k.canceled, k.failure
+	k.mu.Unlock()
+	if unfollow != nil {
+		unfollow()
+	}
+	for _, f := range flows {
+		if f == nil {
+			continue
+		}
+		switch {
+		case failure != nil:
+			f.end(failure)
+		case canceled:
+			f.end(context.Canceled)
+		default:
+			f.end(io.ErrUnexpectedEOF) // unless it has ended in order
+		}
+	}
+	if k.stop != nil {
+		k.stop()
+	}
+	k.release()
+}
+
+// settle changes the call and wakes who waits.
+func (k *Call) settle(change func()) {
+	k.mu.Lock()
+	change()
+	k.mu.Unlock()
+	k.notify()
+}
+
+func (k *Call) notify() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+// The functions below run on the link's goroutine.
+
+func (k *Call) takeResult(r *reader) error {
+	what, readers, types, total := outcome(r.byte()), r.number(), r.bytes(), r.number()
+	if r.bad || what > outcomeCanceled || readers>>maxReaders != 0 {
+		return errMalformed
+	}
+	if what == outcomeValue && total > uint64(k.client.settings.MaxResult) || total > math.MaxInt32 {
+		return errMalformed
+	}
+	k.outcome, k.isItem = what, false
+	known := k.client.learn(k, types)
+	k.arriving.begin(int(total), r.rest, k.Retains)
+	k.mu.Lock()
+	k.types = known
+	k.results = inflows(k.client.link, k.id, readers)
+	k.mu.Unlock()
+	if k.arriving.complete() {
+		k.deliver()
+	}
+	return nil
+}
+
+func (k *Call) takeItem(r *reader) error {
+	types, total := r.bytes(), r.number()
+	k.mu.Lock()
+	flooded := k.held > window
+	k.held += int(total) + itemCost
+	k.mu.Unlock()
+	if r.bad || flooded || total > uint64(k.client.settings.MaxResult) {
+		return errMalformed
+	}
+	k.isItem = true
+	k.itemTypes = k.client.learn(k, types)
+	k.arriving.begin(int(total), r.rest, k.Retains)
+	if k.arriving.complete() {
+		k.deliver()
+	}
+	return nil
+}
+
+func (k *Call) takePart(part []byte) error {
+	if !k.arriving.add(part) {
+		return errMalformed
+	}
+	if k.arriving.complete() {
+		k.deliver()
+	}
+	return nil
+}
+
+// deliver gives a value that has arrived to the caller.
+func (k *Call) deliver() {
+	v := k.arriving
+	k.arriving = value{}
+	if k.isItem {
+		k.mu.Lock()
+		if k.left {
+			v.release()
+		} else {
+			k.items = append(k.items, item{k.itemTypes, v})
+		}
+		k.mu.Unlock()
+		k.notify()
+		return
+	}
+	k.mu.Lock()
+	k.done = true
+	if k.outcome == outcomeValue {
+		k.data = v
+	} else {
+		k.failure = failureOf(k.outcome, v.data)
+		v.release()
+	}
+	open, left := k.results != nil, k.left
+	k.mu.Unlock()
+	if k.stop != nil {
+		k.stop() // nobody reads the argument's readers any more
+	}
+	if !open {
+		k.client.finish(k) // before the caller goes on, so that it finds the slot free
+	} else if left {
+		k.leave() // the readers, too
+	}
+	k.notify()
+}
+
+// failureOf reads what a result says that brings no value.
+func failureOf(what outcome, data []byte) error {
+	r := &reader{rest: data}
+	switch what {
+	case outcomeError:
+		e := &FunctionError{Kind: fault.Kind(r.text()), Message: r.text()}
+		if e.Kind == "" {
+			e.Kind = fault.Internal
+		}
+		return e
+	case outcomePanic:
+		return &FunctionError{Kind: fault.Internal, Message: r.text(), Stack: r.text()}
+	case outcomeRefused:
+		return &Failure{Err: fault.Say(fault.Kind(r.text()), "%s", r.text())}
+	case outcomeUnsent:
+		return &Failure{Ran: true, Err: fault.Say(fault.Kind(r.text()), "%s", r.text())}
+	}
+	switch r.byte() {
+	case cancelDeadline:
+		return &Failure{Ran: true, Err: context.DeadlineExceeded}
+	case cancelDrained:
+		return &Failure{Ran: true, Err: fault.Say(fault.Unavailable, "the runner was stopped before the function had ended")}
+	default:
+		return &Failure{Ran: true, Err: context.Canceled}
+	}
+}
+
+func (k *Call) takeCredit(r *reader) error {
+	channel, n := int(r.byte()), r.number()
+	if r.bad || channel >= len(k.allowed) || k.allowed[channel] == nil || n > math.MaxInt32 {
+		return errMalformed
+	}
+	k.allowed[channel].give(int(n))
+	return nil
+}
+
+func (k *Call) takeProgress(r *reader) error {
+	fraction, text := math.Float64frombits(r.number()), string(r.rest)
+	if r.bad {
+		return errMalformed
+	}
+	if k.Progress != nil {
+		k.settle(func() { k.progress = &report{fraction, text} })
+	}
+	return nil
+}
+
+// timers are for calls whose deadline is not that of their context.
+var timers = sync.Pool{New: func() any {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}}

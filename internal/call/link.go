@@ -1,0 +1,18 @@
+package call
+
+import "context"
+
+// Link is what carries the frames: a *link.Link, or a pair in memory.
+type Link interface {
+	// Send sends the parts as one frame, of which it keeps no part. It may be called concurrently. The context ends
+	// the wait for room; then nothing was sent.
+	Send(ctx context.Context, parts ...[]byte) error
+	// Post is Send which never waits, for the few bytes that must not: what is said while a frame is handled, and by
+	// somebody who has waited enough.
+	Post(parts ...[]byte) error
+	// Serve calls handle for each frame of the other side, one after another, and returns why the link has ended. A
+	// frame of at least link.OwnFrame bytes is handle's to keep; a shorter one is the link's again when handle returns.
+	Serve(handle func(frame []byte)) error
+	// Close ends the link after all that was sent. The other side is told why; nil says that all is well.
+	Close(why error) error
+}

@@ -1,0 +1,279 @@
+package call
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// maxLogged is how many bytes of records wait to be sent. What comes when there are as many is left out and counted: code
+// that logs never waits for whoever reads it.
+const maxLogged = 1 << 20
+
+// recordCost is what a record costs besides its text.
+const recordCost = 128
+
+// Logs collects what a runner logs and prints, for its parent. It is safe for concurrent use.
+type Logs struct {
+	level atomic.Int64 // the least slog.Level that is taken
+
+	mu      sync.Mutex
+	encoded []byte // frames to be, one record after another
+	ends    []int  // where each ends
+	dropped int
+	server  *Server
+	wake    chan struct{}
+	sending sync.Mutex // held while records are sent, so that they stay in order
+}
+
+// NewLogs returns an empty collection.
+func NewLogs() *Logs {
+	l := &Logs{wake: make(chan struct{}, 1)}
+	l.setLevel(slog.LevelInfo)
+	return l
+}
+
+func (l *Logs) setLevel(level slog.Level) { l.level.Store(int64(level)) }
+
+// Serve makes s the server whose calls records may belong to.
+func (l *Logs) Serve(s *Server) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.server = s
+}
+
+// add takes a record, or counts it when there are too many.
+func (l *Logs) add(r *Record) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.encoded)+recordCost*len(l.ends) > maxLogged {
+		l.dropped++
+		return
+	}
+	r.Dropped, l.dropped = l.dropped, 0
+	l.encoded = appendRecord(l.encoded, r)
+	l.ends = append(l.ends, len(l.encoded))
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// ship sends records until the context ends.
+func (l *Logs) ship(ctx context.Context, link Link) {
+	for {
+		select {
+		case <-l.wake:
+			l.flush(link)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// flush sends what there is.
+func (l *Logs) flush(link Link) {
+	l.mu.Lock()
+	nothing := len(l.ends) == 0
+	if !nothing && l.dropped > 0 { // when nothing follows, nobody would be told
+		l.encoded = appendRecord(l.encoded, &Record{Source: Counted, Time: time.Now(), Level: slog.LevelWarn, Dropped: l.dropped})
+		l.ends = append(l.ends, len(l.encoded))
+		l.dropped = 0
+	}
+	l.mu.Unlock()
+	if nothing {
+		return
+	}
+	l.sending.Lock()
+	defer l.sending.Unlock()
+	l.mu.Lock()
+	encoded, ends := l.encoded, l.ends
+	l.encoded, l.ends = nil, nil
+	l.mu.Unlock()
+	begin := 0
+	for i, end := range ends {
+		if i+1 < len(ends) && ends[i+1]-begin <= maxPart {
+			continue
+		}
+		if link.Send(context.Background(), []byte{byte(kindLog)}, encoded[begin:end]) != nil {
+			return
+		}
+		begin = end
+	}
+}
+
+// Handler returns what a runner's slog.Logger writes to. A record that is logged with the context of a call carries the call.
+func (l *Logs) Handler() slog.Handler { return &handler{logs: l} }
+
+type handler struct {
+	logs   *Logs
+	attrs  []slog.Attr // of With, outside of groups
+	groups []group
+}
+
+// group is a group that was opened, and what With put into it.
+type group struct {
+	name  string
+	attrs []slog.Attr
+}
+
+func (h *handler) Enabled(_ context.Context, level slog.Level) bool {
+	return int64(level) >= h.logs.level.Load()
+}
+
+func (h *handler) Handle(ctx context.Context, r slog.Record) error {
+	record := Record{Source: Logged, Time: r.Time, Level: r.Level, Message: r.Message}
+	record.of(From(ctx), h.logs)
+	attrs := make([]slog.Attr, 0, r.NumAttrs())
+	r.Attrs(func(a slog.Attr) bool {
+		if !a.Equal(slog.Attr{}) {
+			attrs = append(attrs, a)
+		}
+		return true
+	})
+	for _, g := range slices.Backward(h.groups) {
+		attrs = append(slices.Clip(g.attrs), attrs...)
+		if len(attrs) > 0 {
+			attrs = []slog.Attr{{Key: g.name, Value: slog.GroupValue(attrs...)}}
+		}
+	}
+	record.Attrs = append(slices.Clip(h.attrs), attrs...)
+	h.logs.add(&record)
+	return nil
+}
+
+// of says which call a record belongs to: x, or else the only one that runs.
+func (r *Record) of(x *Execution, l *Logs) {
+	if x == nil {
+		l.mu.Lock()
+		server := l.server
+		l.mu.Unlock()
+		if server == nil {
+			return
+		}
+		x = server.only()
+	}
+	if x != nil {
+		r.Call, r.Function = x.id, x.function.Name
+	}
+}
+
+func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	if len(attrs) == 0 {
+		return h
+	}
+	n := *h
+	if len(h.groups) == 0 {
+		n.attrs = append(slices.Clip(h.attrs), attrs...)
+		return &n
+	}
+	n.groups = slices.Clone(h.groups)
+	last := &n.groups[len(n.groups)-1]
+	last.attrs = append(slices.Clip(last.attrs), attrs...)
+	return &n
+}
+
+func (h *handler) WithGroup(name string) slog.Handler {
+	if name == "" {
+		return h
+	}
+	n := *h
+	n.groups = append(slices.Clip(h.groups), group{name: name})
+	return &n
+}
+
+// Lines takes the lines that r gives until its end, which is that of everything written to the other end of a pipe. It
+// never stops reading, so whoever prints does not wait. A line longer than maxText is cut into several.
+func (l *Logs) Lines(r io.Reader, from Source) {
+	lines := bufio.NewReaderSize(r, maxText)
+	for {
+		line, err := lines.ReadSlice('\n')
+		if len(line) > 0 {
+			text := string(line)
+			if text[len(text)-1] == '\n' {
+				text = text[:len(text)-1]
+			}
+			record := Record{Source: from, Time: time.Now(), Level: slog.LevelInfo, Message: text}
+			record.of(nil, l)
+			l.add(&record)
+		}
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			return
+		}
+	}
+}
+
+// shipper hands records to whoever takes them, on a goroutine that exists only while there are some.
+type shipper struct {
+	take func(Record)
+
+	mu      sync.Mutex
+	queue   []Record
+	held    int
+	dropped int
+	running bool
+}
+
+func (s *shipper) add(r Record, size int) {
+	if s.take == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held > maxLogged {
+		s.dropped += r.Dropped
+		if r.Source != Counted {
+			s.dropped++
+		}
+		return
+	}
+	r.Dropped += s.dropped
+	s.dropped = 0
+	s.queue = append(s.queue, r)
+	s.held += size
+	if !s.running {
+		s.running = true
+		go s.run()
+	}
+}
+
+func (s *shipper) run() {
+	for {
+		s.mu.Lock()
+		batch, dropped := s.queue, s.dropped
+		if len(batch) == 0 {
+			s.dropped = 0
+			s.running = false
+		}
+		s.queue, s.held = nil, 0
+		s.mu.Unlock()
+		for _, r := range batch {
+			s.take(r)
+		}
+		if len(batch) == 0 {
+			if dropped > 0 {
+				s.take(Record{Source: Counted, Time: time.Now(), Level: slog.LevelWarn, Dropped: dropped})
+			}
+			return
+		}
+	}
+}
+
+// takeLog reads a frame of records.
+func (c *Client) takeLog(r *reader) error {
+	for len(r.rest) > 0 {
+		before := len(r.rest)
+		record := r.record()
+		if r.bad {
+			return errMalformed
+		}
+		c.logs.add(record, before-len(r.rest)+recordCost)
+	}
+	return nil
+}

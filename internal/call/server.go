@@ -1,0 +1,236 @@
+package call
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/call/codec"
+)
+
+// lastMoment is how long a runner that has no parent any more waits for functions whose contexts have ended.
+const lastMoment = 300 * time.Millisecond
+
+// Server is the runner's end of a link: it runs functions.
+type Server struct {
+	registry *Registry
+	link     Link
+	logs     *Logs
+
+	// described is what describes the arguments of each function; for the link's goroutine alone.
+	described map[string]string
+
+	mu       sync.Mutex
+	settings Settings
+	running  map[uint64]*Execution
+	draining chan struct{} // closed when work should come to its end
+	drained  bool
+	idle     chan struct{} // closed when nothing runs, once the link is over
+	over     bool
+}
+
+// NewServer returns a server of the functions in the registry over the link. What logs takes is sent to the parent.
+func NewServer(r *Registry, l Link, logs *Logs) *Server {
+	return &Server{registry: r, link: l, logs: logs, described: map[string]string{}, running: map[uint64]*Execution{},
+		draining: make(chan struct{}), idle: make(chan struct{})}
+}
+
+// Serve runs what the parent asks for until the link ends, and returns why it did. Before it returns attached functions are canceled,
+// and detached ones have had their grace; a function that does not end then still runs.
+func (s *Server) Serve() error {
+	shipping, stop := context.WithCancel(context.Background())
+	var shipper sync.WaitGroup
+	shipper.Go(func() { s.logs.ship(shipping, s.link) })
+	var broken error
+	err := s.link.Serve(func(frame []byte) {
+		if broken == nil {
+			if broken = s.handle(frame); broken != nil {
+				go s.link.Close(broken) //nolint:errcheck // the reason is returned below
+			}
+		}
+	})
+	stop()
+	shipper.Wait()
+	if broken != nil {
+		err = fmt.Errorf("call: %w: the parent broke the protocol: %w", fault.Internal, broken)
+	}
+	s.windUp(err)
+	return err
+}
+
+// windUp brings what runs to its end when the parent is gone.
+func (s *Server) windUp(why error) {
+	s.drain()
+	s.mu.Lock()
+	s.over = true
+	detached := false
+	var attached []*Execution
+	for _, x := range s.running {
+		if x.flags&flagDetached != 0 {
+			detached = true
+		} else {
+			attached = append(attached, x)
+		}
+	}
+	if len(s.running) == 0 {
+		close(s.idle)
+	}
+	grace := s.settings.Grace
+	s.mu.Unlock()
+	for _, x := range attached {
+		x.end(ErrCallerGone)
+	}
+	if detached {
+		wait(s.idle, grace)
+		s.mu.Lock()
+		for _, x := range s.running {
+			x.end(ErrDrained)
+		}
+		s.mu.Unlock()
+	}
+	wait(s.idle, lastMoment)
+}
+
+func wait(done <-chan struct{}, limit time.Duration) {
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+	}
+}
+
+func (s *Server) drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.drained {
+		s.drained = true
+		close(s.draining)
+	}
+}
+
+// Settings returns what the parent has said, which is nothing at first.
+func (s *Server) Settings() Settings {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.settings
+}
+
+// handle takes a frame. It must not wait for anything, since every call of the link waits for it.
+func (s *Server) handle(frame []byte) error {
+	r := &reader{rest: frame}
+	what := kind(r.byte())
+	switch what {
+	case kindSettings:
+		return s.takeSettings(r.rest)
+	case kindDrain:
+		s.drain()
+		return nil
+	}
+	id := r.number()
+	if r.bad {
+		return errMalformed
+	}
+	if what == kindOpen {
+		return s.open(id, r)
+	}
+	s.mu.Lock()
+	x := s.running[id]
+	s.mu.Unlock()
+	if x == nil {
+		return nil // it has ended, and the other side did not know it yet
+	}
+	switch what {
+	case kindPart:
+		return x.takePart(r.rest)
+	case kindCancel:
+		return x.takeCancel(r)
+	case kindData:
+		return receive(x.readers, r)
+	case kindCredit:
+		return x.takeCredit(r)
+	default:
+		return errMalformed
+	}
+}
+
+func (s *Server) takeSettings(text []byte) error {
+	var settings Settings
+	if err := json.Unmarshal(text, &settings); err != nil {
+		return errMalformed
+	}
+	s.mu.Lock()
+	s.settings = settings
+	s.mu.Unlock()
+	s.logs.setLevel(slog.Level(settings.Level))
+	return nil
+}
+
+// open begins a call.
+func (s *Server) open(id uint64, r *reader) error {
+	flags, left, name, readers, types, total := r.byte(), r.number(), r.bytes(), r.number(), r.bytes(), r.number()
+	if r.bad || readers>>maxReaders != 0 || total > math.MaxInt32 {
+		return errMalformed
+	}
+	x := &Execution{server: s, id: id, flags: flags}
+	f, err := s.registry.find(name)
+	s.mu.Lock()
+	limit := s.settings.MaxArgument
+	switch {
+	case s.drained || s.over:
+		err = fault.Say(fault.Unavailable, "the runner is being stopped, and takes no more calls")
+	case err == nil && total > uint64(limit):
+		err = fault.Say(fault.TooLarge, "the argument has %d bytes, and at most %d may be sent", total, limit)
+	case err == nil:
+		s.running[id] = x
+	}
+	s.mu.Unlock()
+	if err != nil {
+		go x.reply(codec.Value{}, Refuse(err)) // there may be no room, and this goroutine makes some
+		return nil
+	}
+	if flags&flagTypes != 0 {
+		s.described[f.Name] = string(types)
+	}
+	x.function, x.types = f, s.described[f.Name]
+	x.allowed = newAllowance()
+	x.readers = inflows(s.link, id, readers)
+	x.context(left)
+	x.argument.begin(int(total), r.rest, f.Retains)
+	if x.argument.complete() {
+		x.started = true
+		go x.run()
+	}
+	return nil
+}
+
+// forget ends the life of an execution.
+func (s *Server) forget(x *Execution) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running[x.id] != x {
+		return
+	}
+	delete(s.running, x.id)
+	if s.over && len(s.running) == 0 {
+		close(s.idle)
+	}
+}
+
+// only returns the one execution that runs, or nil when there is none or there are several.
+func (s *Server) only() *Execution {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.running) != 1 {
+		return nil
+	}
+	for _, x := range s.running {
+		return x
+	}
+	return nil
+}
