@@ -57,7 +57,7 @@ func (d *Docker) provider(logger *slog.Logger) *docker.Provider {
 		certificates = cmp.Or(os.Getenv("DOCKER_CERT_PATH"), dockerConfigDir())
 	}
 	return docker.New(d.program(), &docker.Options{
-		Host: cmp.Or(d.Host, os.Getenv("DOCKER_HOST")), Hosts: engineSockets(), TLS: certificates,
+		Host: d.Host, TLS: certificates,
 		Network: d.Network, Capabilities: d.Capabilities, MemoryMB: d.MemoryMB, Processes: d.Processes,
 		Credentials: d.credentials, Logger: logger,
 	})
@@ -72,29 +72,9 @@ func (d *Docker) program() docker.Program {
 	return docker.Program{File: command[0], Args: command[1 : len(command)-1]}
 }
 
-// engineSockets are the usual places of an engine's socket, best first.
-func engineSockets() []string {
-	files := []string{"/var/run/docker.sock"}
-	runtime := os.Getenv("XDG_RUNTIME_DIR")
-	if runtime != "" {
-		files = append(files, filepath.Join(runtime, "docker.sock"))
-	}
-	if home, err := os.UserHomeDir(); err == nil {
-		files = append(files, filepath.Join(home, ".docker/run/docker.sock"))
-	}
-	files = append(files, "/run/podman/podman.sock")
-	if runtime != "" {
-		files = append(files, filepath.Join(runtime, "podman/podman.sock"))
-	}
-	for i, file := range files {
-		files[i] = "unix://" + file
-	}
-	return files
-}
-
 // absent says why there is no engine to use, or "" if there may be one. It looks, and asks nobody.
 func (d *Docker) absent() string {
-	hosts := engineSockets()
+	hosts := docker.Sockets()
 	if named := cmp.Or(d.Host, os.Getenv("DOCKER_HOST")); named != "" {
 		hosts = []string{named}
 	}

@@ -1,14 +1,107 @@
 package boot_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/dayfly-run/dayfly/internal/boot"
+	"github.com/dayfly-run/dayfly/internal/link"
+	"github.com/dayfly-run/dayfly/machine"
 )
+
+// parent boots three runners, says their process ids, and would stay for ever.
+func parent([]string) int {
+	err := func() error {
+		hello, err := link.ThisProcess()
+		if err != nil {
+			return err
+		}
+		p, err := boot.LocalIn([]string{os.Getenv("PLACE")}, nil)
+		if err != nil {
+			return err
+		}
+		b, err := boot.New(p, os.Getenv("POOL"), hello, &boot.Options{Spec: machine.Spec{Env: map[string]string{roleVariable: "runner"}}})
+		if err != nil {
+			return err
+		}
+		go func() { _ = b.Run(context.Background()) }()
+		var pids []any
+		for i := range 3 {
+			r, err := b.Boot(context.Background(), fmt.Sprintf("%s-%d", os.Getenv("POOL"), i))
+			if err != nil {
+				return err
+			}
+			go func() { _ = r.Link().Serve(func([]byte) {}) }()
+			pids = append(pids, r.Link().Peer().PID)
+		}
+		fmt.Println(pids...)
+		return nil
+	}()
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	select {}
+}
+
+// runner is what a runner's main is: it dials home, does what it is told in frames, and ends with the link.
+func runner(build string) int {
+	fail := func(err error) int {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	invitation, err := link.ParseInvitation(os.Getenv(boot.ParentVariable))
+	if err != nil {
+		return fail(err)
+	}
+	hello, err := link.ThisProcess()
+	if err != nil {
+		return fail(err)
+	}
+	if build != "" {
+		hello.Build = build
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	l, err := link.Dial(ctx, invitation, hello)
+	if err != nil {
+		return fail(err)
+	}
+	err = l.Serve(func(frame []byte) {
+		switch string(frame) {
+		case "eat":
+			go eat()
+		case "crash":
+			fmt.Fprintln(os.Stderr, "fatal error: all is lost")
+			os.Exit(3)
+		default:
+			if err := l.Post(frame); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
+		}
+	})
+	if end, ok := errors.AsType[*link.End](err); ok && !end.Lost {
+		return 0
+	}
+	return fail(err)
+}
+
+// eat takes all the memory there is.
+func eat() {
+	last := []byte{}
+	for {
+		last = bytes.Repeat([]byte{1}, 2*len(last)+1<<20)
+		runtime.KeepAlive(last)
+	}
+}
 
 // roleVariable says what this test binary is in a machine.
 const roleVariable = "BOOT_TEST_ROLE"
@@ -26,6 +119,19 @@ func TestMain(m *testing.M) {
 
 func roles() map[string]func(args []string) int {
 	return map[string]func(args []string) int{
+		"parent":        parent,
+		"runner":        func([]string) int { return runner("") },
+		"another build": func([]string) int { return runner("another") },
+		"panics": func([]string) int {
+			fmt.Fprintln(os.Stderr, "reading the configuration")
+			panic("there is no configuration")
+		},
+		"forgets": func([]string) int {
+			fmt.Println("serving on :8080")
+			select {}
+		},
+		"ends": func([]string) int { return 0 },
+		"eats": func([]string) int { eat(); return 0 },
 		"local": func([]string) int {
 			p, err := boot.LocalIn([]string{os.Getenv("PLACE")}, nil)
 			if err == nil {

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,9 +32,13 @@ func (p *Provider) connect() (*engine, error) {
 	if p.engine != nil {
 		return p.engine, nil
 	}
-	host := p.options.Host
+	host := cmp.Or(p.options.Host, os.Getenv("DOCKER_HOST"))
+	hosts := p.options.Hosts
+	if hosts == nil {
+		hosts = Sockets()
+	}
 	if host == "" {
-		for _, candidate := range p.options.Hosts {
+		for _, candidate := range hosts {
 			file, isFile := strings.CutPrefix(candidate, "unix://")
 			if _, err := os.Stat(file); !isFile || err == nil {
 				host = candidate
@@ -43,7 +48,7 @@ func (p *Provider) connect() (*engine, error) {
 	}
 	if host == "" {
 		return nil, fault.Say(fault.Unavailable, "there is no Docker or Podman engine here: none of %s exists; "+
-			"start one, or say where it is with providers.docker.host or DOCKER_HOST", strings.Join(p.options.Hosts, ", "))
+			"start one, or say where it is with providers.docker.host or DOCKER_HOST", strings.Join(hosts, ", "))
 	}
 	scheme, _, _ := strings.Cut(host, "://")
 	if scheme == "ssh" {
@@ -68,6 +73,26 @@ func (p *Provider) connect() (*engine, error) {
 	}
 	p.engine = &engine{Client: c, host: host}
 	return p.engine, nil
+}
+
+// Sockets returns the URLs of the usual places of an engine's socket, best first, whether there is one or not.
+func Sockets() []string {
+	files := []string{"/var/run/docker.sock"}
+	runtime := os.Getenv("XDG_RUNTIME_DIR")
+	if runtime != "" {
+		files = append(files, filepath.Join(runtime, "docker.sock"))
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		files = append(files, filepath.Join(home, ".docker/run/docker.sock"))
+	}
+	files = append(files, "/run/podman/podman.sock")
+	if runtime != "" {
+		files = append(files, filepath.Join(runtime, "podman/podman.sock"))
+	}
+	for i, file := range files {
+		files[i] = "unix://" + file
+	}
+	return files
 }
 
 // bound keeps an answer from being read without end. Streams and archives are bounded by who reads them.

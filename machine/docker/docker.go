@@ -31,9 +31,10 @@ import (
 
 // Options are the optional parts of a [Provider]; the zero value of each is its default.
 type Options struct {
-	// Host is where the engine is: unix:///path, tcp://host:port. "": the first of Hosts that exists.
+	// Host is where the engine is: unix:///path, tcp://host:port. "": what the variable DOCKER_HOST says, or else the
+	// first of Hosts that exists.
 	Host string
-	// Hosts are places to look for an engine when Host is not set, best first.
+	// Hosts are places to look for an engine when Host is not set, best first. nil: those of [Sockets].
 	Hosts []string
 	// TLS names the directory with ca.pem, cert.pem and key.pem for a tcp host. "": plain.
 	TLS string

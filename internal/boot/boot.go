@@ -1,0 +1,183 @@
+package boot
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/link"
+	"github.com/dayfly-run/dayfly/machine"
+	"github.com/dayfly-run/dayfly/machine/local"
+)
+
+// ParentVariable is the variable in the environment of a runner that holds its invitation.
+const ParentVariable = "DAYFLY_PARENT"
+
+// DefaultLifetime is how long a runner may exist when nobody says. It is replaced before, and ends with its parent anyway.
+const DefaultLifetime = 24 * time.Hour
+
+// Options are the details of a [Booter]; nil means all defaults.
+type Options struct {
+	// Spec is what all machines have in common. Its Name, Owner and Agent are not used. With a Command or an Entrypoint the Image
+	// is taken to hold this program, which they start. A Lifetime of 0 is DefaultLifetime.
+	Spec machine.Spec
+	// Program is the path of the program that machines run, which has to be of the same build as this one. Default: this one.
+	Program string
+	// Address is where machines reach this process, a host and, where it has to be a certain one, a port. Default: what the
+	// provider says, or the computer.
+	Address string
+	// Silence is as in link.HomeOptions.
+	Silence time.Duration
+	// Poll is how often machines are looked at whose provider cannot tell of changes. Default: 5 seconds.
+	Poll time.Duration
+	// Logger is told what nobody else is. nil: discards.
+	Logger *slog.Logger
+}
+
+// Booter boots the runners of one pool. It is safe for concurrent use.
+type Booter struct {
+	provider machine.Provider
+	options  Options
+	hello    link.Hello
+	pool     string
+	owner    string
+	parent   string // what tells this process from other parents
+	log      *slog.Logger
+
+	closing context.Context // ends when Run is to end
+	close   context.CancelFunc
+	life    context.Context // ends when Run returns
+	end     context.CancelFunc
+	work    sync.WaitGroup // boots, destroys that nobody waits for, and the home
+
+	finding chan struct{} // holds a token while somebody finds out how machines get home
+
+	mu      sync.Mutex
+	home    *home              // guarded by mu; nil before it is found
+	checked bool               // guarded by mu; the provider can carry the program
+	ended   bool               // guarded by mu; Run has returned, or is about to
+	runners map[string]*Runner // guarded by mu; by the machine's name, from before it is made until it is gone
+}
+
+// New returns a Booter of a pool's runners. It does no I/O but to look at this program. hello is what this process says to its
+// runners.
+//
+// fault.Invalid: the template asks for what a runner cannot have.
+func New(p machine.Provider, pool string, hello link.Hello, o *Options) (*Booter, error) {
+	b := &Booter{
+		provider: p, hello: hello, pool: pool,
+		parent:  identity() + " " + rand.Text()[:8], // there may be another pool of that name in this process
+		owner:   ownerOf(hello.Program, pool),
+		finding: make(chan struct{}, 1), runners: map[string]*Runner{},
+	}
+	if o != nil {
+		b.options = *o
+	}
+	b.options.Poll = cmp.Or(b.options.Poll, 5*time.Second)
+	if b.log = b.options.Logger; b.log == nil {
+		b.log = slog.New(slog.DiscardHandler)
+	}
+	spec := &b.options.Spec
+	spec.Lifetime = cmp.Or(spec.Lifetime, DefaultLifetime)
+	switch {
+	case spec.Agent != nil || spec.Program != nil:
+		return nil, fault.Say(fault.Invalid, "A runner runs this program; its machines can have neither an agent nor another program.")
+	case spec.Lifetime < 0 || spec.Lifetime > machine.MaxLifetime:
+		return nil, fault.Say(fault.Invalid, "A runner's lifetime must be between 0 and %v, and it is %v.", machine.MaxLifetime, spec.Lifetime)
+	}
+	for _, name := range []string{ParentVariable} {
+		if _, taken := spec.Env[name]; taken {
+			return nil, fault.Say(fault.Invalid, "The variable %s in a runner's environment is taken: it tells the way to the parent.", name)
+		}
+	}
+	b.closing, b.close = context.WithCancel(context.Background())
+	b.life, b.end = context.WithCancel(context.Background())
+	return b, nil
+}
+
+// Run looks after the machines until ctx ends: it tells runners of the end of theirs and destroys what dead parents have left.
+// Then it waits a little until what is being destroyed is gone, and closes the links that are left. Boot works only while Run
+// does. It is called once, and returns nil.
+func (b *Booter) Run(ctx context.Context) error {
+	var group sync.WaitGroup
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	group.Go(func() { b.prepare(watching) })
+	group.Go(func() { b.watch(watching) })
+	if p, ok := b.provider.(*local.Provider); ok {
+		group.Go(func() { _ = p.Run(watching) }) // always nil
+	}
+	<-ctx.Done()
+	b.close()
+	b.mu.Lock()
+	b.ended = true
+	left := maps.Clone(b.runners)
+	b.mu.Unlock()
+	group.Wait()
+	var stopping sync.WaitGroup
+	for _, r := range left {
+		stopping.Go(func() {
+			if err := r.destroy(context.Background()); err != nil {
+				b.log.Warn("a machine may be left; it ends by itself", "machine", r.name, "error", err)
+			}
+		})
+	}
+	stopping.Wait()
+	b.end()
+	b.work.Wait()
+	return nil
+}
+
+// prepare does beforehand what would make the first boot slow. What prevents it is told to who boots.
+func (b *Booter) prepare(ctx context.Context) {
+	if p, ok := b.provider.(*local.Provider); ok {
+		p.Prepare()
+		return
+	}
+	spec, err := b.spec(ctx, "prepare", "")
+	if err == nil {
+		err = machine.Prepare(ctx, b.provider, spec, nil)
+	}
+	if err != nil && ctx.Err() == nil {
+		b.log.Debug("runners cannot be prepared", "pool", b.pool, "error", err)
+	}
+}
+
+// begin makes the record of a runner, so that whatever happens to its machine from now on finds it. The caller calls
+// work.Done when the boot is over.
+func (b *Booter) begin(name string) (*Runner, error) {
+	r := &Runner{booter: b, name: name, began: time.Now(), exited: make(chan struct{}), done: make(chan struct{})}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.ended:
+		return nil, fault.Say(fault.Canceled, "The pool %s is closed.", b.pool)
+	case b.runners[name] != nil:
+		return nil, fmt.Errorf("boot: runner %s: %w: it exists", name, fault.Conflict)
+	}
+	b.runners[name] = r
+	b.work.Add(1)
+	return r, nil
+}
+
+// runner returns the runner of a machine's name, or nil.
+func (b *Booter) runner(name string) *Runner {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.runners[name]
+}
+
+// forget is called when nothing of the runner is left.
+func (b *Booter) forget(r *Runner) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.runners[r.name] == r {
+		delete(b.runners, r.name)
+	}
+}

@@ -1,0 +1,117 @@
+package boot
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/link"
+	"github.com/dayfly-run/dayfly/machine"
+	"github.com/dayfly-run/dayfly/machine/local"
+)
+
+// home is where the runners of a pool dial home to.
+type home struct {
+	*link.Home
+	advertise string // the host, or host and port, that runners are told in place of what the home knows; "": that
+}
+
+// flyAddress is the variable in which a machine at Fly finds its own address in the private network of its organization.
+const flyAddress = "FLY_PRIVATE_IP"
+
+// reach returns the home, and makes it when it is first asked for.
+func (b *Booter) reach(ctx context.Context) (*home, error) {
+	select {
+	case b.finding <- struct{}{}:
+		defer func() { <-b.finding }()
+	case <-ctx.Done():
+		return nil, canceled(ctx)
+	}
+	b.mu.Lock()
+	found := b.home
+	b.mu.Unlock()
+	if found != nil {
+		return found, nil
+	}
+	listen, advertise, err := b.way(ctx)
+	if err != nil {
+		return nil, err
+	}
+	made, err := link.NewHome(b.hello, &link.HomeOptions{Listen: listen, Silence: b.options.Silence, Logger: b.log})
+	if err != nil {
+		return nil, b.unlistenable(listen, err)
+	}
+	found = &home{made, advertise}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.home = found
+	b.work.Go(func() {
+		if err := made.Run(b.life); err != nil {
+			b.log.Error("runners cannot reach this process any more", "pool", b.pool, "error", err)
+		}
+	})
+	return found, nil
+}
+
+// way says where to listen for runners, and by which address they get there if not by that.
+func (b *Booter) way(ctx context.Context) (listen, advertise string, err error) {
+	if address := b.options.Address; address != "" {
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			port = "0"
+		}
+		return ":" + port, address, nil
+	}
+	if _, here := b.provider.(*local.Provider); here {
+		return "", "", nil // a Unix socket
+	}
+	if gateway, ok := b.provider.(machine.Gateway); ok {
+		address, err := gateway.Gateway(ctx)
+		if err == nil {
+			return net.JoinHostPort(address.String(), "0"), "", nil
+		}
+		if !errors.Is(err, fault.Unsupported) {
+			return "", "", err
+		}
+	}
+	if address := os.Getenv(flyAddress); address != "" {
+		return net.JoinHostPort(address, "0"), "", nil
+	}
+	return "", "", fault.Say(fault.Invalid, "The machines of pool %s are elsewhere, and nobody knows by which address they reach this process; "+
+		"name it in the pool's Address, such as 203.0.113.7:7800.", b.pool)
+}
+
+// unlistenable says why the home could not be made.
+func (b *Booter) unlistenable(listen string, err error) error {
+	if errors.Is(err, fault.Unavailable) && listen != "" {
+		return fault.Say(fault.Invalid, "The machines of pool %s would reach this process at %s, where it cannot listen (%v); "+
+			"name an address that leads here in the pool's Address.", b.pool, listen, err)
+	}
+	return err
+}
+
+// invite returns the invitation of a guest, with the addresses that lead here from its machine.
+func (h *home) invite(guest *link.Guest) link.Invitation {
+	invitation := guest.Invitation()
+	if h.advertise == "" {
+		return invitation
+	}
+	port := ""
+	for _, address := range invitation.Addresses {
+		if _, p, err := net.SplitHostPort(strings.TrimPrefix(address, "tcp:")); err == nil && strings.HasPrefix(address, "tcp:") {
+			port = p
+		}
+	}
+	at := h.advertise
+	if _, _, err := net.SplitHostPort(at); err != nil {
+		at = net.JoinHostPort(strings.Trim(at, "[]"), port)
+	}
+	invitation.Addresses = slices.DeleteFunc(invitation.Addresses, func(a string) bool { return strings.HasPrefix(a, "tcp:") })
+	invitation.Addresses = append(invitation.Addresses, "tcp:"+at)
+	invitation.Forwarded = true // nobody knows what is at an address that somebody has named
+	return invitation
+}
