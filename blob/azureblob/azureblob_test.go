@@ -15,7 +15,13 @@ import (
 
 func open(t *testing.T, s *azuretest.Service, prefix string) *azureblob.Store {
 	t.Helper()
-	store, err := azureblob.Open(s.Account, s.Container, s.Key, &azureblob.Options{Endpoint: s.URL, Prefix: prefix, SpoolDir: t.TempDir(), PartSize: 1 << 20})
+	return openWith(t, s, &azureblob.Options{Endpoint: s.URL, Prefix: prefix, PartSize: 1 << 20})
+}
+
+func openWith(t *testing.T, s *azuretest.Service, o *azureblob.Options) *azureblob.Store {
+	t.Helper()
+	o.SpoolDir = t.TempDir()
+	store, err := azureblob.Open(s.Account, s.Container, s.Key, o)
 	if err != nil {
 		t.Fatal(err)
 	}

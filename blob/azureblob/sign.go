@@ -2,7 +2,6 @@ package azureblob
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -14,46 +13,17 @@ import (
 	"github.com/dayfly-run/dayfly/fault"
 )
 
-// Sign returns a URL with a shared access signature for one object. A GET is answered with the type and disposition that
-// are signed. What a PUT sends is not bound by the signature: its headers are to be sent, so that they are kept, but who
-// holds the URL may send others, and any bytes; a checksum in Stat is then no more than what he has said.
-func (s *Store) Sign(ctx context.Context, method, key string, o *blob.SignOptions) (*blob.Signed, error) {
-	if o == nil {
-		o = &blob.SignOptions{}
-	}
-	name, err := s.name(key)
-	if err != nil {
-		return nil, err
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	life := o.Life
-	if life == 0 {
-		life = time.Hour
-	}
-	switch {
-	case method != http.MethodGet && method != http.MethodPut:
-		return nil, fmt.Errorf("azureblob: sign %q: %w: the method %.20q; only GET and PUT can be signed", key, fault.Unsupported, method)
-	case life < blob.MinLife || life > blob.MaxLife || life%time.Second != 0:
-		return nil, fmt.Errorf("azureblob: sign %q: %w: a life of %v is not one of whole seconds from %v to %v", key, fault.Invalid, life, blob.MinLife, blob.MaxLife)
-	case o.Size < 0 || o.SHA256 != "" && !isSHA256(o.SHA256):
-		return nil, fmt.Errorf("azureblob: sign %q: %w: the size is negative or the SHA-256 is none", key, fault.Invalid)
-	}
+// Sign returns a URL with a shared access signature for one object.
+func (s *service) Sign(_ context.Context, method, name string, o *blob.SignOptions) (*blob.Signed, error) {
 	// A second more, because the service counts whole ones.
-	expires := time.Now().Add(life + time.Second).UTC().Truncate(time.Second)
+	out := &blob.Signed{Expires: time.Now().Add(o.Life + time.Second).UTC().Truncate(time.Second)}
 	values := sas.BlobSignatureValues{
-		ExpiryTime: expires, ContainerName: s.container, BlobName: name, Protocol: sas.ProtocolHTTPS,
+		ExpiryTime: out.Expires, ContainerName: s.container, BlobName: name, Protocol: sas.ProtocolHTTPS,
 		Permissions: (&sas.BlobPermissions{Read: method == http.MethodGet, Create: method == http.MethodPut, Write: method == http.MethodPut}).String(),
 	}
-	base, err := url.Parse(s.public)
-	if err != nil {
-		return nil, fmt.Errorf("azureblob: sign %q: %w: the endpoint is no URL", key, fault.Invalid)
-	}
-	if base.Scheme == "http" {
+	if s.public.Scheme == "http" {
 		values.Protocol = sas.ProtocolHTTPSandHTTP
 	}
-	out := &blob.Signed{Method: method, Expires: expires}
 	if method == http.MethodGet {
 		values.ContentType, values.ContentDisposition = o.ContentType, o.ContentDisposition
 	} else {
@@ -61,9 +31,9 @@ func (s *Store) Sign(ctx context.Context, method, key string, o *blob.SignOption
 	}
 	query, err := values.SignWithSharedKey(s.key)
 	if err != nil {
-		return nil, fmt.Errorf("azureblob: sign %q: %w: it cannot be signed", key, fault.Invalid)
+		return nil, fault.Say(fault.Invalid, "it cannot be signed")
 	}
-	out.URL = base.String() + "/" + url.PathEscape(name) + "?" + query.Encode()
+	out.URL = s.public.String() + "/" + url.PathEscape(name) + "?" + query.Encode()
 	return out, nil
 }
 

@@ -5,6 +5,10 @@
 // check since version 4 of the signature; the newer checksum headers, which some of them refuse, are used only in signed
 // requests that name a checksum. An object's SHA-256 is kept in its metadata, as x-amz-meta-sha256.
 //
+// What Sign returns is a presigned URL of version 4 of the signature. What its options say about a PUT is signed as headers,
+// so the service refuses a request that does not send exactly the same; Content-Length is one of them. A checksum is sent
+// twice: for the service to check, and as the metadata that Stat reads.
+//
 // What is stored is gathered first, in memory or in a temporary file, because its checksum is sent before it.
 //
 // A lifecycle rule of the bucket should remove incomplete multipart uploads after some days: a process that is killed
@@ -12,14 +16,12 @@
 package s3blob
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -54,32 +56,34 @@ type Options struct {
 	// SpoolDir is where objects of more than 1 MiB are gathered before they are sent. Default: the system's place for
 	// temporary files.
 	SpoolDir string
+	// Patience is how long a transfer may stand still before it is given up. Default: one minute.
+	Patience time.Duration
 }
-
-// The least and the default size of a part, and how many an object may have.
-const (
-	minPart     = 5 << 20
-	defaultPart = 32 << 20
-	maxParts    = 10_000
-)
 
 // awsEndpoint is where AWS answers for all its regions.
 const awsEndpoint = "https://s3.amazonaws.com"
 
-// Store keeps objects in a bucket. It is safe for concurrent use, by several processes too.
+// Store keeps objects in a bucket. It is a [blob.Store] and a [blob.Signer], safe for concurrent use, by several processes
+// too.
 type Store struct {
-	bucket, prefix string
-	core           minio.Core
-	signer         *minio.Client // knows the service by its public name
-	host           string        // of the service, to tell
-	options        Options
-	patience       time.Duration
+	*store
+	name string
 }
+
+type store = remoteblob.Store
 
 var (
 	_ blob.Store  = (*Store)(nil)
 	_ blob.Signer = (*Store)(nil)
 )
+
+// service is a bucket.
+type service struct {
+	bucket string
+	core   minio.Core
+	signer *minio.Client // knows the service by its public name
+	host   string        // to tell
+}
 
 // Open returns the Store in the bucket, which must exist. It asks the service nothing: a bucket that is not there is
 // noticed by the first use. fault.Invalid if the bucket or the options cannot be right.
@@ -87,55 +91,49 @@ func Open(bucket string, o *Options) (*Store, error) {
 	if o == nil {
 		o = &Options{}
 	}
-	s := &Store{bucket: bucket, prefix: o.Prefix, options: *o, patience: remoteblob.Patience}
-	if s.prefix != "" && !strings.HasSuffix(s.prefix, "/") {
-		s.prefix += "/"
-	}
-	if s.prefix != "" {
-		if err := blob.CheckKey(strings.TrimSuffix(s.prefix, "/")); err != nil {
-			return nil, fmt.Errorf("s3blob: the prefix: %w", err)
-		}
-	}
-	if s.options.PartSize == 0 {
-		s.options.PartSize = defaultPart
-	}
-	if s.options.PartSize < minPart {
-		return nil, fmt.Errorf("s3blob: %w: a part of %d bytes is too small; S3 takes none below %d", fault.Invalid, o.PartSize, minPart)
-	}
 	if bucket == "" || strings.ContainsAny(bucket, "/?#") {
 		return nil, fmt.Errorf("s3blob: %w: %q is not the name of a bucket", fault.Invalid, bucket)
 	}
-	client, err := s.connect(o.Endpoint)
+	client, err := connect(o.Endpoint, o)
 	if err != nil {
 		return nil, err
 	}
-	s.core, s.signer = minio.Core{Client: client}, client
-	s.host = client.EndpointURL().Host
+	s := &service{bucket: bucket, core: minio.Core{Client: client}, signer: client, host: client.EndpointURL().Host}
 	if o.PublicEndpoint != "" {
-		s.signer, err = s.connect(o.PublicEndpoint)
+		if s.signer, err = connect(o.PublicEndpoint, o); err != nil {
+			return nil, err
+		}
 	}
-	return s, err
+	common, err := remoteblob.New(s, remoteblob.Settings{
+		Package: "s3blob", Host: s.host, Prefix: o.Prefix, Refuses: refuses, Explain: s.explain, SpoolDir: o.SpoolDir,
+		PartSize: cmp.Or(o.PartSize, 32<<20), MinPart: 5 << 20, MaxParts: 10_000, Patience: o.Patience,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Store{common, "s3://" + bucket + "/" + common.Prefix() + " at " + s.host}, nil
 }
 
+// String tells where objects are kept, without credentials.
+func (s *Store) String() string { return s.name }
+
 // connect returns a client for the service at an endpoint. Nothing is sent.
-func (s *Store) connect(endpoint string) (*minio.Client, error) {
-	if endpoint == "" {
-		endpoint = awsEndpoint
-	}
+func connect(endpoint string, o *Options) (*minio.Client, error) {
+	endpoint = cmp.Or(endpoint, awsEndpoint)
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.Path != "" && u.Path != "/" || u.User != nil {
 		return nil, fmt.Errorf("s3blob: %w: %.200q is not the URL of a service, such as https://s3.example.com", fault.Invalid, redact(endpoint))
 	}
-	region := s.options.Region
+	region := o.Region
 	if region == "" && !strings.HasSuffix(u.Hostname(), ".amazonaws.com") {
 		region = "us-east-1" // what services without regions call theirs; AWS is asked
 	}
 	lookup := minio.BucketLookupAuto
-	if s.options.PathStyle || net.ParseIP(u.Hostname()) != nil {
+	if o.PathStyle || net.ParseIP(u.Hostname()) != nil {
 		lookup = minio.BucketLookupPath
 	}
 	client, err := minio.New(u.Host, &minio.Options{
-		Creds: s.credentials(), Secure: u.Scheme == "https", Region: region, BucketLookup: lookup,
+		Creds: credentialsOf(o), Secure: u.Scheme == "https", Region: region, BucketLookup: lookup,
 		MaxRetries: 4, Transport: remoteblob.Transport(),
 	})
 	if err != nil {
@@ -152,9 +150,9 @@ func redact(endpoint string) string {
 	return endpoint
 }
 
-func (s *Store) credentials() *credentials.Credentials {
-	if s.options.AccessKey != "" {
-		return credentials.NewStaticV4(s.options.AccessKey, s.options.SecretKey, s.options.SessionToken)
+func credentialsOf(o *Options) *credentials.Credentials {
+	if o.AccessKey != "" {
+		return credentials.NewStaticV4(o.AccessKey, o.SecretKey, o.SessionToken)
 	}
 	return credentials.NewChainCredentials([]credentials.Provider{
 		&credentials.EnvAWS{}, &credentials.FileAWSCredentials{},
@@ -162,192 +160,52 @@ func (s *Store) credentials() *credentials.Credentials {
 	})
 }
 
-// Close lets go of the connections.
-func (s *Store) Close() error { return nil }
-
-// String tells where objects are kept, without credentials.
-func (s *Store) String() string { return "s3://" + s.bucket + "/" + s.prefix + " at " + s.host }
-
-// maxName is how many bytes the name of an object may have in S3.
-const maxName = 1024
-
-// name returns the name in the bucket of the object with this key.
-func (s *Store) name(key string) (string, error) {
-	if err := blob.CheckKey(key); err != nil {
-		return "", err
-	}
-	name := s.prefix + key
-	if len(name) > maxName {
-		return "", fmt.Errorf("s3blob: key %.100q: %w: with the prefix it is longer than the %d bytes that S3 allows", key, fault.Invalid, maxName)
-	}
+// refuses says why there can be no object of this name.
+func refuses(name string) (reason string) {
 	if strings.ContainsFunc(name, unicode.IsControl) {
-		// Some services accept it, and are then unable to list it.
-		return "", fmt.Errorf("s3blob: key %.100q: %w: it holds a control character", key, fault.Invalid)
+		return "it holds a control character" // some services accept it, and are then unable to list it
 	}
 	for part := range strings.SplitSeq(name, "/") {
 		if part == "." || part == ".." {
-			return "", fmt.Errorf("s3blob: key %.100q: %w: the part %q is taken for a direction on the way", key, fault.Invalid, part)
+			return fmt.Sprintf("the part %q is taken for a direction on the way", part)
 		}
 	}
-	return name, nil
+	return ""
 }
 
-// Get returns a part of an object. The reader goes on reading the object as it was when Get returned.
-func (s *Store) Get(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
-	name, err := s.name(key)
-	if err != nil {
-		return nil, err
-	}
-	if offset < 0 {
-		return nil, beyond(key, offset)
-	}
-	if length == 0 { // for which there is no range
-		return s.nothing(ctx, key, offset)
-	}
-	var o minio.GetObjectOptions
-	if offset > 0 || length > 0 {
-		span := "bytes=" + strconv.FormatInt(offset, 10) + "-"
-		if length > 0 {
-			span += strconv.FormatInt(offset+min(length, 1<<62-offset)-1, 10)
-		}
-		o.Set("Range", span)
-	}
-	watched, watch := remoteblob.NewWatch(ctx, s.patience)
-	body, _, header, err := s.core.GetObject(watched, s.bucket, name, o)
-	switch {
-	case err == nil && len(o.Header()) > 0 && header.Get("Content-Range") == "":
-		watch.Stop()
-		body.Close()
-		return nil, fmt.Errorf("s3blob: get %q: %w: %s has answered with the whole object instead of the part", key, fault.Unavailable, s.host)
-	case err == nil:
-		return remoteblob.Body(ctx, body, watch), nil
-	}
-	err = watch.Cause(err)
-	watch.Stop()
-	if minio.ToErrorResponse(err).StatusCode == http.StatusRequestedRangeNotSatisfiable {
-		return s.nothing(ctx, key, offset)
-	}
-	return nil, s.explain(ctx, "get", key, err)
-}
-
-// nothing returns no bytes of an object, from within it or its end.
-func (s *Store) nothing(ctx context.Context, key string, offset int64) (io.ReadCloser, error) {
-	info, err := s.Stat(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	if offset > info.Size {
-		return nil, beyond(key, offset)
-	}
-	return io.NopCloser(strings.NewReader("")), nil
-}
-
-func beyond(key string, offset int64) error {
-	return fmt.Errorf("s3blob: get %q: %w: offset %d is not within the object", key, fault.Invalid, offset)
-}
-
-// Stat returns what is known of an object.
-func (s *Store) Stat(ctx context.Context, key string) (*blob.Info, error) {
-	name, err := s.name(key)
-	if err != nil {
-		return nil, err
-	}
-	info, err := s.core.StatObject(ctx, s.bucket, name, minio.StatObjectOptions{})
-	if err != nil {
-		err = s.explain(ctx, "look at", key, err)
-		if fault.Of(err) == fault.NotFound {
-			return nil, s.orBucketGone(ctx, err)
-		}
-		return nil, err
-	}
-	known := &blob.Info{Key: key, Size: info.Size, ContentType: info.ContentType, StoredAt: info.LastModified.UTC().Truncate(time.Second)}
-	for field, value := range info.UserMetadata {
-		if strings.EqualFold(field, metaSHA256) && isSHA256(value) {
-			known.SHA256 = value
-		}
-	}
-	return known, nil
-}
-
-// orBucketGone tells an object that is not there from a bucket that is not there, or is closed to us, which the answer to
-// HEAD, having no body, does not. The first is final and the others pass.
-func (s *Store) orBucketGone(ctx context.Context, notFound error) error {
-	for object := range s.core.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: s.prefix, MaxKeys: 1}) {
-		if object.Err != nil {
-			return s.explain(ctx, "look into", s.bucket, object.Err)
-		}
-		break
-	}
-	return notFound
-}
-
-func (s *Store) bucketGone() error {
-	return fmt.Errorf("s3blob: %w: there is no bucket %s at %s; make it, or correct its name", fault.Unavailable, s.bucket, s.host)
-}
-
-// Delete removes an object.
-func (s *Store) Delete(ctx context.Context, key string) error {
-	name, err := s.name(key)
-	if err != nil {
-		return err
-	}
-	err = s.core.RemoveObject(ctx, s.bucket, name, minio.RemoveObjectOptions{})
-	if err != nil {
-		err = s.explain(ctx, "delete", key, err)
-		if fault.Of(err) != fault.NotFound {
-			return err
-		}
-	}
-	return nil
-}
-
-// explain makes the error of a request: what was tried, a kind, and what to do.
-func (s *Store) explain(ctx context.Context, doing, key string, err error) error {
-	if ctx.Err() != nil {
-		return fmt.Errorf("s3blob: %s %q: %w", doing, key, ctx.Err())
-	}
-	said := func(kind fault.Kind, story string) error {
-		return fmt.Errorf("s3blob: %s %q: %w: %s", doing, key, kind, story)
-	}
+// explain makes a kind and a sentence of what the service has answered.
+func (s *service) explain(err error) (fault.Kind, string) {
 	answer, ok := errors.AsType[minio.ErrorResponse](err)
 	if !ok {
-		return said(fault.Unavailable, fmt.Sprintf("%s did not answer: %v", s.host, withoutURL(err)))
+		return "", ""
 	}
 	message := fmt.Sprintf("%s says %s: %.200q", s.host, answer.Code, answer.Message)
 	switch answer.Code {
 	case "NoSuchKey":
-		return said(fault.NotFound, "there is no such object")
+		return fault.NotFound, "there is no such object"
 	case "NoSuchBucket":
-		return s.bucketGone()
+		return fault.Unavailable, fmt.Sprintf("there is no bucket %s at %s; make it, or correct its name", s.bucket, s.host)
 	case "RequestTimeTooSkewed":
-		return said(fault.Unavailable, "the clocks of this computer and of "+s.host+" differ by more than the service allows; set the clock")
+		return fault.Unavailable, "the clocks of this computer and of " + s.host + " differ by more than the service allows; set the clock"
 	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidTokenId", "XAdminUserNotFound":
-		return said(fault.Unavailable, message+"; the credentials are wrong or have been replaced: give new ones")
+		return fault.Unavailable, message + "; the credentials are wrong or have been replaced: give new ones"
 	case "AccessDenied", "AllAccessDisabled":
-		return said(fault.Unavailable, message+"; the credentials must permit reading, writing, listing and deleting in bucket "+s.bucket)
+		return fault.Unavailable, message + "; the credentials must permit reading, writing, listing and deleting in bucket " + s.bucket
 	case "AuthorizationHeaderMalformed", "PermanentRedirect", "InvalidRegion":
-		return said(fault.Unavailable, message+"; the region is not the bucket's")
+		return fault.Unavailable, message + "; the region is not the bucket's"
 	case "EntityTooLarge":
-		return said(fault.TooLarge, message)
+		return fault.TooLarge, message
 	case "XMinioStorageFull", "QuotaExceeded", "InsufficientStorage":
-		return said(fault.StoreFull, message)
+		return fault.StoreFull, message
 	case "ObjectParentIsFile", "ExistingObjectIsDirectory", "XMinioParentIsObject", "XMinioObjectExistsAsDirectory":
-		return said(fault.Invalid, message+"; this service cannot keep an object where others have a folder")
+		return fault.Invalid, message + "; this service cannot keep an object where others have a folder"
 	case "InvalidArgument", "InvalidObjectName", "KeyTooLongError", "XMinioInvalidObjectName":
 		if answer.StatusCode == http.StatusBadRequest {
-			return said(fault.Invalid, message)
+			return fault.Invalid, message
 		}
 	}
-	return said(fault.Unavailable, message)
-}
-
-// withoutURL strips the URL from an error of net/http.
-func withoutURL(err error) error {
-	if e, ok := errors.AsType[*url.Error](err); ok {
-		return e.Err
+	if answer.StatusCode == http.StatusRequestedRangeNotSatisfiable {
+		return fault.Invalid, message
 	}
-	return err
+	return fault.Unavailable, message
 }
-
-// Prefix returns what the names of all objects begin with; "" or ending in a slash.
-func (s *Store) Prefix() string { return s.prefix }

@@ -16,9 +16,13 @@ import (
 
 func open(t *testing.T, s *s3test.Service, prefix string) *s3blob.Store {
 	t.Helper()
-	store, err := s3blob.Open(s.Bucket, &s3blob.Options{
-		Endpoint: s.URL, AccessKey: s.AccessKey, SecretKey: s.SecretKey, Prefix: prefix, SpoolDir: t.TempDir(), PartSize: 5 << 20,
-	})
+	return openWith(t, s, &s3blob.Options{Endpoint: s.URL, Prefix: prefix, PartSize: 5 << 20})
+}
+
+func openWith(t *testing.T, s *s3test.Service, o *s3blob.Options) *s3blob.Store {
+	t.Helper()
+	o.AccessKey, o.SecretKey, o.SpoolDir = s.AccessKey, s.SecretKey, t.TempDir()
+	store, err := s3blob.Open(s.Bucket, o)
 	if err != nil {
 		t.Fatal(err)
 	}

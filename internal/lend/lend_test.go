@@ -16,13 +16,13 @@ func TestWhatHasBeenTakenBackIsNotRead(t *testing.T) {
 	for name, c := range map[string]struct {
 		size int64
 		read int
-		want error // of a Read afterwards
+		end  bool // what a Read afterwards finds; else another error
 	}{
-		"nothing was read":           {6, 0, nil},
-		"a part was read":            {6, 3, nil},
-		"all was read":               {6, 6, io.EOF},
-		"nobody knows how much":      {-1, 6, nil},
-		"nobody knows, and it began": {-1, 1, nil},
+		"nothing was read":           {6, 0, false},
+		"a part was read":            {6, 3, false},
+		"all was read":               {6, 6, true},
+		"nobody knows how much":      {-1, 6, false},
+		"nobody knows, and it began": {-1, 1, false},
 	} {
 		r := strings.NewReader("abcdef")
 		body := lend.New(r, c.size)
@@ -33,8 +33,8 @@ func TestWhatHasBeenTakenBackIsNotRead(t *testing.T) {
 			t.Errorf("%s: it could not be taken back although nobody was reading", name)
 		}
 		n, err := body.Read(make([]byte, 10))
-		if n != 0 || err == nil || (err == io.EOF) != (c.want == io.EOF) {
-			t.Errorf("%s: a Read afterwards got %d bytes, %v; want %v and no byte (nil: an error that is not the end)", name, n, err, c.want)
+		if n != 0 || err == nil || errors.Is(err, io.EOF) != c.end {
+			t.Errorf("%s: a Read afterwards got %d bytes, %v; want no byte and an error, which is that of the end: %v", name, n, err, c.end)
 		}
 		if r.Len() != 6-c.read {
 			t.Errorf("%s: a Read afterwards has moved the reader to %d bytes before its end, want %d", name, r.Len(), 6-c.read)
@@ -48,7 +48,7 @@ func TestATransportThatHasClosedReadsNoMore(t *testing.T) {
 	if err := body.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := body.Read(make([]byte, 3)); n != 0 || err == nil || err == io.EOF {
+	if n, err := body.Read(make([]byte, 3)); n != 0 || err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("Read after Close: got %d bytes, %v; want an error that is not the end", n, err)
 	}
 }

@@ -1,9 +1,3 @@
-// Package remoteblob is what the stores have in common that keep objects on other computers.
-//
-// Such a store must know an object's size and checksum before it sends the first byte, because both are kept with the
-// object and a broken upload must leave nothing. So what is to be stored is gathered first, in a [Spool], and sent from
-// there, again if need be. And a peer that accepts a connection and then says nothing must not hold anybody up for ever,
-// which is what [Watch] is for.
 package remoteblob
 
 import (
@@ -18,6 +12,9 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/dayfly-run/dayfly/blob"
 	"github.com/dayfly-run/dayfly/fault"
@@ -29,42 +26,39 @@ const inMemory = 1 << 20
 // piece is how much is read at a time.
 const piece = 128 << 10
 
-// Spool holds bytes that have all come, and what is to be known of them. Close it to let go of them.
+// parallel is how many parts of one object are sent at once.
+const parallel = 4
+
+// Spool holds bytes that have all come, and what is to be known of them.
 type Spool struct {
 	Size   int64
 	SHA256 string   // lower-case hex, of all bytes
-	Parts  []string // of each part alike, if there is more than one
+	Parts  []string // the same of each part; one that has no bytes if there are none at all
 
-	memory []byte
-	file   *os.File
+	partSize int64
+	patience time.Duration
+	memory   []byte
+	file     *os.File
 }
 
-// Gather reads r to its end. Small amounts are kept in memory and others in a temporary file in dir ("": the system's
-// place for such files), which has no name any more when Gather returns, so nothing is left of it when the process dies.
-// partSize is how many bytes a part has, for Spool.Parts.
+// gather reads r to its end. Small amounts are kept in memory and others in a temporary file, which has no name any more
+// when gather returns, so nothing is left of it when the process dies.
 //
 // fault.TooLarge, fault.Invalid and the reader's errors as for the Put of a [blob.Store]; fault.StoreFull if the disk is.
-func Gather(ctx context.Context, r io.Reader, o *blob.PutOptions, dir string, partSize int64) (s *Spool, err error) {
-	if o == nil {
-		o = &blob.PutOptions{}
+func gather(ctx context.Context, r io.Reader, o *blob.PutOptions, settings *Settings) (*Spool, error) {
+	s := &Spool{partSize: settings.PartSize, patience: settings.Patience}
+	err := s.gather(ctx, r, o.Limit, settings.SpoolDir)
+	if err == nil && o.Size > 0 && s.Size != o.Size {
+		err = fmt.Errorf("%w: %d bytes came where %d were announced", fault.Invalid, s.Size, o.Size)
 	}
-	s = &Spool{}
-	defer func() {
-		if err != nil {
-			s.Close()
-			s = nil
-		}
-	}()
-	if err := s.gather(ctx, r, o.Limit, dir, partSize); err != nil {
-		return s, err
-	}
-	if o.Size > 0 && s.Size != o.Size {
-		return s, fmt.Errorf("%w: %d bytes came where %d were announced", fault.Invalid, s.Size, o.Size)
+	if err != nil {
+		s.close()
+		return nil, err
 	}
 	return s, nil
 }
 
-func (s *Spool) gather(ctx context.Context, r io.Reader, limit int64, dir string, partSize int64) error {
+func (s *Spool) gather(ctx context.Context, r io.Reader, limit int64, dir string) error {
 	whole, part := sha256.New(), sha256.New()
 	buffer := make([]byte, piece)
 	for {
@@ -82,25 +76,25 @@ func (s *Spool) gather(ctx context.Context, r io.Reader, limit int64, dir string
 			return full(err)
 		}
 		whole.Write(buffer[:n])
-		s.hashParts(part, buffer[:n], partSize)
+		s.hashParts(part, buffer[:n])
 		if readErr != nil {
 			break
 		}
 	}
 	s.SHA256 = hex.EncodeToString(whole.Sum(nil))
-	if len(s.Parts) == 0 || s.Size%partSize > 0 {
+	if len(s.Parts) == 0 || s.Size%s.partSize > 0 {
 		s.Parts = append(s.Parts, hex.EncodeToString(part.Sum(nil)))
 	}
 	return nil
 }
 
 // hashParts adds bytes to the hash of the part that they belong to, and counts them.
-func (s *Spool) hashParts(part hash.Hash, b []byte, partSize int64) {
+func (s *Spool) hashParts(part hash.Hash, b []byte) {
 	for len(b) > 0 {
-		n := min(int64(len(b)), partSize-s.Size%partSize)
+		n := min(int64(len(b)), s.partSize-s.Size%s.partSize)
 		part.Write(b[:n])
 		b = b[n:]
-		if s.Size += n; s.Size%partSize == 0 {
+		if s.Size += n; s.Size%s.partSize == 0 {
 			s.Parts = append(s.Parts, hex.EncodeToString(part.Sum(nil)))
 			part.Reset()
 		}
@@ -146,16 +140,42 @@ func withoutPath(err error) error {
 	return err
 }
 
-// Section returns a reader of a part of what is held. Several may be used at once, until Close.
-func (s *Spool) Section(offset, length int64) *io.SectionReader {
+// Part is one part of what has been gathered, on its way to the service.
+type Part struct {
+	io.ReadSeeker // of its bytes, as often as they are sent
+
+	Number int // from 0
+	Size   int64
+	SHA256 string
+}
+
+// Send calls send for each part, several at once, until one fails, and returns that error. A part of which nothing moves
+// any more is ended with fault.Unavailable.
+func (s *Spool) Send(ctx context.Context, send func(ctx context.Context, p *Part) error) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(parallel)
+	for i, sum := range s.Parts {
+		group.Go(func() error {
+			ctx, watch := newWatch(groupCtx, s.patience)
+			defer watch.stop()
+			offset := int64(i) * s.partSize
+			size := min(s.partSize, s.Size-offset)
+			return watch.cause(send(ctx, &Part{&watched{s.section(offset, size), watch}, i, size, sum}))
+		})
+	}
+	return group.Wait()
+}
+
+// section returns a reader of a part of what is held. Several may be used at once, until close.
+func (s *Spool) section(offset, length int64) *io.SectionReader {
 	if s.file != nil {
 		return io.NewSectionReader(s.file, offset, length)
 	}
 	return io.NewSectionReader(bytes.NewReader(s.memory), offset, length)
 }
 
-// Close lets go of what is held.
-func (s *Spool) Close() {
+// close lets go of what is held.
+func (s *Spool) close() {
 	s.memory = nil
 	if s.file != nil {
 		s.file.Close()

@@ -17,10 +17,10 @@ func Transport() http.RoundTripper {
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: Patience,
+		ResponseHeaderTimeout: patience,
 		MaxIdleConnsPerHost:   64,
 		IdleConnTimeout:       90 * time.Second,
-		ExpectContinueTimeout: 10 * time.Second,
+		ExpectContinueTimeout: time.Second, // not all services answer that question
 		// An object is wanted as it is kept, also when it is a compressed file.
 		DisableCompression: true,
 	}}

@@ -1,4 +1,4 @@
-package remoteblob_test
+package remoteblob
 
 import (
 	"bytes"
@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/dayfly-run/dayfly/internal/remoteblob"
 )
 
 // source is a body that is sent again. Its first Read lasts until somebody has moved it meanwhile, which nobody may, or for
@@ -75,7 +73,7 @@ func TestABodyIsNotReadAnyMoreWhenItIsSentAgain(t *testing.T) {
 				server.EnableHTTP2 = version == "HTTP/2.0"
 				server.StartTLS()
 				defer server.Close()
-				client := &http.Client{Transport: remoteblob.Lending(server.Client().Transport)}
+				client := &http.Client{Transport: lending{server.Client().Transport}}
 				for send(t, client, server.URL, body, int64(len(content))) != http.StatusOK && tries.Load() < 2 {
 					if _, err := body.Seek(0, io.SeekStart); err != nil {
 						t.Fatal(err)
