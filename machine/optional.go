@@ -144,10 +144,11 @@ func Logs(ctx context.Context, p Provider, id string, follow bool, stdout, stder
 // Gateway is a provider whose machines reach the computer that asks it by an address of their own, as containers do by
 // that of their bridge. A server that listens on loopback only can then also be reached by them.
 type Gateway interface {
-	// Gateway returns that address. It need not be one of this computer: the machines may be made elsewhere, which
-	// whoever wants to listen there finds out.
+	// Gateway returns that address. It is one that this computer has, or will have as soon as there is a machine, for some
+	// networks come and go with who is in them.
 	//
-	// fault.Unsupported if there is certainly none; otherwise errors are those of Prepare.
+	// fault.Unsupported if there is none, because the machines are made elsewhere for example; otherwise errors are those
+	// of Prepare.
 	Gateway(ctx context.Context) (netip.Addr, error)
 }
 

@@ -38,7 +38,7 @@ func listen(o *Options) (*front, error) {
 		fixed: strings.TrimRight(o.PublicURL, "/"), slots: make(chan struct{}, o.Connections), late: make(chan net.Listener),
 	}
 	open := func(address string, config *tls.Config) (net.Listener, error) {
-		listener, err := listenRemembering(filepath.Join(o.DataDir, "port"), address)
+		listener, err := listenRemembering(filepath.Join(o.DataDir, "port"), address, new(net.ListenConfig))
 		if err != nil {
 			advice := "name another address with --listen"
 			if number, ok := errors.AsType[syscall.Errno](err); ok {
@@ -95,20 +95,21 @@ func urlOf(scheme string, addr net.Addr) string {
 
 // listenRemembering listens on an address. Port 0 takes the port that was used last, which the file holds, if it is free,
 // and remembers the one it gets: agents that outlived a server look for the next one where they left it.
-func listenRemembering(file, address string) (net.Listener, error) {
+func listenRemembering(file, address string, config *net.ListenConfig) (net.Listener, error) {
+	listen := func(address string) (net.Listener, error) { return config.Listen(context.Background(), "tcp", address) }
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || port != "0" {
-		return net.Listen("tcp", address)
+		return listen(address)
 	}
 	if data, err := os.ReadFile(file); err == nil {
 		last, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 16)
 		if err == nil {
-			if listener, err := net.Listen("tcp", net.JoinHostPort(host, strconv.FormatUint(last, 10))); err == nil {
+			if listener, err := listen(net.JoinHostPort(host, strconv.FormatUint(last, 10))); err == nil {
 				return listener, nil
 			}
 		}
 	}
-	listener, err := net.Listen("tcp", address)
+	listener, err := listen(address)
 	if err != nil {
 		return nil, err
 	}

@@ -106,9 +106,10 @@ func (h *homes) listen(ctx context.Context, provider string, gateway machine.Gat
 	if addr.IsLoopback() { // they share this computer's network
 		return h.front.localURL, nil
 	}
-	listener, err := listenRemembering(filepath.Join(h.dir, portFile(provider)), net.JoinHostPort(addr.String(), "0"))
-	if errors.Is(err, syscall.EADDRNOTAVAIL) {
-		return "", fault.Say(fault.Invalid, "machines of the provider %s reach the computer they run on at %s, and that is not this one: "+advice, provider, addr, provider)
+	file, address := filepath.Join(h.dir, portFile(provider)), net.JoinHostPort(addr.String(), "0")
+	listener, err := listenRemembering(file, address, new(net.ListenConfig))
+	if errors.Is(err, syscall.EADDRNOTAVAIL) { // the machines' network comes with the first of them
+		listener, err = listenRemembering(file, address, &net.ListenConfig{Control: bindEarly})
 	}
 	if err != nil {
 		return "", fault.Say(fault.Unavailable, "machines of the provider %s cannot be listened for at %s: %v", provider, addr, err)

@@ -118,6 +118,12 @@ func Shared(t testing.TB) *Engine {
 // Start returns an engine of the test's own, which it may kill, and which ends with it.
 func Start(t testing.TB) *Engine {
 	t.Helper()
+	return own(t, start)
+}
+
+// own returns an engine that ends with the test.
+func own(t testing.TB, start func() (*Engine, error)) *Engine {
+	t.Helper()
 	e, err := start()
 	if err != nil {
 		t.Fatalf("dockertest: %v", err)
@@ -334,6 +340,12 @@ func (e *Engine) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var errs []error
+	e.mu.Lock()
+	dead := e.daemon == nil
+	e.mu.Unlock()
+	if dead { // only another one can end what it has left
+		errs = append(errs, e.launch())
+	}
 	if list, err := e.Client.ContainerList(ctx, client.ContainerListOptions{All: true}); err == nil {
 		for _, c := range list.Items {
 			if _, err := e.Client.ContainerRemove(ctx, c.ID, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true}); err != nil {
@@ -341,11 +353,34 @@ func (e *Engine) close() error {
 			}
 		}
 	}
-	errs = append(errs, e.Client.Close(), e.end(syscall.SIGTERM), e.unmount())
+	errs = append(errs, e.Client.Close(), e.end(syscall.SIGTERM), e.killLeft(), e.unmount())
 	if e.bridge != "" {
 		errs = append(errs, ip("link", "delete", e.bridge))
 	}
 	return errors.Join(append(errs, os.RemoveAll(e.dir))...)
+}
+
+// killLeft ends the monitors of containers that a daemon has forgotten because it was killed.
+func (e *Engine) killLeft() error {
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil || !bytes.Contains(text, []byte(e.dir+"/")) {
+			continue // it has ended, or is somebody else's
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err == nil {
+			err = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		if err != nil && !errors.Is(err, syscall.ESRCH) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // unmount unmounts what a daemon that was killed has left in the engine's directory.

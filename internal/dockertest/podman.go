@@ -28,6 +28,12 @@ func SharedPodman(t testing.TB) *Engine {
 	return process().podman.get(t, startPodman)
 }
 
+// StartPodman returns a Podman of the test's own, which it may kill, and which ends with it.
+func StartPodman(t testing.TB) *Engine {
+	t.Helper()
+	return own(t, startPodman)
+}
+
 // startPodman starts a Podman with everything of its own, so that neither the computer's own is disturbed nor another test's.
 func startPodman() (*Engine, error) {
 	if os.Geteuid() != 0 {
@@ -61,6 +67,7 @@ func (e *Engine) podman() *exec.Cmd {
 	at := func(name string) string { return filepath.Join(e.dir, name) }
 	cmd := exec.CommandContext(context.Background(), "podman", "--root", at("root"), "--runroot", at("run"), "--tmpdir", at("tmp"),
 		"--network-config-dir", at("networks"), "--storage-driver", "overlay", "system", "service", "--time", "0", e.Host)
+	cmd.Dir = e.dir // the monitors of its containers leave files where it was started
 	cmd.Env = append(os.Environ(), "CONTAINERS_CONF="+at("containers.conf"))
 	return cmd
 }

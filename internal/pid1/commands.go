@@ -16,7 +16,8 @@ import (
 const Commands = `  NAME init --lifetime D [--exit FILE] -- PROGRAM [ARGUMENT]...
         Runs a program as the first process of a container: collects what ends there, passes signals on, and after
         the lifetime ends everything, first with SIGTERM and 5 seconds later for good. Exits with the program's
-        status, or 128 and the number of the signal that ended it; what that does not say goes into FILE as JSON.
+        status, or 128 and the number of the signal that ended it; what that does not say goes into FILE as JSON,
+        which is there before. When somebody removes the FILE, the container is taken for removed, and ends.
 
   NAME exec [--dir DIR] [--columns N --rows N] -- PROGRAM [ARGUMENT]...
         Becomes the program, in the directory and on a terminal of that size.
@@ -58,11 +59,20 @@ func initCommand(args []string, clock func() time.Duration, say func(string, ...
 	if *lifetime <= 0 {
 		return 0, errors.New("init needs --lifetime, longer than 0")
 	}
+	var note *Note
+	removed := func() bool { return false }
+	if *file != "" {
+		if note, err = Begin(*file); err != nil {
+			say("that the machine has begun cannot be kept: %v", err)
+		} else {
+			removed = note.Removed
+		}
+	}
 	killed := process.KilledForMemory()
-	exit := Run(argv, *lifetime, clock)
+	exit := Run(argv, *lifetime, clock, removed)
 	exit.OOMKilled = !exit.OK() && process.KilledForMemory() > killed // not every engine knows
-	if *file != "" && Status(&exit) >= Telling {
-		if err := WriteExit(*file, &exit); err != nil {
+	if note != nil && Status(&exit) >= Telling {
+		if err := note.End(&exit); err != nil {
 			say("how the machine ended cannot be kept: %v", err)
 		}
 	}

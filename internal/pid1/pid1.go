@@ -3,7 +3,6 @@
 package pid1
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -22,6 +21,9 @@ const grace = 5 * time.Second
 
 // maxSleep is the longest time between two looks at the clock: Go's timers stand still while a computer is suspended.
 const maxSleep = 10 * time.Second
+
+// look is how often it is asked whether the container was removed.
+const look = 2 * time.Second
 
 // What a shell makes the exit status of a program that it cannot execute, of one that it does not find, and of one that
 // was ended by a signal, to which the signal's number is added.
@@ -58,9 +60,10 @@ func Status(exit *machine.Exit) int {
 }
 
 // Run starts the program, found in PATH, in this process's own directory and environment, and returns how it ended, when it
-// has or the lifetime is over. The clock is one that goes on while the computer is suspended. Run belongs in a program of
-// its own: it takes the signals and the children of its process.
-func Run(argv []string, lifetime time.Duration, clock func() time.Duration) machine.Exit {
+// has, the lifetime is over, or removed reports that the container is no more, which is asked every few seconds. The clock is
+// one that goes on while the computer is suspended. Run belongs in a program of its own: it takes the signals and the
+// children of its process.
+func Run(argv []string, lifetime time.Duration, clock func() time.Duration, removed func() bool) machine.Exit {
 	end := clock() + lifetime
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
@@ -76,6 +79,8 @@ func Run(argv []string, lifetime time.Duration, clock func() time.Duration) mach
 	go reap(pid, ended)
 	timer := time.NewTimer(min(lifetime, maxSleep))
 	defer timer.Stop()
+	looking := time.NewTicker(look)
+	defer looking.Stop()
 	expired := false
 	for {
 		select {
@@ -88,6 +93,11 @@ func Run(argv []string, lifetime time.Duration, clock func() time.Duration) mach
 		case s := <-signals:
 			pass(pid, s)
 		case <-timer.C:
+		case <-looking.C:
+			if removed() {
+				_ = syscall.Kill(everybody(pid), syscall.SIGKILL)
+				return machine.Exit{Code: -1, Signal: "SIGKILL", Message: "The container was removed."}
+			}
 		}
 		switch left := end - clock(); {
 		case left > 0:
@@ -159,18 +169,4 @@ func notStarted(program string, err error) machine.Exit {
 		err = e.Err
 	}
 	return machine.Exit{Code: statusNotExecutable, Message: fmt.Sprintf("The program %q cannot be executed: %v.", program, err)}
-}
-
-// WriteExit writes how the machine ended into a file that exists: not whoever may write it may make others beside it.
-func WriteExit(file string, exit *machine.Exit) error {
-	text, err := json.Marshal(exit)
-	if err != nil {
-		return err
-	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_TRUNC, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	return errors.Join(err, f.Close())
 }

@@ -25,7 +25,15 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			panic(err)
 		}
-		exit := pid1.Run(os.Args[3:], lifetime, agent.BootClock)
+		removed := func() bool { return false }
+		if file := os.Getenv("NOTE"); file != "" {
+			note, err := pid1.Begin(file)
+			if err != nil {
+				panic(err)
+			}
+			removed = note.Removed
+		}
+		exit := pid1.Run(os.Args[3:], lifetime, agent.BootClock, removed)
 		text, err := json.Marshal(exit)
 		if err != nil {
 			panic(err)
@@ -161,5 +169,53 @@ func TestKillEndsWhatHasTheVariableAndNothingElse(t *testing.T) {
 	case <-spared:
 		t.Error("a process with another variable: got its end, want it to run")
 	default:
+	}
+}
+
+func TestANoteTellsThatAMachineHasBegunAndHowItEnded(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "note")
+	if _, err := pid1.Begin(file); err == nil {
+		t.Error("Begin of a file that does not exist: got no error, want one")
+	}
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	note, err := pid1.Begin(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(file); err != nil || string(text) != "\n" {
+		t.Errorf("after Begin: got %q and error %v, want an empty line", text, err)
+	}
+	if err := note.End(&machine.Exit{Code: 126, Message: "no"}); err != nil {
+		t.Fatal(err)
+	}
+	var exit machine.Exit
+	if text, err := os.ReadFile(file); err != nil || json.Unmarshal(text, &exit) != nil || exit.Code != 126 || exit.Message != "no" {
+		t.Errorf("after End: got %q and error %v, want the exit as it was given", text, err)
+	}
+}
+
+func TestAProgramEndsWhenItsContainerIsRemoved(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file, ready := filepath.Join(dir, "note"), filepath.Join(dir, "ready")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "run", "10m", "sh", "-c", ": >"+ready+"; exec sleep 600")
+	cmd.Env = append(os.Environ(), "NOTE="+file)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	awaitFile(t, ready)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // its status is looked at below
+	if got, want := cmd.ProcessState.ExitCode(), 128+int(syscall.SIGKILL); got != want {
+		t.Errorf("a program whose container was removed: got status %d, want %d", got, want)
 	}
 }

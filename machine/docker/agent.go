@@ -17,7 +17,7 @@ const (
 	programDir  = "/dayfly/program" // where a machine's own program is, under its name
 	workDir     = "/dayfly/work"    // the working directory, in images that name none
 	scratchDir  = "/dayfly/scratch" // what the agent keeps until the server has it
-	exitFile    = "/dayfly/exit"    // how the machine ended, when a status does not say it
+	exitFile    = "/dayfly/exit"    // that the machine has begun, and how it ended when a status does not say it
 	fitRevision = "1"               // of what is put into an image beside the programs; changes with it
 )
 

@@ -3,14 +3,18 @@ package docker
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io"
+	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 	"golang.org/x/sys/unix"
 
@@ -36,18 +40,7 @@ func (p *Provider) Signal(ctx context.Context, id, name string) error {
 	if number == 0 {
 		return fault.Say(fault.Invalid, "%q is not the name of a signal such as SIGTERM", name)
 	}
-	e, err := p.connect()
-	if err != nil {
-		return err
-	}
-	found, err := p.running(ctx, e, id)
-	if err != nil {
-		return err
-	}
-	if _, err := e.ContainerKill(ctx, found.ID, client.ContainerKillOptions{Signal: strconv.Itoa(int(meant(number)))}); err != nil {
-		return p.failed(ctx, e, "send "+name+" to the container "+id, err)
-	}
-	return nil
+	return p.send(ctx, id, "send "+name+" to the container ", strconv.Itoa(int(meant(number))))
 }
 
 // What the init mode takes as orders, and how it is told which signal is meant for what it started: see package pid1, which
@@ -69,16 +62,16 @@ func meant(s unix.Signal) unix.Signal {
 
 // Suspend implements machine.Suspender. The engine's own way, to freeze the container, would also halt what ends it.
 func (p *Provider) Suspend(ctx context.Context, id string) error {
-	return p.order(ctx, id, "suspend the container ", suspendSignal)
+	return p.send(ctx, id, "suspend the container ", suspendSignal)
 }
 
 // Resume implements machine.Suspender.
 func (p *Provider) Resume(ctx context.Context, id string) error {
-	return p.order(ctx, id, "resume the container ", resumeSignal)
+	return p.send(ctx, id, "resume the container ", resumeSignal)
 }
 
-// order sends the init mode a signal that is an order. Its effect is there in a moment.
-func (p *Provider) order(ctx context.Context, id, doing, signal string) error {
+// send sends the init mode a signal. What it has for an effect is there in a moment.
+func (p *Provider) send(ctx context.Context, id, doing, signal string) error {
 	e, err := p.connect()
 	if err != nil {
 		return err
@@ -147,17 +140,65 @@ func (p *Provider) Gateway(ctx context.Context) (netip.Addr, error) {
 	if answer.Network.Driver == "host" {
 		return netip.AddrFrom4([4]byte{127, 0, 0, 1}), nil
 	}
-	for _, config := range answer.Network.IPAM.Config {
+	addr := gatewayOf(answer.Network.IPAM.Config)
+	if !addr.IsValid() {
+		return netip.Addr{}, fault.Say(fault.Unsupported, "the network %s of the engine at %s has no address of this computer", p.options.Network, e.host)
+	}
+	if has, err := hasAddress(addr); err != nil || has {
+		return addr, err
+	}
+	return addr, p.checkAtHome(ctx, e, addr)
+}
+
+// gatewayOf is the address of a network's bridge, or none.
+func gatewayOf(configs []network.IPAMConfig) netip.Addr {
+	for _, config := range configs {
 		if config.Gateway.IsValid() {
-			return config.Gateway, nil
+			return config.Gateway
 		}
 	}
-	for _, config := range answer.Network.IPAM.Config {
+	for _, config := range configs {
 		if config.Subnet.IsValid() { // older engines leave the gateway out when it is the first address
-			return config.Subnet.Masked().Addr().Next(), nil
+			return config.Subnet.Masked().Addr().Next()
 		}
 	}
-	return netip.Addr{}, fault.Say(fault.Unsupported, "the network %s of the engine at %s has no address of this computer", p.options.Network, e.host)
+	return netip.Addr{}
+}
+
+// hasAddress reports whether this computer has an address now.
+func hasAddress(addr netip.Addr) (bool, error) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return false, fmt.Errorf("docker: %w: the addresses of this computer: %w", fault.Internal, err)
+	}
+	for _, one := range all {
+		if prefix, err := netip.ParsePrefix(one.String()); err == nil && prefix.Addr() == addr.Unmap() {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// checkAtHome reports that an address which this computer does not have never will be its. Docker's bridges are there as
+// long as their networks, but Podman makes one for the first container and may remove it with the last.
+func (p *Provider) checkAtHome(ctx context.Context, e *engine, addr netip.Addr) error {
+	answer, err := e.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return p.failed(ctx, e, "say where it runs", err)
+	}
+	for _, option := range answer.Info.SecurityOptions {
+		if strings.Contains(option, "name=rootless") {
+			return fault.Say(fault.Unsupported, "the engine at %s is rootless, and the network %s of its containers is one that this computer is not in", e.host, p.options.Network)
+		}
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("docker: %w: the name of this computer: %w", fault.Internal, err)
+	}
+	if name != answer.Info.Name {
+		return fault.Say(fault.Unsupported, "containers of the engine at %s reach the computer that they run on at %s, and that is not this one", e.host, addr)
+	}
+	return nil
 }
 
 // rememberingWriter remembers the error of a writer, so that it can be told from those of the reading side.

@@ -145,10 +145,14 @@ func (p *Provider) make(ctx context.Context, e *engine, spec *machine.Spec, imag
 		case err == nil:
 			return made.ID, nil, nil
 		case isTaken(err):
-			found, err := p.inspect(ctx, e, spec.Name)
-			if fault.Of(err) == fault.NotFound {
+			found, missing := p.inspect(ctx, e, spec.Name)
+			if fault.Of(missing) == fault.NotFound {
+				if err := p.clearName(ctx, e, spec.Name, err); err != nil {
+					return "", nil, err
+				}
 				continue // it was being removed
 			}
+			err := missing
 			if err != nil {
 				return "", nil, ambiguous(err)
 			}
@@ -165,6 +169,19 @@ func (p *Provider) make(ctx context.Context, e *engine, spec *machine.Spec, imag
 		}
 	}
 	return "", nil, fault.Say(fault.Unavailable, "the engine at %s could not %s: its name is taken and is not, or its image comes and goes", e.host, doing)
+}
+
+// clearName frees a name that a Podman which was killed has left taken: it had made a container's file system, and not yet
+// the container, which therefore nobody can find.
+func (p *Provider) clearName(ctx context.Context, e *engine, name string, taken error) error {
+	if !strings.Contains(taken.Error(), "creating container storage") {
+		return nil
+	}
+	_, err := e.ContainerRemove(ctx, name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+	if err != nil && !isGone(err) {
+		return ambiguous(p.failed(ctx, e, "remove what it has left of the container "+name, err))
+	}
+	return nil
 }
 
 // refused is failed for a step of a create, whose refusals have fewer kinds.
@@ -198,7 +215,15 @@ func (p *Provider) adopt(ctx context.Context, e *engine, spec *machine.Spec, fou
 			"it is left alone", e.host, spec.Name)
 	}
 	if stateOf(found.State.Status) == machine.Creating {
-		return found.ID, nil, nil
+		began, err := p.began(ctx, e, found.ID)
+		if err != nil {
+			return "", nil, ambiguous(p.failed(ctx, e, "show whether the container "+spec.Name+" has begun", err))
+		}
+		if !began {
+			return found.ID, nil, nil
+		}
+		// An engine was killed after it had started the container and before it had kept that in mind. What runs in it goes on,
+		// and would be started a second time.
 	}
 	if found.State.Status == container.StateRemoving || found.State.Status == container.StateDead {
 		return "", nil, fault.Say(fault.Unavailable, "the container %s of this name is being removed", spec.Name)
@@ -220,6 +245,9 @@ func (p *Provider) start(ctx context.Context, e *engine, id string, spec *machin
 		return nil
 	}
 	text := strings.ToLower(err.Error())
+	if strings.Contains(text, "already exists") && (strings.Contains(text, "task ") || strings.Contains(text, "container ")) {
+		return p.remake(ctx, e, id, spec)
+	}
 	if !errdefs.IsInvalidArgument(err) && !strings.Contains(text, "unable to find user") && !strings.Contains(text, "unable to find group") &&
 		!strings.Contains(text, "no matching entries in passwd") {
 		return p.refused(ctx, e, "start the container "+spec.Name, err)
@@ -229,6 +257,15 @@ func (p *Provider) start(ctx context.Context, e *engine, id string, spec *machin
 		return ambiguous(p.failed(ctx, e, "remove the container "+spec.Name+", which cannot start ("+plain(err)+")", removed))
 	}
 	return fault.Say(fault.Invalid, "the container %s cannot start: %s", spec.Name, plain(err))
+}
+
+// remake removes a container that cannot be started because the engine was killed while it did that, for the next Create to
+// make anew. Docker before 23 leaves it like that, and Podman does. Nothing of the machine has begun, or it would have been adopted.
+func (p *Provider) remake(ctx context.Context, e *engine, id string, spec *machine.Spec) error {
+	if _, err := e.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true}); err != nil && !isGone(err) {
+		return ambiguous(p.failed(ctx, e, "remove the container "+spec.Name+", which it was killed over", err))
+	}
+	return fault.Say(fault.Unavailable, "the engine at %s was killed while it started the container %s, which had not begun and is removed; it is made anew", e.host, spec.Name)
 }
 
 func writeFiles(w io.Writer, files []machine.File) error {

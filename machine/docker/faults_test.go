@@ -76,6 +76,8 @@ type rule struct {
 	first        bool   // the engine gets the request before somebody else answers
 	times        int    // how often; below 0: always
 	answer       answer
+
+	whileItIsServed func() // what happens after the engine has got the request, whose answer nobody waits for; nil: nothing
 }
 
 // newFaulty returns a faulty engine in front of the shared one, or in front of nothing.
@@ -109,6 +111,16 @@ func newFaulty(t *testing.T, behind *dockertest.Engine) *faulty {
 		}
 		if found.first {
 			engine.ServeHTTP(&deaf{header: http.Header{}}, r)
+		}
+		if found.whileItIsServed != nil {
+			served := make(chan struct{})
+			go func() {
+				defer close(served)
+				defer func() { _ = recover() }() // the proxy gives up like this when its engine dies
+				engine.ServeHTTP(&deaf{header: http.Header{}}, r)
+			}()
+			found.whileItIsServed()
+			<-served
 		}
 		found.answer(w, r)
 	})}

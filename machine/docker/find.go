@@ -2,6 +2,7 @@ package docker
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -179,8 +180,28 @@ func (p *Provider) told(ctx context.Context, e *engine, id string) (exit *machin
 	}
 }
 
-// readExit reads the file in the container that says how the machine ended; nil if nothing is in it.
+// readExit reads how the machine ended; nil if it has not, or had nothing to tell.
 func (p *Provider) readExit(ctx context.Context, e *engine, id string) (*machine.Exit, error) {
+	text, err := p.readNote(ctx, e, id)
+	if err != nil || len(bytes.TrimSpace(text)) == 0 {
+		return nil, err
+	}
+	var exit machine.Exit
+	if err := json.Unmarshal(text, &exit); err != nil {
+		return nil, err
+	}
+	return &exit, nil
+}
+
+// began reports whether the init mode in a container was ever started, whatever the engine says.
+func (p *Provider) began(ctx context.Context, e *engine, id string) (bool, error) {
+	text, err := p.readNote(ctx, e, id)
+	return len(text) > 0, err
+}
+
+// readNote reads what the init mode has left in the container's file: nothing before it begins, an empty line when it has, and
+// at its end how it ended, if a status does not say it.
+func (p *Provider) readNote(ctx context.Context, e *engine, id string) ([]byte, error) {
 	answer, err := e.CopyFromContainer(ctx, id, client.CopyFromContainerOptions{SourcePath: exitFile})
 	if err != nil {
 		return nil, err
@@ -194,15 +215,7 @@ func (p *Provider) readExit(ctx context.Context, e *engine, id string) (*machine
 	if header.Typeflag != tar.TypeReg || header.Size > maxExitFile {
 		return nil, fmt.Errorf("%s is not what was written there", exitFile)
 	}
-	text, err := io.ReadAll(archive)
-	if err != nil || len(text) == 0 {
-		return nil, err
-	}
-	var exit machine.Exit
-	if err := json.Unmarshal(text, &exit); err != nil {
-		return nil, err
-	}
-	return &exit, nil
+	return io.ReadAll(archive)
 }
 
 // List implements machine.Provider.
