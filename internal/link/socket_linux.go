@@ -211,7 +211,7 @@ func (p *process) watch(w *wire) {
 		return ended
 	})
 	if err == nil && ended {
-		_ = w.socket.(*net.UnixConn).CloseRead() // a socket that is closed has been read
+		w.closeRead()
 	}
 }
 

@@ -123,6 +123,14 @@ func (w *wire) consume(n int) {
 
 func (w *wire) close() { w.socket.Close() }
 
+// closeRead lets reading end after what has arrived.
+func (w *wire) closeRead() {
+	if c, ok := w.socket.(interface{ CloseRead() error }); ok && c.CloseRead() == nil {
+		return
+	}
+	w.close()
+}
+
 // sealer stands between TLS and a socket. While it holds, what TLS writes is kept for the link to write, which must
 // never wait where a sender would; TLS itself cannot be interrupted without being broken.
 type sealer struct {

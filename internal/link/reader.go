@@ -1,0 +1,111 @@
+package link
+
+import (
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+)
+
+// reader cuts records out of a connection.
+type reader struct {
+	conn       net.Conn
+	quiet      *atomic.Int32 // set to zero whenever something was heard
+	buffer     []byte
+	start, end int
+	pooled     *[]byte // of which buffer is, when it is large
+	small      []byte
+	last       int // how much the last read brought
+}
+
+// largeBuffer is the size of the buffer in which records are read that come in crowds. Whoever reads now and then a
+// small one has a buffer of smallChunk bytes.
+const largeBuffer = 64 << 10
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, largeBuffer); return &b }}
+
+func (r *reader) release() {
+	if r.pooled != nil {
+		buffers.Put(r.pooled)
+		r.pooled, r.buffer = nil, nil
+	}
+}
+
+// next returns the next record. The body is valid until next is called again, or for ever if it is large.
+func (r *reader) next() (kind byte, body []byte, err error) {
+	if err := r.fill(headerSize); err != nil {
+		return 0, nil, err
+	}
+	h := r.buffer[r.start:]
+	kind, size := h[0], int(h[1])<<16|int(h[2])<<8|int(h[3])
+	if size > MaxFrame {
+		return 0, nil, &violation{fmt.Sprintf("the peer sent a record of %d bytes, and at most %d are allowed", size, MaxFrame)}
+	}
+	if size >= OwnFrame {
+		r.start += headerSize
+		body = make([]byte, size)
+		n := copy(body, r.buffer[r.start:r.end])
+		r.start += n
+		for n < size && err == nil {
+			var m int
+			m, err = r.conn.Read(body[n:])
+			n += m
+			r.quiet.Store(0)
+		}
+		if n == size {
+			err = nil
+		}
+		return kind, body, err
+	}
+	if err := r.fill(headerSize + size); err != nil {
+		return 0, nil, err
+	}
+	body = r.buffer[r.start+headerSize : r.start+headerSize+size]
+	r.start += headerSize + size
+	return kind, body, nil
+}
+
+// fill reads until the buffer holds n bytes from start on.
+func (r *reader) fill(n int) error {
+	if r.end-r.start >= n {
+		return nil
+	}
+	r.fit(n)
+	for r.end-r.start < n {
+		m, err := r.conn.Read(r.buffer[r.end:])
+		r.end += m
+		r.last = m
+		r.quiet.Store(0)
+		if err != nil && r.end-r.start < n {
+			return err
+		}
+	}
+	return nil
+}
+
+// fit makes the buffer one that can hold n bytes from start on.
+func (r *reader) fit(n int) {
+	kept := r.buffer[r.start:r.end]
+	switch {
+	case r.pooled == nil && (r.last >= smallChunk || n > smallChunk):
+		r.pooled = buffers.Get().(*[]byte)
+		r.buffer = *r.pooled
+	case r.pooled != nil && r.last < smallChunk && n <= smallChunk && len(kept) == 0:
+		buffers.Put(r.pooled)
+		r.pooled, r.buffer = nil, r.smallBuffer()
+	case r.buffer == nil:
+		r.buffer = r.smallBuffer()
+	case r.start > 0 && len(kept) == 0 || len(r.buffer)-r.start < n:
+	default:
+		return
+	}
+	r.end = copy(r.buffer, kept)
+	r.start = 0
+}
+
+func (r *reader) smallBuffer() []byte {
+	if r.small == nil {
+		r.small = make([]byte, smallChunk)
+	}
+	return r.small
+}
