@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"sync"
 	"time"
 
@@ -36,6 +37,8 @@ type Options struct {
 	Silence time.Duration
 	// Poll is how often machines are looked at whose provider cannot tell of changes. Default: 5 seconds.
 	Poll time.Duration
+	// Environment says what is in a variable of this process's environment. Default: os.Getenv.
+	Environment func(name string) string
 	// Logger is told what nobody else is. nil: discards.
 	Logger *slog.Logger
 }
@@ -78,6 +81,9 @@ func New(p machine.Provider, pool string, hello link.Hello, o *Options) (*Booter
 	}
 	if o != nil {
 		b.options = *o
+	}
+	if b.options.Environment == nil {
+		b.options.Environment = os.Getenv
 	}
 	b.options.Poll = cmp.Or(b.options.Poll, 5*time.Second)
 	if b.log = b.options.Logger; b.log == nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"os"
 	"slices"
 	"strings"
 
@@ -17,6 +16,7 @@ import (
 // home is where the runners of a pool dial home to.
 type home struct {
 	*link.Home
+	elsewhere bool   // runners are, and have no use for a Unix socket
 	advertise string // the host, or host and port, that runners are told in place of what the home knows; "": that
 }
 
@@ -45,7 +45,7 @@ func (b *Booter) reach(ctx context.Context) (*home, error) {
 	if err != nil {
 		return nil, b.unlistenable(listen, err)
 	}
-	found = &home{made, advertise}
+	found = &home{made, listen != "", advertise}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.home = found
@@ -78,7 +78,7 @@ func (b *Booter) way(ctx context.Context) (listen, advertise string, err error) 
 			return "", "", err
 		}
 	}
-	if address := os.Getenv(flyAddress); address != "" {
+	if address := b.options.Environment(flyAddress); address != "" {
 		return net.JoinHostPort(address, "0"), "", nil
 	}
 	return "", "", fault.Say(fault.Invalid, "The machines of pool %s are elsewhere, and nobody knows by which address they reach this process; "+
@@ -97,21 +97,20 @@ func (b *Booter) unlistenable(listen string, err error) error {
 // invite returns the invitation of a guest, with the addresses that lead here from its machine.
 func (h *home) invite(guest *link.Guest) link.Invitation {
 	invitation := guest.Invitation()
+	if !h.elsewhere {
+		return invitation
+	}
+	const tcp = "tcp:"
+	invitation.Addresses = slices.DeleteFunc(invitation.Addresses, func(a string) bool { return !strings.HasPrefix(a, tcp) })
 	if h.advertise == "" {
 		return invitation
 	}
-	port := ""
-	for _, address := range invitation.Addresses {
-		if _, p, err := net.SplitHostPort(strings.TrimPrefix(address, "tcp:")); err == nil && strings.HasPrefix(address, "tcp:") {
-			port = p
-		}
-	}
 	at := h.advertise
-	if _, _, err := net.SplitHostPort(at); err != nil {
+	if _, _, err := net.SplitHostPort(at); err != nil && len(invitation.Addresses) > 0 {
+		_, port, _ := net.SplitHostPort(strings.TrimPrefix(invitation.Addresses[0], tcp)) // the home has made it
 		at = net.JoinHostPort(strings.Trim(at, "[]"), port)
 	}
-	invitation.Addresses = slices.DeleteFunc(invitation.Addresses, func(a string) bool { return strings.HasPrefix(a, "tcp:") })
-	invitation.Addresses = append(invitation.Addresses, "tcp:"+at)
+	invitation.Addresses = []string{tcp + at}
 	invitation.Forwarded = true // nobody knows what is at an address that somebody has named
 	return invitation
 }

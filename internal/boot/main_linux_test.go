@@ -6,50 +6,63 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/boot"
+	"github.com/dayfly-run/dayfly/internal/dockertest"
 	"github.com/dayfly-run/dayfly/internal/link"
 	"github.com/dayfly-run/dayfly/machine"
+	"github.com/dayfly-run/dayfly/machine/docker"
 )
 
-// parent boots three runners, says their process ids, and would stay for ever.
-func parent([]string) int {
+// parent is a process that boots three runners and would stay for ever. It prints what say says of each.
+func parent(open func() (machine.Provider, error), say func(*boot.Runner) any) int {
 	err := func() error {
+		p, err := open()
+		if err != nil {
+			return err
+		}
 		hello, err := link.ThisProcess()
 		if err != nil {
 			return err
 		}
-		p, err := boot.LocalIn([]string{os.Getenv("PLACE")}, nil)
-		if err != nil {
-			return err
-		}
-		b, err := boot.New(p, os.Getenv("POOL"), hello, &boot.Options{Spec: machine.Spec{Env: map[string]string{roleVariable: "runner"}}})
+		pool := os.Getenv("POOL")
+		b, err := boot.New(p, pool, hello, &boot.Options{Spec: machine.Spec{Env: map[string]string{roleVariable: "runner"}}})
 		if err != nil {
 			return err
 		}
 		go func() { _ = b.Run(context.Background()) }()
-		var pids []any
+		var said []any
 		for i := range 3 {
-			r, err := b.Boot(context.Background(), fmt.Sprintf("%s-%d", os.Getenv("POOL"), i))
+			r, err := b.Boot(context.Background(), fmt.Sprintf("%s-%d", pool, i))
 			if err != nil {
 				return err
 			}
 			go func() { _ = r.Link().Serve(func([]byte) {}) }()
-			pids = append(pids, r.Link().Peer().PID)
+			said = append(said, say(r))
 		}
-		fmt.Println(pids...)
+		fmt.Println(said...)
 		return nil
 	}()
 	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
-	select {}
+	return stay()
+}
+
+// stay waits until this process is killed, as a server does that nobody stops.
+func stay() int {
+	never := make(chan os.Signal, 1)
+	signal.Notify(never, syscall.SIGUSR2)
+	<-never
+	return 0
 }
 
 // runner is what a runner's main is: it dials home, does what it is told in frames, and ends with the link.
@@ -114,12 +127,20 @@ func TestMain(m *testing.M) {
 	if role, ok := roles()[os.Getenv(roleVariable)]; ok {
 		os.Exit(role(os.Args[1:]))
 	}
-	os.Exit(m.Run())
+	os.Exit(dockertest.Main(m))
 }
 
 func roles() map[string]func(args []string) int {
 	return map[string]func(args []string) int{
-		"parent":        parent,
+		"parent": func([]string) int {
+			return parent(func() (machine.Provider, error) { return boot.LocalIn([]string{os.Getenv("PLACE")}, nil) },
+				func(r *boot.Runner) any { return r.Link().Peer().PID })
+		},
+		"container parent": func([]string) int {
+			return parent(func() (machine.Provider, error) {
+				return docker.New(docker.Program{}, &docker.Options{Host: os.Getenv("DAYFLY_TEST_DOCKER_HOST")}), nil
+			}, func(r *boot.Runner) any { return r.ID() })
+		},
 		"runner":        func([]string) int { return runner("") },
 		"another build": func([]string) int { return runner("another") },
 		"panics": func([]string) int {
@@ -128,7 +149,7 @@ func roles() map[string]func(args []string) int {
 		},
 		"forgets": func([]string) int {
 			fmt.Println("serving on :8080")
-			select {}
+			return stay()
 		},
 		"ends": func([]string) int { return 0 },
 		"eats": func([]string) int { eat(); return 0 },

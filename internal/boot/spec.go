@@ -79,11 +79,11 @@ func (b *Booter) fromImage(spec *machine.Spec) (*machine.Spec, error) {
 	}
 	program := cmp.Or(b.options.Program, strings.TrimSuffix(own, " (deleted)"))
 	if spec.Image == "" {
-		if spec.Image = os.Getenv(flyImage); spec.Image == "" {
+		if spec.Image = b.options.Environment(flyImage); spec.Image == "" {
 			return nil, fault.Say(fault.Invalid, "The machines of pool %s run what an image holds, and none is named; "+
 				"name an image with this program in the Spec of the pool, at %s or with an Entrypoint that starts it.", b.pool, program)
 		}
-		spec.Region = cmp.Or(spec.Region, os.Getenv(flyRegion))
+		spec.Region = cmp.Or(spec.Region, b.options.Environment(flyRegion))
 	}
 	// The program is its own first process, which collects what others leave behind and ends the machine at its end date.
 	spec.Entrypoint = []string{program, machine.Helper, "init", "--lifetime", spec.Lifetime.String(), "--", program}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
@@ -67,11 +68,16 @@ var (
 )
 
 // New returns the provider of an app. The token has to be one that may create and destroy the app's machines; it is in
-// no error and in nothing that is shown. New does no I/O: what is wrong with app, token or URL is the error of the first
-// call.
+// no error and in nothing that is shown. An app or token that is "" is what the environment's FLY_APP_NAME or FLY_API_TOKEN says: a
+// program that runs at Fly finds its own app there, and the token if it was made a secret of that name. New does no I/O: what is
+// wrong with app, token or URL is the error of the first call.
 func New(app, token string, o *Options) *Provider {
 	if o == nil {
 		o = &Options{}
+	}
+	app = cmp.Or(app, os.Getenv("FLY_APP_NAME"))
+	if o.Token == nil {
+		token = cmp.Or(token, os.Getenv("FLY_API_TOKEN"))
 	}
 	p := &Provider{options: *o, began: time.Now(), fresh: make(map[string]time.Time), shown: make(map[string]bool)}
 	p.options.URL = strings.TrimRight(cmp.Or(o.URL, DefaultURL), "/")
