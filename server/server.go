@@ -280,7 +280,7 @@ func (s *Server) assemble(ctx context.Context, requireToken bool) error {
 		Logs: s.logs, Blobs: s.blobs, OwnsBlobs: o.OwnsBlobs, Direct: direct, Key: key, URL: s.homes.url,
 		Queues: queues, MaxMachines: o.MaxMachines, Prices: o.Prices, DailyCost: o.DailyCost, MaxOpenJobs: o.MaxOpenJobs, LogLimit: o.LogLimit,
 		Retention: o.Retention, LostAfter: o.LostAfter, UnreachableAfter: o.UnreachableAfter,
-		OrphanAfter: o.OrphanAfter, Heartbeat: o.Heartbeat, Clock: agent.BootClock, Logger: s.logger,
+		OrphanAfter: o.OrphanAfter, Heartbeat: o.Heartbeat, Clock: agent.BootClock, ClockSince: agent.BootName(), Logger: s.logger,
 	})
 	if err != nil {
 		return err

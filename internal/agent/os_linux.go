@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,20 @@ func BootClock() time.Duration {
 		panic("agent: reading CLOCK_BOOTTIME: " + err.Error()) // every Linux since 2.6.39 has it
 	}
 	return time.Duration(now.Nano())
+}
+
+// BootName names the start of the computer since which [BootClock] counts, or "" if that cannot be told. A container whose
+// clock begins elsewhere has another name.
+func BootName() string {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	clock, err := os.Readlink("/proc/self/ns/time")
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // a Linux before 5.6 has only one
+		return ""
+	}
+	return strings.TrimSpace(string(boot) + clock)
 }
 
 // newPipe returns a pipe whose reading end works with Go's poller, so that a quiet command costs no thread, and whose

@@ -3,11 +3,13 @@ package engine
 import (
 	"slices"
 	"time"
+
+	"github.com/dayfly-run/dayfly/internal/store"
 )
 
 // clock is the engine's notion of time: the wall clock as it was when the engine started, plus what a counter has
 // counted since. Setting the wall clock while the server runs moves no timeout. Across a restart the clock does not go
-// back behind what the store has seen.
+// back behind what the store has seen; and if the counter has gone on meanwhile, not behind what that has counted since.
 //
 // What others compare with their own clocks is no business of this one: the end of a signed URL, and the time before
 // which a job must not run. It is told by the wall clock, as that is at the moment, which the others have too. A wall clock
@@ -17,19 +19,31 @@ type clock struct {
 	start time.Time            // with what the stored clock was ahead of the wall clock
 	count func() time.Duration // the time since some fixed moment
 	begun time.Duration        // what it counted at the start
+	since string               // what it counts from, or ""
 }
 
-// newClock starts a clock that is not before last. A nil count is Go's monotonic clock.
-func newClock(last time.Time, count func() time.Duration) clock {
+// newClock starts a clock that is not before the last reading of the one before. A nil count is Go's monotonic clock,
+// of which since must be "".
+func newClock(last store.Reading, count func() time.Duration, since string) clock {
 	if count == nil {
 		began := time.Now()
 		count = func() time.Duration { return time.Since(began) }
 	}
-	c := clock{start: wallClock(), count: count, begun: count()}
-	if last.After(c.start) {
-		c.start = last.UTC()
+	c := clock{start: wallClock(), count: count, begun: count(), since: since}
+	least := last.Clock
+	if since != "" && since == last.Since {
+		least = least.Add(max(0, c.begun-last.Count))
+	}
+	if least.After(c.start) {
+		c.start = least.UTC()
 	}
 	return c
+}
+
+// reading returns what is to be stored of the clock, for the next one.
+func (c clock) reading() store.Reading {
+	count := c.count()
+	return store.Reading{Clock: c.start.Add(count - c.begun), Count: count, Since: c.since}
 }
 
 // wallClock returns the time as others tell it at the moment.

@@ -2,7 +2,10 @@ package engine
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/dayfly-run/dayfly/internal/store"
 )
 
 func TestTheEnginesOwnAbsenceIsNobodysSilence(t *testing.T) {
@@ -55,7 +58,7 @@ func TestTheClockCountsWhatItsCounterCounts(t *testing.T) {
 	t.Parallel()
 	var counted time.Duration
 	stored := time.Now().Add(time.Hour).UTC().Round(0)
-	c := newClock(stored, func() time.Duration { return counted })
+	c := newClock(store.Reading{Clock: stored}, func() time.Duration { return counted }, "")
 	if got := c.now(); !got.Equal(stored) {
 		t.Errorf("at the start, an hour behind the stored clock: got %v, want %v", got, stored)
 	}
@@ -63,4 +66,39 @@ func TestTheClockCountsWhatItsCounterCounts(t *testing.T) {
 	if got, want := c.now(), stored.Add(3*time.Hour); !got.Equal(want) {
 		t.Errorf("three hours later: got %v, want %v", got, want)
 	}
+}
+
+func TestTheClockGoesOnBetweenTwoServersAsItsCounterDoes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) { // in which the wall clock stands still
+		now := wallClock()
+		for what, c := range map[string]struct {
+			wall  time.Duration // by how much the wall clock has gone on while no server ran
+			since string        // what the counter counts from then
+			count time.Duration // what it has counted then
+			want  time.Duration // by how much the engine's clock has gone on
+		}{
+			"a wall clock that is right":                      {2 * time.Hour, "boot 1", 3 * time.Hour, 2 * time.Hour},
+			"a wall clock that was set back":                  {-24 * time.Hour, "boot 1", 3 * time.Hour, 2 * time.Hour},
+			"a wall clock that was set back a little":         {30 * time.Minute, "boot 1", 3 * time.Hour, 2 * time.Hour},
+			"a wall clock that was set forward":               {9 * time.Hour, "boot 1", 3 * time.Hour, 9 * time.Hour},
+			"a computer that was started anew":                {time.Hour, "boot 2", 3 * time.Hour, time.Hour},
+			"one with a wall clock that was set back":         {-24 * time.Hour, "boot 2", 3 * time.Hour, 0},
+			"a counter of which nobody knows since when":      {-24 * time.Hour, "", 3 * time.Hour, 0},
+			"a counter that has gone back, which none should": {-24 * time.Hour, "boot 1", time.Minute, 0},
+		} {
+			// An hour was counted when the clock was last stored.
+			last := store.Reading{Clock: now.Add(-c.wall), Count: time.Hour, Since: "boot 1"}
+			if c.since == "" {
+				last.Since = ""
+			}
+			next := newClock(last, func() time.Duration { return c.count }, c.since)
+			if got := next.now().Sub(last.Clock); got != c.want {
+				t.Errorf("%s: the clock has gone on by %v, want %v", what, got, c.want)
+			}
+			if got := next.reading(); got.Count != c.count || got.Since != c.since || !got.Clock.Equal(next.now()) {
+				t.Errorf("%s: its reading is %+v, want what it shows and has counted", what, got)
+			}
+		}
+	})
 }

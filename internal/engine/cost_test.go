@@ -120,6 +120,33 @@ func TestAServerThatIsAwayLetsNoJobCostMoreThanItsCap(t *testing.T) {
 	})
 }
 
+func TestAClockThatIsSetBackWhileNoServerRunsLetsNoJobCostMoreThanItsCap(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, priced(dollarAnHour()))
+		f.stop()
+		began := time.Now()
+		f.options.Clock, f.options.ClockSince = func() time.Duration { return time.Since(began) }, "a start of the computer"
+		f.start()
+		f.ahead(10 * time.Hour) // as if the wall clock were set back by that much from now on
+		var b bill
+		f.work = b.of(stubborn)
+		job := f.submit(func(s *dayfly.JobSpec) {
+			s.MaxCost, s.Retry.MaxAttempts, s.Timeouts.Run = halfDollar, 10, dayfly.Duration(10*time.Hour)
+		})
+		wait(t.Context(), time.Minute)
+		f.stop()
+		wait(t.Context(), 24*time.Minute) // of thirty that the cap pays for
+		f.cloud.Vanish(f.cloud.Machines()[0].ID)
+		f.start()
+		done := f.finished(job.ID, 3*time.Hour)
+		f.settled(time.Minute)
+		if got := b.total(dollarAnHour()); got == 0 || got > halfDollar {
+			t.Errorf("the provider's bill is %s after %d attempts, want something and %s at most", got, len(done.AttemptLog), halfDollar)
+		}
+	})
+}
+
 func TestACommandIsStoppedInTimeToBringItsOutputsHomeWithinTheCap(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {

@@ -54,6 +54,9 @@ type Options struct {
 	// Clock tells the time since some fixed moment, and nobody can set it. Timeouts are counted on it. nil: Go's
 	// monotonic clock, which on some systems stands still while the computer is suspended.
 	Clock func() time.Duration
+	// ClockSince names the moment that Clock counts from, such as a start of the computer. While it is the same after a
+	// restart, the time between is known however the wall clock was set. "": it is not known.
+	ClockSince string
 
 	Logger *slog.Logger // nil: discards
 }
@@ -141,7 +144,7 @@ func New(o Options) (*Engine, error) {
 		store: o.Store, providers: o.Providers, defaultProvider: o.DefaultProvider,
 		logs: o.Logs, blobs: o.Blobs, key: o.Key, url: o.URL, options: o,
 		timers: defaultTimers(), logger: o.Logger, luck: rand.Float64,
-		ready: make(chan struct{}), clock: newClock(time.Time{}, o.Clock),
+		ready: make(chan struct{}), clock: newClock(store.Reading{}, o.Clock, o.ClockSince),
 		flights: map[string]*flight{}, byMachine: map[string]*flight{}, busy: map[string]int{}, active: map[place]int{},
 		lanes: map[store.Lane]*lineup{}, named: map[string]bool{}, refusals: map[string][]*refusal{}, said: map[string]*dayfly.Progress{},
 		wakeQueue: newSignal(), wakeClock: newSignal(), wakeProgress: newSignal(),
@@ -200,7 +203,7 @@ func (e *Engine) boot(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("engine: booting the store: %w", err)
 	}
-	e.identity, e.clock = identity, newClock(identity.Clock, e.options.Clock)
+	e.identity, e.clock = identity, newClock(identity.Last, e.options.Clock, e.options.ClockSince)
 	now := e.clock.now()
 	bad, err := e.eachLive(ctx, func(a *store.Attempt) {
 		f := newFlight(a, now)

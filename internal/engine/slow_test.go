@@ -17,9 +17,9 @@ type slow struct {
 	touch time.Duration
 }
 
-func (s slow) Touch(ctx context.Context, clock time.Time) error {
+func (s slow) Touch(ctx context.Context, r store.Reading) error {
 	wait(ctx, s.touch)
-	return s.Store.Touch(ctx, clock)
+	return s.Store.Touch(ctx, r)
 }
 
 func TestTimeoutsPassWhileTheStoreIsSlow(t *testing.T) {

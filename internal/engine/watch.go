@@ -79,7 +79,7 @@ func (e *Engine) tickLoop(ctx context.Context) {
 // touchLoop stores the clock every ten seconds. No timer waits for it, however slow the store is.
 func (e *Engine) touchLoop(ctx context.Context) {
 	for ctx.Err() == nil {
-		if err := e.store.Touch(ctx, e.clock.now()); err != nil && ctx.Err() == nil {
+		if err := e.store.Touch(ctx, e.clock.reading()); err != nil && ctx.Err() == nil {
 			e.logger.Warn("the clock could not be stored", "error", err)
 		}
 		pause(ctx, 10*time.Second)

@@ -149,8 +149,9 @@ type Tokens interface {
 type Keeper interface {
 	// Boot raises the store's epoch by one and returns what identifies this installation. Call it once per start.
 	Boot(ctx context.Context) (*Identity, error)
-	// Touch stores the latest time the engine's clock has shown, so that after a restart it does not go backwards.
-	Touch(ctx context.Context, clock time.Time) error
+	// Touch stores the latest reading of the engine's clock, so that after a restart it does not go backwards. An earlier
+	// one than that which is stored changes nothing.
+	Touch(ctx context.Context, r Reading) error
 	// Delete removes one terminal job with all its rows: fault.NotFound, or fault.Conflict while it is not terminal
 	// or a machine of it is not gone. Its blobs and logs are the caller's to remove, afterwards.
 	Delete(ctx context.Context, id string) error
@@ -163,9 +164,16 @@ type Keeper interface {
 
 // Identity identifies an installation and one start of it.
 type Identity struct {
-	Install string    // 6 characters of a-z and 2-7, made once; part of every machine's name
-	Epoch   int64     // how often the store has been booted; stamped on machines
-	Clock   time.Time // the last Touch, or zero
+	Install string  // 6 characters of a-z and 2-7, made once; part of every machine's name
+	Epoch   int64   // how often the store has been booted; stamped on machines
+	Last    Reading // the latest that was stored, or zero
+}
+
+// Reading is what the engine's clock has shown at a moment, and what the counter behind it had counted then.
+type Reading struct {
+	Clock time.Time
+	Count time.Duration // kept in microseconds
+	Since string        // names what the counter counts from, such as a start of the computer; "": nobody knows
 }
 
 // Submission is a job to add.

@@ -19,9 +19,9 @@ const install = `INSERT INTO installation (id, install, epoch) VALUES (1, $1, 0)
 
 const raiseEpoch = `UPDATE installation SET epoch = epoch + 1`
 
-const identity = `SELECT install, epoch, clock FROM installation`
+const identity = `SELECT install, epoch, clock, count, since FROM installation`
 
-const touch = `UPDATE installation SET clock = $1 WHERE clock IS NULL OR clock < $1`
+const touch = `UPDATE installation SET clock = $1, count = $2, since = $3 WHERE clock IS NULL OR clock < $1`
 
 // bootBatch is how many held jobs are let go in one transaction, so that a boot does not keep others from writing.
 const bootBatch = 1000
@@ -36,16 +36,19 @@ func (s *Store) Boot(ctx context.Context) (*store.Identity, error) {
 	var released int64
 	err := s.write(ctx, opBoot, func(t *tx) error {
 		id = new(store.Identity)
+		var count int64
 		if _, _, err := t.exec(install, fresh); err != nil {
 			return err
 		}
 		if _, _, err := t.exec(raiseEpoch); err != nil {
 			return err
 		}
-		if _, err := t.one([]column{word(&id.Install), number(&id.Epoch), instant(&id.Clock)}, identity); err != nil {
+		last := &id.Last
+		_, err := t.one([]column{word(&id.Install), number(&id.Epoch), instant(&last.Clock), number(&count), word(&last.Since)}, identity)
+		if err != nil {
 			return err
 		}
-		var err error
+		last.Count = time.Duration(count) * time.Microsecond
 		released, _, err = t.exec(releaseSome, bootBatch)
 		return err
 	})
@@ -62,9 +65,9 @@ func (s *Store) Boot(ctx context.Context) (*store.Identity, error) {
 }
 
 // Touch implements store.Keeper.
-func (s *Store) Touch(ctx context.Context, clock time.Time) error {
+func (s *Store) Touch(ctx context.Context, r store.Reading) error {
 	return s.write(ctx, opTouch, func(t *tx) error {
-		_, _, err := t.exec(touch, clock.UnixMicro())
+		_, _, err := t.exec(touch, r.Clock.UnixMicro(), r.Count.Microseconds(), r.Since)
 		return err
 	})
 }

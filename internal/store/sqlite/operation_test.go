@@ -164,10 +164,10 @@ func operations() map[string]operation {
 				return err == nil && id.Epoch == 2, err
 			}},
 		"touch": {func(s *sqlite.Store) error { _, err := s.Boot(ctx); return err },
-			func(s *sqlite.Store) error { return s.Touch(ctx, time.Unix(1000, 0)) },
+			func(s *sqlite.Store) error { return s.Touch(ctx, store.Reading{Clock: time.Unix(1000, 0)}) },
 			func(s *sqlite.Store) (bool, error) {
 				id, err := s.Boot(ctx)
-				return err == nil && !id.Clock.IsZero(), err
+				return err == nil && !id.Last.Clock.IsZero(), err
 			}},
 		"delete": {inOrder(submitted, moveTo(dayfly.Canceled)), func(s *sqlite.Store) error {
 			return s.Delete(ctx, theJob().Job.ID)

@@ -51,14 +51,16 @@ func boot(k *kit) {
 func clockKept(k *kit) {
 	_, err := k.store.Boot(k.ctx)
 	k.must(err)
-	want := epoch().Add(time.Hour)
-	for _, clock := range []time.Time{epoch(), want, epoch().Add(time.Minute)} {
-		k.must(k.store.Touch(k.ctx, clock))
+	want := store.Reading{Clock: epoch().Add(time.Hour), Count: 7 * time.Microsecond, Since: "a start"}
+	for _, r := range []store.Reading{
+		{Clock: epoch(), Count: time.Second, Since: "another"}, want, {Clock: epoch().Add(time.Minute), Count: time.Hour, Since: "a third"},
+	} {
+		k.must(k.store.Touch(k.ctx, r))
 	}
 	k.reopen()
 	id, err := k.store.Boot(k.ctx)
 	k.must(err)
-	k.wantEqual("the clock", id.Clock, want)
+	k.wantEqual("the last reading of the clock", id.Last, want)
 }
 
 func deleteWhole(k *kit) {
