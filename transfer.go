@@ -17,8 +17,9 @@ import (
 )
 
 // Upload stores one input, as the u of a [Job]'s Input says: size bytes from r. When r is also an io.Seeker the upload
-// is repeated from the start if it fails in passing. fault.Invalid if r yields another number of bytes; fault.Denied
-// if the URL has expired; fault.TooLarge.
+// is repeated from the start if it fails in passing. When Upload returns r is read no more, except that a Read of it
+// that goes on when ctx ends is not waited for. fault.Invalid if r yields another number of bytes; fault.Denied if the
+// URL has expired; fault.TooLarge.
 func (c *Client) Upload(ctx context.Context, u Upload, r io.Reader, size int64) error {
 	target, err := c.resolve(u.URL)
 	if err != nil {

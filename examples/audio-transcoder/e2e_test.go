@@ -507,21 +507,20 @@ func unusedAddress(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-func TestAServiceWithoutItsBucketDoesNotStart(t *testing.T) {
+func TestAServiceThatCannotUseItsBucketSaysWhy(t *testing.T) {
 	t.Parallel()
 	storage := s3test.Start(t, "")
-	b, err := openBucket(storage.URL, "us-east-1", "another", storage.AccessKey, storage.SecretKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.check(t.Context()); fault.Of(err) != fault.NotFound || !strings.Contains(err.Error(), `there is no bucket "another"`) {
-		t.Errorf("got %v, want it to say that there is no such bucket", err)
-	}
-	b, err = openBucket(storage.URL, "us-east-1", storage.Bucket, storage.AccessKey, "wrong")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.check(t.Context()); fault.Of(err) != fault.Unavailable || !strings.Contains(err.Error(), "are its keys right?") {
-		t.Errorf("got %v, want it to name the keys", err)
+	for say, c := range map[string]struct{ bucket, secret string }{
+		"":                              {storage.Bucket, storage.SecretKey},
+		"there is no bucket another at": {"another", storage.SecretKey},
+		"the credentials must permit":   {storage.Bucket, "wrong"},
+	} {
+		b, err := openBucket(storage.URL, "us-east-1", c.bucket, storage.AccessKey, c.secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.check(t.Context()); (err == nil) != (say == "") || err != nil && (fault.Of(err) != fault.Unavailable || !strings.Contains(err.Error(), say)) {
+			t.Errorf("of bucket %s with secret %s: got %v, want it to say %q", c.bucket, c.secret, err, say)
+		}
 	}
 }

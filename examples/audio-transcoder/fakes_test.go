@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/dayfly-run/dayfly/blob"
 	"github.com/dayfly-run/dayfly/fault"
 )
 
@@ -36,20 +37,20 @@ func (f *fakeObjects) fail(err error) {
 	f.err = err
 }
 
-func (f *fakeObjects) Size(_ context.Context, key string) (int64, error) {
+func (f *fakeObjects) Stat(_ context.Context, key string) (*blob.Info, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	size, ok := f.sizes[key]
 	switch {
 	case f.err != nil:
-		return 0, f.err
+		return nil, f.err
 	case !ok:
-		return 0, fmt.Errorf("%s: %w", key, fault.NotFound)
+		return nil, fmt.Errorf("%s: %w", key, fault.NotFound)
 	}
-	return size, nil
+	return &blob.Info{Key: key, Size: size}, nil
 }
 
-func (f *fakeObjects) Remove(_ context.Context, key string) error {
+func (f *fakeObjects) Delete(_ context.Context, key string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.err == nil {

@@ -19,7 +19,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/dayfly-run/dayfly"
-	"github.com/dayfly-run/dayfly/fault"
 )
 
 func main() {
@@ -78,10 +77,7 @@ func build(ctx context.Context, c *config, log *slog.Logger) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch err := b.check(ctx); {
-	case errors.Is(err, fault.NotFound):
-		return nil, err
-	case err != nil: // jobs can be looked at all the same, and it may come back
+	if err := b.check(ctx); err != nil { // jobs can be looked at all the same, and it may come back
 		log.Warn("the object storage cannot be used now", "error", err)
 	}
 	client, err := dayfly.NewClient(c.dayflyURL, &dayfly.ClientOptions{Token: c.dayflyToken})

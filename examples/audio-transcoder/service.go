@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/dayfly-run/dayfly/blob"
 	"github.com/dayfly-run/dayfly/fault"
 )
 
@@ -71,10 +72,10 @@ type transcode struct {
 func sourceKey(j *job) string { return "sources/" + j.id }
 func resultKey(j *job) string { return "transcodes/" + j.id + "." + j.format.Extension }
 
-// uploadHeaders returns what an upload must be sent with, byte for byte. Those of the result are the same whatever its
-// extension, which is how workers send it.
-func uploadHeaders(kind, name string) http.Header {
-	return http.Header{"Content-Type": {kind}, "Content-Disposition": {"attachment;filename=" + name}}
+// sentWith returns what an upload must be sent with, byte for byte. That of the result is the same whatever its extension,
+// which is how workers send it.
+func sentWith(kind, name string) blob.SignOptions {
+	return blob.SignOptions{Life: urlLife, ContentType: kind, ContentDisposition: "attachment;filename=" + name}
 }
 
 // body shows a job with URLs signed now. Those that only the worker needs are there once there is a run.
@@ -83,28 +84,26 @@ func (s *service) body(ctx context.Context, j *job) (body, error) {
 	if j.run != "" {
 		b.MachineID = &j.run
 	}
-	put := func(key string, headers http.Header) (string, error) { return s.objects.SignPut(ctx, key, headers) }
-	get := func(key string, _ http.Header) (string, error) { return s.objects.SignGet(ctx, key) }
+	download := blob.SignOptions{Life: urlLife}
 	for _, u := range []struct {
-		needed  bool
-		into    **string
-		sign    func(string, http.Header) (string, error)
-		key     string
-		headers http.Header
+		needed      bool
+		into        **string
+		method, key string
+		with        blob.SignOptions
 	}{
-		{true, &b.Source.Upload, put, sourceKey(j), uploadHeaders("audio/wav", j.id+".wav")},
-		{j.token != "", &b.Source.Download, get, sourceKey(j), nil},
-		{j.token != "", &b.Transcode.Upload, put, resultKey(j), uploadHeaders("audio/mpeg", j.id+".mp3")},
-		{j.status == completed, &b.Transcode.Download, get, resultKey(j), nil},
+		{true, &b.Source.Upload, http.MethodPut, sourceKey(j), sentWith("audio/wav", j.id+".wav")},
+		{j.token != "", &b.Source.Download, http.MethodGet, sourceKey(j), download},
+		{j.token != "", &b.Transcode.Upload, http.MethodPut, resultKey(j), sentWith("audio/mpeg", j.id+".mp3")},
+		{j.status == completed, &b.Transcode.Download, http.MethodGet, resultKey(j), download},
 	} {
 		if !u.needed {
 			continue
 		}
-		signed, err := u.sign(u.key, u.headers)
+		signed, err := s.objects.Sign(ctx, u.method, u.key, &u.with)
 		if err != nil {
 			return body{}, err
 		}
-		*u.into = &signed
+		*u.into = &signed.URL
 	}
 	return b, nil
 }
@@ -179,14 +178,14 @@ func launchError(err error) error {
 
 // checkSource refuses a job without a source, with an empty one and with one that is too large.
 func (s *service) checkSource(ctx context.Context, j *job) error {
-	size, err := s.objects.Size(ctx, sourceKey(j))
+	source, err := s.objects.Stat(ctx, sourceKey(j))
 	switch {
-	case errors.Is(err, fault.NotFound) || err == nil && size == 0:
+	case errors.Is(err, fault.NotFound) || err == nil && source.Size == 0:
 		return refuse(http.StatusConflict, "Job %s has no source; PUT the WAV to source.upload_url first.", j.id)
 	case err != nil:
 		return err
-	case size > s.largest:
-		return refuse(http.StatusRequestEntityTooLarge, "The source of job %s has %d bytes; at most %d are allowed.", j.id, size, s.largest)
+	case source.Size > s.largest:
+		return refuse(http.StatusRequestEntityTooLarge, "The source of job %s has %d bytes; at most %d are allowed.", j.id, source.Size, s.largest)
 	}
 	return nil
 }
@@ -228,11 +227,11 @@ func (j *job) admits(token string) bool {
 
 // resultStored reports whether there is a result, and something in it.
 func (s *service) resultStored(ctx context.Context, j *job) (bool, error) {
-	size, err := s.objects.Size(ctx, resultKey(j))
+	result, err := s.objects.Stat(ctx, resultKey(j))
 	if errors.Is(err, fault.NotFound) {
 		return false, nil
 	}
-	return size > 0, err
+	return err == nil && result.Size > 0, err
 }
 
 // removeAll removes every job with its run and its objects, and returns how many there were. A job of which something
@@ -264,7 +263,7 @@ func (s *service) remove(ctx context.Context, j *job) error {
 		return err
 	}
 	for _, key := range []string{sourceKey(j), resultKey(j)} {
-		if err := s.objects.Remove(ctx, key); err != nil {
+		if err := s.objects.Delete(ctx, key); err != nil {
 			return err
 		}
 	}
