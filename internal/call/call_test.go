@@ -107,7 +107,7 @@ func TestAFunctionsErrorKeepsItsTextAndKindAndIsNoFailureOfTheCall(t *testing.T)
 			t.Errorf("%q: got an error that looks like a failure of the call: %v", c.kind, err)
 		}
 		if errors.Is(err, errOwn) {
-			t.Errorf("%q: a sentinel has travelled, and it cannot", c.kind)
+			t.Errorf("%q: a sentinel has traveled, and it cannot", c.kind)
 		}
 	}
 }

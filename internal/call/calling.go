@@ -21,6 +21,7 @@ type Call struct {
 	allowed []*allowance // of the readers in the argument, nil where there is none
 	flows   context.Context
 	stop    context.CancelFunc
+	isStuck bool // guarded by the client
 
 	mu       sync.Mutex
 	wake     chan struct{} // holds one token when something has changed
@@ -136,12 +137,6 @@ func sendError(ctx context.Context, err error) error {
 	return &lostError{err}
 }
 
-// lostError is the end of a link, for a call that was not made any more.
-type lostError struct{ err error }
-
-func (e *lostError) Error() string   { return ErrLost.Error() + ": " + e.err.Error() }
-func (e *lostError) Unwrap() []error { return []error{fault.Unavailable, ErrLost, e.err} }
-
 // Wait waits for the result, which Result and Reader then return. The error is a *FunctionError, or a *Failure. When the context
 // ends the function is canceled, unless it is detached; that its context ends later ends the readers of the result.
 func (k *Call) Wait(ctx context.Context) error {
@@ -161,6 +156,12 @@ func (k *Call) Result() (types string, data []byte) { return k.types, k.data.dat
 
 // Free gives back the memory of the result.
 func (k *Call) Free() { k.data.release() }
+
+// Discard is for who wants nothing of the result, after Wait.
+func (k *Call) Discard() {
+	k.leave()
+	k.Free()
+}
 
 // Reader returns a reader of the result, after Wait, or nil.
 func (k *Call) Reader(i int) io.ReadCloser {
@@ -300,11 +301,7 @@ func (k *Call) cancel(reason byte) {
 	first := !k.canceled
 	k.canceled = true
 	if first && k.client.o.Stuck != nil && k.client.o.Patience > 0 {
-		k.stuck = time.AfterFunc(k.client.o.Patience, func() {
-			if k.client.has(k) {
-				k.client.o.Stuck(k.Function)
-			}
-		})
+		k.stuck = time.AfterFunc(k.client.o.Patience, func() { k.client.despair(k) })
 	}
 	k.mu.Unlock()
 	if !first || !k.client.has(k) {

@@ -30,10 +30,12 @@ type ClientOptions struct {
 	// Lost is given the reason why the link ended and returns what the calls that were under way are told. It may
 	// take a moment to find out more. Nil changes nothing.
 	Lost func(error) error
-	// Stuck is told of a function that did not end within Patience after it was canceled. Its slot stays taken. Nil
-	// leaves it at that.
+	// Stuck is told of a function that did not end within Patience after it was canceled. Its slot stays taken, and a
+	// drain does not wait for it. Nil leaves it at that.
 	Stuck    func(function string)
 	Patience time.Duration
+	// Leaving is told that the runner is about to end, though nobody here has asked it to. Nil waits until it has.
+	Leaving func()
 }
 
 // Client is the parent's end of a link. It is safe for concurrent use.
@@ -48,7 +50,9 @@ type Client struct {
 	calls map[uint64]*Call
 	known map[string]*knowledge // by function
 	over  error                 // why no more calls can be made
-	empty chan struct{}         // closed when a drain has begun and no call is left
+	stuck int                   // how many of calls do not end
+	empty chan struct{}         // made by a drain
+	quiet bool                  // empty is closed: no call is left that may end
 }
 
 // knowledge is which descriptions of a function's types have crossed this link.
@@ -154,7 +158,7 @@ func (c *Client) Serve() error {
 	err := c.link.Serve(func(frame []byte) {
 		if broken == nil {
 			if broken = c.handle(frame); broken != nil {
-				go c.link.Close(broken) //nolint:errcheck // the reason is returned below
+				go c.link.Close(broken)
 			}
 		}
 	})
@@ -172,7 +176,7 @@ func (c *Client) Serve() error {
 func (c *Client) fail(why error) {
 	c.mu.Lock()
 	if c.over == nil || c.empty != nil {
-		c.over = fmt.Errorf("%w: %w: %w", fault.Unavailable, ErrLost, why)
+		c.over = &lostError{why}
 	}
 	lost := make([]*Call, 0, len(c.calls))
 	for _, k := range c.calls {
@@ -191,25 +195,47 @@ func (c *Client) finish(k *Call) {
 	c.mu.Lock()
 	_, mine := c.calls[k.id]
 	delete(c.calls, k.id)
-	if c.empty != nil && len(c.calls) == 0 && mine {
-		close(c.empty)
+	if mine && k.isStuck {
+		c.stuck--
 	}
+	c.settle()
 	c.mu.Unlock()
 	if mine {
 		k.ended()
 	}
 }
 
-// Drain tells the runner that no more calls come, and waits until those under way have ended. When the context ends before,
-// they are canceled, and Drain returns its error.
+// settle ends the wait of a drain when there is nothing to wait for. The lock is held.
+func (c *Client) settle() {
+	if c.empty != nil && !c.quiet && len(c.calls) == c.stuck {
+		c.quiet = true
+		close(c.empty)
+	}
+}
+
+// despair is called when a function has had its time to end after it was canceled.
+func (c *Client) despair(k *Call) {
+	c.mu.Lock()
+	runs := c.calls[k.id] != nil
+	if runs {
+		k.isStuck = true
+		c.stuck++
+		c.settle()
+	}
+	c.mu.Unlock()
+	if runs {
+		c.o.Stuck(k.Function)
+	}
+}
+
+// Drain tells the runner that no more calls come, and waits until those under way have ended, except functions that are
+// stuck. When the context ends before, they are canceled, and Drain returns its error.
 func (c *Client) Drain(ctx context.Context) error {
 	c.mu.Lock()
 	first := c.empty == nil
 	if first {
 		c.empty = make(chan struct{})
-		if len(c.calls) == 0 {
-			close(c.empty)
-		}
+		c.settle()
 		if c.over == nil {
 			c.over = fault.Say(fault.Unavailable, "the runner is being stopped, and takes no more calls")
 		}
@@ -261,8 +287,14 @@ func (c *Client) Running() int {
 func (c *Client) handle(frame []byte) error {
 	r := &reader{rest: frame}
 	what := kind(r.byte())
-	if what == kindLog {
+	switch what {
+	case kindLog:
 		return c.takeLog(r)
+	case kindLeaving:
+		if c.o.Leaving != nil {
+			go c.o.Leaving()
+		}
+		return nil
 	}
 	id := r.number()
 	if r.bad {

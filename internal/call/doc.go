@@ -34,7 +34,7 @@
 //	its context or handle ends            canceled                            goes on
 //	the link is lost, the parent dies     canceled                            has the grace of Settings, then canceled
 //	the runner is drained                 goes on until the drain's end       goes on until the drain's end
-//	it never ends                         its slot stays taken, see Client.Stuck
+//	it never ends                         its slot stays taken, see ClientOptions.Stuck
 //
 // # Types
 //

@@ -36,6 +36,12 @@ func (e *Failure) Unwrap() error { return e.Err }
 // ErrLost is in the tree of the error of each call that was under way when its link ended.
 var ErrLost = errors.New("the runner was lost")
 
+// lostError is the end of a link, in its own words.
+type lostError struct{ why error }
+
+func (e *lostError) Error() string   { return e.why.Error() }
+func (e *lostError) Unwrap() []error { return []error{fault.Unavailable, ErrLost, e.why} }
+
 // ErrCallerGone is the cause with which a function's context ends when nobody waits for it any more.
 var ErrCallerGone = fmt.Errorf("the caller is gone: %w", context.Canceled)
 

@@ -154,6 +154,7 @@ func (x *Execution) run() {
 // finish answers and cleans up.
 func (x *Execution) finish(v codec.Value, err error) {
 	x.stopProgress()
+	x.server.logs.settle()
 	x.server.logs.flush(x.server.link)
 	open := x.openReaders(v, err)
 	x.reply(v, err)

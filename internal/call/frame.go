@@ -5,7 +5,7 @@ import (
 	"errors"
 )
 
-// kind is the first byte of a frame. The id of the call is next, except in settings, log and drain.
+// kind is the first byte of a frame. The id of the call is next, except in settings, drain, log and leaving.
 type kind byte
 
 const (
@@ -22,6 +22,7 @@ const (
 	kindEnd                      // the readers of the result have been sent
 	kindProgress                 // fraction, text
 	kindLog                      // records
+	kindLeaving                  // the runner was told to stop, by somebody other than its parent
 )
 
 // Flags of an open.

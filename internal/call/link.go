@@ -14,5 +14,5 @@ type Link interface {
 	// frame of at least link.OwnFrame bytes is handle's to keep; a shorter one is the link's again when handle returns.
 	Serve(handle func(frame []byte)) error
 	// Close ends the link after all that was sent. The other side is told why; nil says that all is well.
-	Close(why error) error
+	Close(why error)
 }

@@ -21,13 +21,15 @@ const recordCost = 128
 
 // Logs collects what a runner logs and prints, for its parent. It is safe for concurrent use.
 type Logs struct {
-	level atomic.Int64 // the least slog.Level that is taken
+	level   atomic.Int64 // the least slog.Level that is taken
+	reading atomic.Int32 // how many Lines are at work on what they have read
 
 	mu      sync.Mutex
 	encoded []byte // frames to be, one record after another
 	ends    []int  // where each ends
 	dropped int
 	server  *Server
+	unread  []func() bool
 	wake    chan struct{}
 	sending sync.Mutex // held while records are sent, so that they stay in order
 }
@@ -188,10 +190,42 @@ func (h *handler) WithGroup(name string) slog.Handler {
 	return &n
 }
 
+// Unread makes what waits in a pipe, and is read by Lines, belong to the call that printed it: before a call ends, it is waited
+// for as long as unread says that there is more, but not for longer than a moment.
+func (l *Logs) Unread(unread func() bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.unread = append(l.unread, unread)
+}
+
+const (
+	settlePause = 50 * time.Microsecond
+	settleTries = 100
+)
+
+// settle waits until what was printed has been read, or a moment.
+func (l *Logs) settle() {
+	l.mu.Lock()
+	pipes := l.unread
+	l.mu.Unlock()
+	if len(pipes) == 0 {
+		return
+	}
+	for range settleTries {
+		waits := slices.ContainsFunc(pipes, func(unread func() bool) bool { return unread() })
+		if !waits && l.reading.Load() == 0 {
+			return
+		}
+		time.Sleep(settlePause)
+	}
+}
+
 // Lines takes the lines that r gives until its end, which is that of everything written to the other end of a pipe. It
 // never stops reading, so whoever prints does not wait. A line longer than maxText is cut into several.
-func (l *Logs) Lines(r io.Reader, from Source) {
-	lines := bufio.NewReaderSize(r, maxText)
+func (l *Logs) Lines(r io.Reader, source Source) {
+	from := &noting{Reader: r, busy: &l.reading}
+	defer from.rest()
+	lines := bufio.NewReaderSize(from, maxText)
 	for {
 		line, err := lines.ReadSlice('\n')
 		if len(line) > 0 {
@@ -199,13 +233,35 @@ func (l *Logs) Lines(r io.Reader, from Source) {
 			if text[len(text)-1] == '\n' {
 				text = text[:len(text)-1]
 			}
-			record := Record{Source: from, Time: time.Now(), Level: slog.LevelInfo, Message: text}
+			record := Record{Source: source, Time: time.Now(), Level: slog.LevelInfo, Message: text}
 			record.of(nil, l)
 			l.add(&record)
 		}
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			return
 		}
+	}
+}
+
+// noting counts itself while what it has read may not be a record yet, which is until it is read again.
+type noting struct {
+	io.Reader
+	busy    *atomic.Int32
+	counted bool
+}
+
+func (n *noting) Read(p []byte) (int, error) {
+	n.rest()
+	k, err := n.Reader.Read(p)
+	n.busy.Add(1)
+	n.counted = true
+	return k, err
+}
+
+func (n *noting) rest() {
+	if n.counted {
+		n.busy.Add(-1)
+		n.counted = false
 	}
 }
 

@@ -101,12 +101,11 @@ func (w *wire) Serve(handle func([]byte)) error {
 	}
 }
 
-func (w *wire) Close(why error) error {
+func (w *wire) Close(why error) {
 	if why == nil {
 		why = errors.New("closed in order")
 	}
 	w.cut(why)
-	return nil
 }
 
 // cut ends the link for both.

@@ -32,7 +32,11 @@ type Server struct {
 	drained  bool
 	idle     chan struct{} // closed when nothing runs, once the link is over
 	over     bool
+	told     func(Settings)
 }
+
+// OnSettings makes f be called with what the parent says first, before any function runs. It is for before Serve.
+func (s *Server) OnSettings(f func(Settings)) { s.told = f }
 
 // NewServer returns a server of the functions in the registry over the link. What logs takes is sent to the parent.
 func NewServer(r *Registry, l Link, logs *Logs) *Server {
@@ -50,7 +54,7 @@ func (s *Server) Serve() error {
 	err := s.link.Serve(func(frame []byte) {
 		if broken == nil {
 			if broken = s.handle(frame); broken != nil {
-				go s.link.Close(broken) //nolint:errcheck // the reason is returned below
+				go s.link.Close(broken)
 			}
 		}
 	})
@@ -103,6 +107,13 @@ func wait(done <-chan struct{}, limit time.Duration) {
 	case <-done:
 	case <-t.C:
 	}
+}
+
+// Leave tells the parent that this process is about to end, and functions that they should come to their end. The parent then gives
+// the runner no more work, and stops it when it has none.
+func (s *Server) Leave() {
+	s.drain()
+	_ = s.link.Post([]byte{byte(kindLeaving)}) // or the link is over, and so is the runner
 }
 
 func (s *Server) drain() {
@@ -168,6 +179,9 @@ func (s *Server) takeSettings(text []byte) error {
 	s.settings = settings
 	s.mu.Unlock()
 	s.logs.setLevel(slog.Level(settings.Level))
+	if s.told != nil {
+		s.told(settings)
+	}
 	return nil
 }
 

@@ -96,6 +96,9 @@ func (s *Signature[A, R]) Encode(a *A) (codec.Value, error) { return s.arguments
 // Retains reports whether results keep the bytes they are decoded from.
 func (s *Signature[A, R]) Retains() bool { return s.results.Retains() }
 
+// Streams reports whether results have readers.
+func (s *Signature[A, R]) Streams() bool { return s.results.Streams() > 0 }
+
 // Result decodes the result of a call after Wait.
 func (s *Signature[A, R]) Result(k *Call) (R, error) {
 	types, data := k.Result()

@@ -47,6 +47,7 @@ func allowedGlobals() map[string]string {
 	return map[string]string{
 		"cmd/dayfly.version":       "the linker sets it (-X), which works on variables only",
 		"cmd/dayfly-agent.version": "the linker sets it (-X), which works on variables only",
+		"..program":                "a process is one program, and its functions are declared all over it, as flags and expvars are",
 		"internal/process.forking": "it guards a resource limit, of which a process has one, however many hosts it makes",
 	}
 }
@@ -58,7 +59,7 @@ func constantMakers() []string {
 		"errors.New", "fmt.Errorf", "fault.Say", "fault.Field", // sentinels
 		"regexp.MustCompile", "template.Must", "netip.MustParsePrefix", "netip.MustParseAddr", // parsed once, never changed
 		"sync.Pool", "sync.OnceValue", "sync.OnceValues", // a cache without meaning, a constant computed late
-		"dayfly.Func", // a function that can be called on another machine is declared like any function
+		"dayfly.Func", "dayfly.Stream", // a function that can be called on another machine is declared like any function
 	}
 }
 

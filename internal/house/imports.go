@@ -46,7 +46,7 @@ func layers() []layer {
 		{"blob/fileblob", "fault blob internal/failpoint third-party", "a blob store knows its interface, and may pass failpoints"},
 		{"blob/...", "fault blob internal/remoteblob/... third-party", "a blob store knows its interface, never a sibling or the root"},
 		{"event/...", "fault event third-party", "a source knows its interface, never a sibling or the root"},
-		{".", "fault machine machine/local internal/wire internal/lend internal/call internal/link internal/pool internal/boot", "a user's program imports the root, and so everything that the root imports"},
+		{".", "fault machine machine/local internal/wire internal/lend internal/call internal/call/codec internal/link internal/pool internal/boot", "a user's program imports the root, and so everything that the root imports"},
 		{"internal/wire", "fault machine", "the protocol is shared by agent and server and belongs to neither"},
 		{"internal/link", "fault third-party", "a link carries frames and knows nothing of what they mean"},
 		{"internal/failpoint", "fault", "every layer may pass a failpoint"},

@@ -8,7 +8,7 @@ import (
 
 // The budgets, in lines.
 const (
-	maxRoot     = 3000 // the root package, without tests
+	maxRoot     = 4500 // the root package, without tests: two doors, the client of a server and the calls of functions
 	maxLines    = 800  // any Go file
 	p90Lines    = 400  // nine of ten Go files
 	p90Function = 45   // nine of ten functions

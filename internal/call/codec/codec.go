@@ -84,6 +84,13 @@ func (v *Value) Release() {
 	*v = Value{}
 }
 
+// Own makes the value independent of what was encoded.
+func (v *Value) Own() {
+	if v.w == nil && len(v.Data) > 0 {
+		v.Data = append([]byte(nil), v.Data...)
+	}
+}
+
 // maxKept is how large a buffer may have become to be used again, in bytes.
 const maxKept = 1 << 20
 

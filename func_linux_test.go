@@ -1,0 +1,99 @@
+package dayfly_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/dayfly-run/dayfly"
+)
+
+// kill kills one runner of the pool that has a call, without a word.
+func kill(t *testing.T, p *dayfly.Pool) {
+	t.Helper()
+	found := children(t, p.Name())
+	if len(found) == 0 {
+		t.Fatal("no runner was found")
+	}
+	if err := syscall.Kill(found[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// children returns the processes that are runners of the pool, as far as their environment says so.
+func children(t *testing.T, pool string) (pids []int) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		environment, err := os.ReadFile("/proc/" + e.Name() + "/environ")
+		if err == nil && strings.Contains(string(environment), "DAYFLY_MACHINE="+pool+"-") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func TestAPoolIsRefusedToAProgramThatWouldStartItselfForEver(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), "TEST_WITHOUT_MAIN=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "dayfly.Main()") {
+		t.Errorf("got %s, %v, want it to be told to call Main", out, err)
+	}
+}
+
+// orphan is a program that is killed while a call runs that ignores its context.
+func orphan() {
+	p, err := dayfly.NewPool(dayfly.Local(), &dayfly.PoolOptions{Name: "orphan", Logger: slog.New(slog.DiscardHandler)})
+	if err == nil {
+		var id identity
+		if id, err = whoami.Call(context.Background(), p, struct{}{}); err == nil {
+			fmt.Println(id.PID)
+			_, err = wait.Call(context.Background(), p, waiting{Until: "/nowhere", IgnoresContext: true})
+		}
+	}
+	fmt.Println(err)
+	os.Exit(1)
+}
+
+func TestARunnerEndsWhenItsParentIsKilled(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), "TEST_PARENT=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatalf("the parent said %q", line)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	eventually(t, "the runner to end", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
+}

@@ -1,0 +1,283 @@
+package dayfly
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/boot"
+	"github.com/dayfly-run/dayfly/internal/link"
+	"github.com/dayfly-run/dayfly/internal/pool"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+// Pool is runners: processes of this same program on machines of a provider, which come when calls need them and go when they do not. It
+// is safe for concurrent use.
+type Pool struct {
+	name      string
+	o         PoolOptions
+	timeout   time.Duration
+	log       *slog.Logger
+	scheduler *pool.Pool
+	booter    *boot.Booter
+	end       context.CancelFunc
+	ended     chan struct{} // closed when err is set
+	err       error
+}
+
+// Packing says which of the runners with a free slot gets the next call.
+type Packing int
+
+// The ways of packing.
+const (
+	LeastLoaded   Packing = iota // the one with the fewest calls, so that each has as much of its machine as possible
+	FewestRunners                // the one with the most calls, so that after a spike the others become idle and go
+)
+
+// Never is the value of a duration in [PoolOptions] that switches off what it limits.
+const Never time.Duration = -1
+
+// The defaults of PoolOptions.
+const (
+	DefaultTimeout  = 30 * time.Second
+	DefaultMaxValue = 64 << 20
+	DefaultStuck    = 30 * time.Second
+)
+
+// PoolOptions are the details of a [Pool]. The zero value of each field is its default.
+type PoolOptions struct {
+	// Name is the pool's name in logs, errors and the names of its machines: 1 to 48 characters of a-z, 0-9 and '-', beginning with
+	// a letter. "": "pool". Pools of a program that run at once have different ones.
+	Name string
+
+	Min         int  // runners that are kept without work, and replaced when they are lost; in a runner, which may have pools too, 0
+	Max         int  // runners at once, those that boot and those that stop included; 0: 10, or Min when that is more
+	Concurrency int  // calls that a runner runs at once; 0: 100
+	SingleUse   bool // each runner runs one call and is stopped
+
+	// Packing says which runner gets the next call.
+	Packing Packing
+	// Prewarm is the share of all slots, 0 to 1, at which one more runner is booted before anybody has to wait. 0: none is.
+	Prewarm float64
+	// MaxQueued is how many calls may wait for a runner at once; further ones fail. 0: 1,000,000.
+	MaxQueued int
+
+	// Idle is how long a runner beyond Min is kept without work. 0: 30 s.
+	Idle time.Duration
+	// MinIdle is the same for the last Min runners, which come back when a call has to wait. 0: Never.
+	MinIdle time.Duration
+	// IdleCheck is asked before an idle runner is stopped; when it says no the runner is kept for as long again.
+	IdleCheck func() bool
+
+	// Timeout is how long a function may run whose call has no deadline of its own. Waiting for a runner does not count. 0:
+	// DefaultTimeout. Never: no limit.
+	Timeout time.Duration
+	// BootTimeout is how long a runner may take to be up. While no runner is up and boots fail, calls wait that long before
+	// they fail, too. 0: 30 s.
+	BootTimeout time.Duration
+	// ShutdownTimeout is how long calls may go on when their runner is stopped or the pool is closed, and detached ones when
+	// this process is gone. 0: 30 s.
+	ShutdownTimeout time.Duration
+	// Stuck is how long a function may go on after its context has ended. Until it returns it keeps its slot. Then its runner gets no
+	// more calls and is replaced when the others on it have ended. 0: DefaultStuck. Never: it may go on for ever.
+	Stuck time.Duration
+
+	MaxArgument int // bytes of an encoded argument, without its readers; 0: DefaultMaxValue
+	MaxResult   int // the same for a result, or an item of a stream; 0: DefaultMaxValue
+
+	// Spec is what the machines are: Size, Image, Region, Env, Lifetime and so on. Name, Owner and what runs in it are the
+	// pool's. The environment of this process is not passed on.
+	Spec machine.Spec
+	// Address is where machines that are elsewhere reach this process: a host, and a port where it has to be a certain one. "": what
+	// the provider knows.
+	Address string
+	// Silence is after how long without a sign of life a runner is lost, and its parent to it. 0: 15 s.
+	Silence time.Duration
+
+	// OnGrow is told when a boot begins and ends, OnShrink when a runner leaves the pool. They are called one at a time and in
+	// order, on a goroutine of their own, and may take long or panic.
+	OnGrow   func(Growth)
+	OnShrink func(Shrinkage)
+	// OnError is told what casts have failed with, on goroutines of their own. nil: the Logger is.
+	OnError func(error)
+	// Logger gets what the pool has to say, and what runners log and print, with the attributes "runner", "call" and
+	// "function". nil: slog.Default().
+	Logger *slog.Logger
+}
+
+// Growth is what PoolOptions.OnGrow is told.
+type Growth struct {
+	Runner string        // the runner's name
+	Done   bool          // false: the boot begins; true: it has ended
+	Err    error         // why it failed, when it has
+	Took   time.Duration // how long it took, when it has ended
+	Count  int           // runners that are up or, when it begins, will be when all boots succeed
+}
+
+// Shrinkage is what PoolOptions.OnShrink is told.
+type Shrinkage struct {
+	Runner string // the runner's name
+	Reason string // "idle", "used" by its single call, "retired" before the end of its lifetime, "lost", or "closed" with the pool
+	Err    error  // how it ended, when it was lost
+	Count  int    // runners that are left
+}
+
+// PoolStats is what a pool does now.
+type PoolStats = pool.Stats
+
+// NewPool returns a pool of runners on the provider's machines. It boots Min of them, and others when calls need them. The pool works
+// until it is closed, which ends its runners. When this process is killed they end by themselves.
+//
+// fault.Invalid: an option cannot be, or Main was not called, without which runners would begin to do what this process does.
+func NewPool(p machine.Provider, o *PoolOptions) (*Pool, error) {
+	if !program.prepared.Load() {
+		return nil, fault.Say(fault.Invalid, "a pool starts this program once more, and only dayfly.Main() tells a runner from the program itself: "+
+			"call it first of all in main, or in TestMain, before NewPool.")
+	}
+	if none, ok := p.(noProvider); ok {
+		return nil, none.why
+	}
+	made := &Pool{ended: make(chan struct{})}
+	if o != nil {
+		made.o = *o
+	}
+	if err := made.o.complete(); err != nil {
+		return nil, err
+	}
+	made.name, made.timeout, made.log = made.o.Name, made.o.Timeout, made.o.Logger.With("pool", made.o.Name)
+	hello, err := link.ThisProcess()
+	if err != nil {
+		return nil, err
+	}
+	made.booter, err = boot.New(p, made.name, hello, &boot.Options{
+		Spec: made.o.Spec, Address: made.o.Address, Silence: made.o.Silence, Logger: made.o.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	made.scheduler, err = pool.New(&backend{made}, made.o.scheduling())
+	if err != nil {
+		return nil, err
+	}
+	made.begin()
+	return made, nil
+}
+
+// Local returns a provider of machines on this computer, which are processes of this program. It needs nothing. Its machines
+// are no sandbox: they run as the same user and see the same files.
+func Local() machine.Provider {
+	p, err := boot.Local(nil)
+	if err != nil {
+		return noProvider{why: err}
+	}
+	return p
+}
+
+// noProvider is a provider that cannot be had, as NewPool tells.
+type noProvider struct {
+	machine.Provider
+	why error
+}
+
+// complete fills in the defaults.
+func (o *PoolOptions) complete() error {
+	o.Name = cmp.Or(o.Name, "pool")
+	o.Timeout = cmp.Or(o.Timeout, DefaultTimeout)
+	o.ShutdownTimeout = cmp.Or(o.ShutdownTimeout, pool.DefaultShutdownTimeout)
+	o.Stuck = cmp.Or(o.Stuck, DefaultStuck)
+	o.MaxArgument = cmp.Or(o.MaxArgument, DefaultMaxValue)
+	o.MaxResult = cmp.Or(o.MaxResult, DefaultMaxValue)
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	switch {
+	case o.MaxArgument < 0 || o.MaxArgument > maxValue:
+		return fault.Field("MaxArgument", "%d bytes cannot be a limit; it must be between 1 and %d", o.MaxArgument, maxValue)
+	case o.MaxResult < 0 || o.MaxResult > maxValue:
+		return fault.Field("MaxResult", "%d bytes cannot be a limit; it must be between 1 and %d", o.MaxResult, maxValue)
+	}
+	return nil
+}
+
+// maxValue is how large a value can be at all. What is larger is streamed.
+const maxValue = 1 << 30
+
+// scheduling returns what of the options decides who runs where.
+func (o *PoolOptions) scheduling() *pool.Options {
+	s := &pool.Options{
+		Name: o.Name, Min: o.Min, Max: o.Max, Concurrency: o.Concurrency, SingleUse: o.SingleUse, Nested: InRunner(),
+		Idle: o.Idle, MinIdle: o.MinIdle, IdleCheck: o.IdleCheck,
+		BootTimeout: o.BootTimeout, ShutdownTimeout: o.ShutdownTimeout,
+		Prewarm: o.Prewarm, Packing: pool.Packing(o.Packing), MaxQueued: o.MaxQueued, Logger: o.Logger,
+	}
+	if tell := o.OnGrow; tell != nil {
+		s.OnGrow = func(g pool.Growth) { tell(Growth(g)) }
+	}
+	if tell := o.OnShrink; tell != nil {
+		s.OnShrink = func(s pool.Shrinkage) {
+			tell(Shrinkage{Runner: s.Runner, Reason: string(s.Reason), Err: s.Err, Count: s.Count})
+		}
+	}
+	return s
+}
+
+// begin starts what the pool does by itself.
+func (p *Pool) begin() {
+	var ctx context.Context
+	ctx, p.end = context.WithCancel(context.Background())
+	watching, stop := context.WithCancel(context.Background())
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if err := p.booter.Run(watching); err != nil {
+			p.log.Error("machines are not looked after any more", "error", err)
+		}
+	}()
+	go func() {
+		defer close(p.ended)
+		p.err = p.scheduler.Run(ctx)
+		stop() // after the last runner was stopped
+		<-watched
+	}()
+}
+
+// Run waits until the context ends and closes the pool, or until it is closed. It returns what Close returns. A program that has
+// nothing to wait for calls Close instead.
+func (p *Pool) Run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+	case <-p.ended:
+	}
+	return p.Close()
+}
+
+// Close refuses the calls that wait, lets those that run go on for PoolOptions.ShutdownTimeout, stops all runners and returns
+// when their machines are gone. The error says which are left because the provider could not end them; they end by
+// themselves. It may be repeated.
+func (p *Pool) Close() error {
+	p.end()
+	<-p.ended
+	return p.err
+}
+
+// Name returns the name of the pool.
+func (p *Pool) Name() string { return p.name }
+
+// Stats returns what the pool does now.
+func (p *Pool) Stats() PoolStats { return p.scheduler.Stats() }
+
+// castFailed tells of a cast that has failed.
+func (p *Pool) castFailed(function string, err error) {
+	if p.o.OnError == nil {
+		p.log.Error("a cast failed", "function", function, "error", err)
+		return
+	}
+	defer func() {
+		if cause := recover(); cause != nil { // a callback that fails harms nobody else
+			p.log.Error("OnError panicked", "function", function, "error", err, "panic", cause)
+		}
+	}()
+	p.o.OnError(err)
+}

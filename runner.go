@@ -1,0 +1,154 @@
+package dayfly
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/dayfly-run/dayfly/internal/boot"
+	"github.com/dayfly-run/dayfly/internal/call"
+	"github.com/dayfly-run/dayfly/internal/link"
+)
+
+// program is what this process is. It is the one variable of the package that changes, because a process is one program: its
+// functions are declared in package-level variables all over it, like the flags of package flag, and whether it is a runner is
+// decided before any of its code has run.
+var program = struct {
+	functions call.Registry
+	prepared  atomic.Bool               // Main was called
+	invited   func() string             // what makes it a runner, or ""
+	parent    atomic.Pointer[Beginning] // guarded by nothing: set once, before functions run
+}{invited: sync.OnceValue(func() string { return os.Getenv(boot.ParentVariable) })}
+
+// Beginning says where a runner comes from.
+type Beginning struct {
+	Pool    string // the name of the pool
+	Runner  string // the runner's own name, which is also its machine's
+	Program string // the parent's program
+	Host    string // the parent's computer
+	PID     int    // the parent's process there
+}
+
+// Main makes this process a runner if that is what it was started for, and then does not return: it serves calls until its
+// parent is gone or needs it no more, and exits. In any other process it returns at once. It must be called first of all in main, before
+// anything is opened, served or read, since whatever is before it happens in every runner, too. In tests that use a pool it belongs
+// into TestMain.
+//
+//	func main() {
+//		dayfly.Main()
+//		…
+//	}
+//
+// In a runner, what is logged with slog or log goes to the logger of the parent's pool, and so does what is printed to os.Stdout and
+// os.Stderr, line by line. A record that is logged with the context of a call says which call it was; another one and a printed
+// line do if only one call runs.
+func Main() {
+	if status, helped := boot.Help(os.Args); helped {
+		os.Exit(status)
+	}
+	word := program.invited()
+	program.prepared.Store(true)
+	if word == "" {
+		return
+	}
+	// Programs that a function starts are no runners, even if they are this one.
+	_ = os.Unsetenv(boot.ParentVariable)
+	if err := serve(word); err != nil {
+		fmt.Fprintf(os.Stderr, "dayfly: this runner ends: %v\n", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// InRunner reports whether this process is a runner, also before Main: a package's own variables may need less in one.
+func InRunner() bool { return program.invited() != "" }
+
+// Parent returns where this runner comes from. Outside of functions that run on a runner it returns nil.
+func Parent() *Beginning { return program.parent.Load() }
+
+// dialTimeout is how long a runner looks for its parent. A parent that waits for it no longer destroys its machine.
+const dialTimeout = 2 * time.Minute
+
+// serve is the life of a runner.
+func serve(word string) error {
+	invitation, err := link.ParseInvitation(word)
+	if err != nil {
+		return err
+	}
+	hello, err := link.ThisProcess()
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithTimeout(context.Background(), dialTimeout)
+	l, err := link.Dial(ctx, invitation, hello)
+	stop()
+	if err != nil {
+		return err
+	}
+	logs := call.NewLogs()
+	slog.SetDefault(slog.New(logs.Handler()))
+	if err := capture(logs); err != nil {
+		return err
+	}
+	server := call.NewServer(&program.functions, l, logs)
+	logs.Serve(server)
+	server.OnSettings(func(s call.Settings) {
+		peer := l.Peer()
+		program.parent.Store(&Beginning{Pool: s.Pool, Runner: s.Runner, Program: peer.Program, Host: peer.Host, PID: peer.PID})
+	})
+	// Who ends machines asks first. The parent lets what runs here come to its end; until then the work goes on.
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGTERM, os.Interrupt)
+	go func() {
+		<-asked
+		server.Leave()
+	}()
+	err = server.Serve()
+	if end, ok := errors.AsType[*link.End](err); ok && !end.Lost {
+		return nil
+	}
+	return err
+}
+
+// capture makes what the process prints go to the parent. Only what goes through the variables of package os does: what the
+// runtime writes when it crashes still goes to the machine's own output, where the parent finds it when the runner is lost.
+func capture(logs *call.Logs) error {
+	for _, stream := range []struct {
+		file   **os.File
+		source call.Source
+	}{{&os.Stdout, call.Printed}, {&os.Stderr, call.Errors}} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		*stream.file = w
+		logs.Unread(func() bool { return unread(r) > 0 })
+		go logs.Lines(r, stream.source)
+	}
+	return nil
+}
+
+// ReportProgress tells the caller how far a function is: fraction is between 0 and 1, and text a few words. ctx is the function's,
+// or made of it. It does not wait, and does nothing if nobody listens, or outside of a call.
+func ReportProgress(ctx context.Context, fraction float64, text string) {
+	if x := call.From(ctx); x != nil {
+		x.Progress(fraction, text)
+	}
+}
+
+// Draining returns a channel that is closed when the function's runner is about to be stopped, and the function should come
+// to its end. ctx is the function's, or made of it, and ends when PoolOptions.ShutdownTimeout is over. Outside of a call it
+// returns nil, which is never closed.
+func Draining(ctx context.Context) <-chan struct{} {
+	if x := call.From(ctx); x != nil {
+		return x.Draining()
+	}
+	return nil
+}
