@@ -123,7 +123,7 @@ func connect(account, containerName, key string, o *Options) (*service, error) {
 		Retry:     policy.RetryOptions{MaxRetries: 3, RetryDelay: 200 * time.Millisecond, MaxRetryDelay: time.Second},
 		Telemetry: policy.TelemetryOptions{Disabled: true},
 		// What is signed is for this service, and goes nowhere else.
-		Transport: &http.Client{Transport: remoteblob.Transport(), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+		Transport: &http.Client{Transport: remoteblob.Transport(o.Patience), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("azureblob: %w: %w", fault.Invalid, err)

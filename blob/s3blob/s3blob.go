@@ -134,7 +134,7 @@ func connect(endpoint string, o *Options) (*minio.Client, error) {
 	}
 	client, err := minio.New(u.Host, &minio.Options{
 		Creds: credentialsOf(o), Secure: u.Scheme == "https", Region: region, BucketLookup: lookup,
-		MaxRetries: 4, Transport: remoteblob.Transport(),
+		MaxRetries: 4, Transport: remoteblob.Transport(o.Patience),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("s3blob: %w: %w", fault.Invalid, err)
@@ -156,7 +156,7 @@ func credentialsOf(o *Options) *credentials.Credentials {
 	}
 	return credentials.NewChainCredentials([]credentials.Provider{
 		&credentials.EnvAWS{}, &credentials.FileAWSCredentials{},
-		&credentials.IAM{Client: &http.Client{Transport: remoteblob.Transport(), Timeout: 10 * time.Second}},
+		&credentials.IAM{Client: &http.Client{Transport: remoteblob.Transport(0), Timeout: 10 * time.Second}},
 	})
 }
 

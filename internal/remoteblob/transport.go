@@ -11,13 +11,13 @@ import (
 
 // Transport returns what carries the requests to a service. What a peer that does not answer can cost is bounded, and a
 // request's body is its caller's again, to be rewound and sent once more, when the request has failed or its answer's body
-// has been closed; no goroutine still reads it then.
-func Transport() http.RoundTripper {
+// has been closed; no goroutine still reads it then. A service may be silent for a minute, or for longer if it is said so.
+func Transport(silence time.Duration) http.RoundTripper {
 	return lending{&http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: patience,
+		ResponseHeaderTimeout: max(patience, silence),
 		MaxIdleConnsPerHost:   64,
 		IdleConnTimeout:       90 * time.Second,
 		ExpectContinueTimeout: time.Second, // not all services answer that question
