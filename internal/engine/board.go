@@ -24,7 +24,7 @@ func (e *Engine) board(ctx context.Context, s *store.Submission, now time.Time) 
 	if stop, err := e.overLimit(ctx, s.Job.Queue); stop != nil || err != nil {
 		return nil // the dispatcher says so, or tries again
 	}
-	first := open(s.Job, s.Job.Refusals)[0] // there is one, or the job would not have been taken
+	first := open(s.Job, s.Job.Refusals)[0] // there is always one
 	funds, err := e.fund(ctx, s.Job, first)
 	if err != nil || funds.move != nil {
 		return nil

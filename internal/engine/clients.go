@@ -43,7 +43,10 @@ func (e *Engine) Submit(ctx context.Context, s *Submission) (job *store.Job, rep
 	job = &store.Job{
 		ID: newID("job_"), Spec: spec, State: dayfly.Created,
 		Provider: spec.Provider, Queue: spec.Queue, Key: spec.ConcurrencyKey, Priority: spec.Priority,
-		CreatedAt: now, RetriedFrom: s.RetriedFrom, Refusals: e.tooDear(&spec, now),
+		CreatedAt: now, RetriedFrom: s.RetriedFrom,
+	}
+	if dear := e.tooDear(&spec, now); len(dear) < len(choicesOf(spec.Provider)) { // else prices have risen since it was checked
+		job.Refusals = dear
 	}
 	sub := &store.Submission{Job: job, Key: s.Key, BodyHash: s.BodyHash}
 	for _, in := range spec.Inputs {
