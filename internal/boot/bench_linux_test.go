@@ -2,6 +2,7 @@ package boot_test
 
 import (
 	"context"
+	"syscall"
 	"testing"
 
 	"github.com/dayfly-run/dayfly/internal/boot"
@@ -69,4 +70,46 @@ func BenchmarkBoot(b *testing.B) {
 			b.StartTimer()
 		}
 	})
+}
+
+// BenchmarkLoss is how long it takes from the death of a runner on this computer until it is known how it ended.
+func BenchmarkLoss(b *testing.B) {
+	hello, err := link.ThisProcess()
+	if err != nil {
+		b.Fatal(err)
+	}
+	p, err := boot.LocalIn([]string{b.TempDir()}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	booter, err := boot.New(p, "bench", hello, &boot.Options{Spec: machine.Spec{Env: map[string]string{roleVariable: "runner"}}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	over := make(chan error, 1)
+	go func() { over <- booter.Run(ctx) }()
+	for b.Loop() {
+		b.StopTimer()
+		r, err := booter.Boot(b.Context(), fresh())
+		if err != nil {
+			b.Fatal(err)
+		}
+		go func() { _ = r.Link().Serve(func([]byte) {}) }()
+		b.StartTimer()
+		if err := syscall.Kill(r.Link().Peer().PID, syscall.SIGKILL); err != nil {
+			b.Fatal(err)
+		}
+		<-r.Done()
+		b.StopTimer()
+		if err := r.Stop(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+	cancel()
+	<-over
+	if err := p.Close(); err != nil {
+		b.Fatal(err)
+	}
 }

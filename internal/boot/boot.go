@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"sync"
 	"time"
@@ -57,7 +56,8 @@ type Booter struct {
 	close   context.CancelFunc
 	life    context.Context // ends when Run returns
 	end     context.CancelFunc
-	work    sync.WaitGroup // boots, destroys that nobody waits for, and the home
+	boots   sync.WaitGroup // boots that go on
+	work    sync.WaitGroup // what goes on besides: destroys that nobody waits for, runners that are attended, the home
 
 	finding chan struct{} // holds a token while somebody finds out how machines get home
 
@@ -123,7 +123,12 @@ func (b *Booter) Run(ctx context.Context) error {
 	b.close()
 	b.mu.Lock()
 	b.ended = true
-	left := maps.Clone(b.runners)
+	left := make([]*Runner, 0, len(b.runners))
+	for _, r := range b.runners {
+		if r.up { // a boot cleans up after itself
+			left = append(left, r)
+		}
+	}
 	b.mu.Unlock()
 	group.Wait()
 	var stopping sync.WaitGroup
@@ -135,6 +140,7 @@ func (b *Booter) Run(ctx context.Context) error {
 		})
 	}
 	stopping.Wait()
+	b.boots.Wait()
 	b.end()
 	b.work.Wait()
 	return nil
@@ -156,7 +162,7 @@ func (b *Booter) prepare(ctx context.Context) {
 }
 
 // begin makes the record of a runner, so that whatever happens to its machine from now on finds it. The caller calls
-// work.Done when the boot is over.
+// boots.Done when the boot is over.
 func (b *Booter) begin(name string) (*Runner, error) {
 	r := &Runner{booter: b, name: name, began: time.Now(), exited: make(chan struct{}), done: make(chan struct{})}
 	b.mu.Lock()
@@ -168,8 +174,19 @@ func (b *Booter) begin(name string) (*Runner, error) {
 		return nil, fmt.Errorf("boot: runner %s: %w: it exists", name, fault.Conflict)
 	}
 	b.runners[name] = r
-	b.work.Add(1)
+	b.boots.Add(1)
 	return r, nil
+}
+
+// complete notes that a boot has succeeded, unless that is too late.
+func (b *Booter) complete(r *Runner) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended {
+		return fault.Say(fault.Canceled, "The pool %s is closed.", b.pool)
+	}
+	r.up = true
+	return nil
 }
 
 // runner returns the runner of a machine's name, or nil.

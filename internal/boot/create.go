@@ -23,12 +23,16 @@ func (b *Booter) Boot(ctx context.Context, name string) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer b.work.Done()
+	defer b.boots.Done()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := context.AfterFunc(b.closing, func() { cancel(fault.Say(fault.Canceled, "The pool %s is closed.", b.pool)) })
 	defer stop()
-	if err := r.boot(ctx); err != nil {
+	err = r.boot(ctx)
+	if err == nil {
+		err = b.complete(r)
+	}
+	if err != nil {
 		if r.guest != nil {
 			r.guest.Cancel(err)
 			if l, _ := r.guest.Wait(ctx); l != nil { // it came in the last moment

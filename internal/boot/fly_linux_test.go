@@ -109,20 +109,40 @@ func TestWhatNobodyCanKnowIsAskedForInASentence(t *testing.T) {
 		change      func(*boot.Options)
 		want        string
 	}{
-		"the image":             {inner, nil, nil, "name an image with this program in the Spec"},
-		"the address":           {&elsewhere{inner, inner}, map[string]string{"FLY_IMAGE_REF": "registry.fly.io/thumbnails:1"}, nil, "pool's Address"},
-		"an address that leads": {&elsewhere{inner, inner}, map[string]string{"FLY_PRIVATE_IP": "2001:db8::1"}, nil, "cannot listen"},
+		"the image":   {inner, nil, nil, "name an image with this program in the Spec"},
+		"the address": {&elsewhere{inner, inner}, map[string]string{"FLY_IMAGE_REF": "registry.fly.io/thumbnails:1"}, nil, "pool's Address"},
+		"an address that leads here": {
+			inner, nil, func(o *boot.Options) { o.Address = "127.0.0.1:" + taken(t) }, "cannot listen",
+		},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			b := newBooter(t, c.provider, "runner", func(o *boot.Options) {
 				o.Environment = func(name string) string { return c.environment[name] }
+				if c.change != nil {
+					c.change(o)
+				}
 			})
 			if _, err := b.Boot(t.Context(), fresh()); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Boot: got error %v, want fault.Invalid with %q", err, c.want)
 			}
 		})
 	}
+}
+
+// taken returns a port at which another already listens.
+func taken(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }
 
 func TestAnAddressThatIsNamedIsTheWayHome(t *testing.T) {

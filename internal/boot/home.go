@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/link"
@@ -41,7 +42,12 @@ func (b *Booter) reach(ctx context.Context) (*home, error) {
 	if err != nil {
 		return nil, err
 	}
-	made, err := link.NewHome(b.hello, &link.HomeOptions{Listen: listen, Silence: b.options.Silence, Logger: b.log})
+	made, err := b.newHome(listen)
+	if host, _, _ := net.SplitHostPort(listen); errors.Is(err, syscall.EADDRNOTAVAIL) && advertise == "" {
+		// The address comes with the first machine, as that of a network of Podman's does, or it is that of another computer.
+		listen, advertise = ":0", host
+		made, err = b.newHome(listen)
+	}
 	if err != nil {
 		return nil, b.unlistenable(listen, err)
 	}
@@ -55,6 +61,10 @@ func (b *Booter) reach(ctx context.Context) (*home, error) {
 		}
 	})
 	return found, nil
+}
+
+func (b *Booter) newHome(listen string) (*link.Home, error) {
+	return link.NewHome(b.hello, &link.HomeOptions{Listen: listen, Silence: b.options.Silence, Logger: b.log})
 }
 
 // way says where to listen for runners, and by which address they get there if not by that.

@@ -18,6 +18,7 @@ type Runner struct {
 	name     string
 	guest    *link.Guest // set while Boot goes on
 	link     *link.Link  // set before Boot returns
+	up       bool        // guarded by the booter's mu: Boot has returned it
 	began    time.Time
 	memoryMB int // that it may use; 0: nobody has said
 

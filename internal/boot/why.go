@@ -152,8 +152,8 @@ func (r *Runner) late(ctx context.Context, invitation *link.Invitation) error {
 	if printed := r.printed(context.WithoutCancel(ctx), time.Second); printed != "" {
 		said = "It printed: " + printed
 	}
-	return fault.Say(fault.Unavailable, "The runner %s runs, and has not dialed home in %v. Its way is %s; see that no firewall is in it, "+
-		"and that main calls dayfly.Main() first of all. %s", r.name, took, strings.Join(invitation.Addresses, ", "), said)
+	return fault.Say(fault.Unavailable, "The runner %s runs, and has not dialed home in %v. Its way is %s; see that it leads here and that no "+
+		"firewall is in it, or name another in the pool's Address, and that main calls dayfly.Main() first of all. %s", r.name, took, strings.Join(invitation.Addresses, ", "), said)
 }
 
 // maxPrinted is how much of what a machine printed is told, in bytes.

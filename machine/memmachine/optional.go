@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ var (
 	_ machine.Suspender = (*Provider)(nil)
 	_ machine.Logger    = (*Provider)(nil)
 	_ machine.Carrier   = (*Provider)(nil)
+	_ machine.Gateway   = (*Provider)(nil)
 )
 
 // Prepare fetches nothing, as [machine.Preparer] says; a rule with [Progress] makes it report.
@@ -56,6 +58,14 @@ func (p *Provider) CheckProgram(ctx context.Context, program *machine.Program) e
 		return fault.Say(fault.Unsupported, "the program %s is no file that can be executed", program.File)
 	}
 	return nil
+}
+
+// Gateway returns the loopback address, as [machine.Gateway] says: guests run in this process.
+func (p *Provider) Gateway(ctx context.Context) (netip.Addr, error) {
+	if err := ctx.Err(); err != nil {
+		return netip.Addr{}, fmt.Errorf("memmachine: %w: %w", fault.Canceled, context.Cause(ctx))
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1}), nil
 }
 
 // Exec calls the cloud's [Options.Exec], as [machine.Execer] says.
