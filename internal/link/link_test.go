@@ -243,6 +243,7 @@ func TestAnInvitationAdmitsOneRunnerOnce(t *testing.T) {
 			}
 			got := newCollector()
 			go func() { _ = parent.Serve(got.handle) }()
+			go func() { _ = runner.Serve(func([]byte) {}) }()
 			if err := runner.Send(t.Context(), []byte("still here")); err != nil {
 				t.Fatalf("Send: %v", err)
 			}

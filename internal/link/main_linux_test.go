@@ -8,9 +8,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,69 +39,148 @@ func TestMain(m *testing.M) {
 func play(role, argument string) error {
 	switch role {
 	case "runner": // says everything back that it hears
-		i, err := link.ParseInvitation(argument)
-		if err != nil {
-			return err
-		}
-		runner, err := link.Dial(context.Background(), i, hello())
+		runner, err := dialed(argument)
 		if err != nil {
 			return err
 		}
 		fmt.Println("ready")
 		return runner.Serve(func(frame []byte) { _ = runner.Post(frame) })
 	case "collector": // puts a MiB together from what it hears, and then says a byte
-		i, err := link.ParseInvitation(argument)
-		if err != nil {
-			return err
-		}
-		runner, err := link.Dial(context.Background(), i, hello())
+		runner, err := dialed(argument)
 		if err != nil {
 			return err
 		}
 		fmt.Println("ready")
 		var whole []byte
 		return runner.Serve(func(frame []byte) {
-			if len(frame) < 1<<20 && whole == nil {
-				whole = make([]byte, 0, 1<<20)
-			}
-			if len(frame) < 1<<20 {
-				whole = append(whole, frame...)
-			} else {
+			if whole == nil && len(frame) == 1<<20 {
 				whole = frame
+			} else {
+				whole = append(whole, frame...)
 			}
 			if len(whole) >= 1<<20 {
 				whole = nil
 				_ = runner.Post([]byte{0})
 			}
 		})
-	case "tcp", "unix": // says everything back that it hears, without a link
-		l, err := net.Listen(role, argument)
-		if err != nil {
-			return err
-		}
-		fmt.Println("ready " + l.Addr().String())
-		conn, err := l.Accept()
-		if err != nil {
-			return err
-		}
-		buffer := make([]byte, 64<<10)
-		for {
-			n, err := conn.Read(buffer)
+	case "leaky": // starts a process that holds its connection
+		return leak(argument)
+	case "parent": // expects a runner on one way, and then says everything back to it
+		return beParent(strings.Fields(argument))
+	case "crowd": // is many runners at once
+		for word := range strings.FieldsSeq(argument) {
+			runner, err := dialed(word)
 			if err != nil {
-				return nil
-			}
-			if _, err := conn.Write(buffer[:n]); err != nil {
 				return err
 			}
+			go func() { _ = runner.Serve(func([]byte) {}) }()
 		}
+		fmt.Println("ready")
+		_, err := io.Copy(io.Discard, os.Stdin)
+		return err
+	case "tcp", "unix": // says everything back that it hears, without a link
+		return echo(role, argument)
 	}
 	return fmt.Errorf("no role %q", role)
+}
+
+func dialed(word string) (*link.Link, error) {
+	i, err := link.ParseInvitation(word)
+	if err != nil {
+		return nil, err
+	}
+	return link.Dial(context.Background(), i, hello())
+}
+
+// leak is a runner whose child holds its socket open and outlives it. It says the child's process id.
+func leak(word string) error {
+	runner, err := dialed(word)
+	if err != nil {
+		return err
+	}
+	sleeper := exec.Command("sleep", "1000")
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		fd, _ := strconv.Atoi(e.Name())
+		if to, _ := os.Readlink("/proc/self/fd/" + e.Name()); strings.HasPrefix(to, "socket:") {
+			other, err := unix.Dup(fd)
+			if err != nil {
+				return err
+			}
+			sleeper.ExtraFiles = append(sleeper.ExtraFiles, os.NewFile(uintptr(other), "socket"))
+		}
+	}
+	if err := sleeper.Start(); err != nil {
+		return err
+	}
+	fmt.Println("ready", sleeper.Process.Pid, len(sleeper.ExtraFiles))
+	return runner.Serve(func([]byte) {})
+}
+
+// beParent has a home in a directory, with a silence and for one way. It says the invitation, then when the runner is
+// there, and for each line that it reads what the runner says back.
+func beParent(arguments []string) error {
+	silence, err := time.ParseDuration(arguments[1])
+	if err != nil {
+		return err
+	}
+	home, err := link.NewHome(hello(), &link.HomeOptions{Dir: arguments[0], Listen: "127.0.0.1:0", Silence: silence})
+	if err != nil {
+		return err
+	}
+	go func() { _ = home.Run(context.Background()) }()
+	guest, err := home.Expect("r")
+	if err != nil {
+		return err
+	}
+	i := guest.Invitation()
+	i.Addresses = slices.DeleteFunc(i.Addresses, func(a string) bool { return !strings.HasPrefix(a, arguments[2]) })
+	fmt.Println("ready", i.Encode())
+	parent, err := guest.Wait(context.Background())
+	if err != nil {
+		return err
+	}
+	go func() {
+		lines := bufio.NewScanner(os.Stdin)
+		for lines.Scan() {
+			if err := parent.Send(context.Background(), lines.Bytes()); err != nil {
+				fmt.Println(err)
+			}
+		}
+	}()
+	return parent.Serve(func(frame []byte) { fmt.Println(string(frame)) })
+}
+
+func echo(network, address string) error {
+	l, err := net.Listen(network, address)
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready", l.Addr())
+	conn, err := l.Accept()
+	if err != nil {
+		return err
+	}
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := conn.Read(buffer)
+		if err != nil {
+			return nil
+		}
+		if _, err := conn.Write(buffer[:n]); err != nil {
+			return err
+		}
+	}
 }
 
 // child is another process of this test.
 type child struct {
 	*exec.Cmd
 	said *bufio.Reader
+	in   io.Writer
 }
 
 // start starts a process that plays a role, on a processor or with -1 on any, and returns when it is ready and what it
@@ -116,6 +197,10 @@ func start(t testing.TB, cpu int, role, argument string) (*child, string) {
 		c.Env = append(c.Env, "LINK_TEST_CPU="+strconv.Itoa(cpu))
 	}
 	c.Stderr = os.Stderr
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +212,7 @@ func start(t testing.TB, cpu int, role, argument string) (*child, string) {
 		_ = c.Process.Kill() // it may have ended
 		_ = c.Wait()         // it was killed
 	})
-	started := &child{c, bufio.NewReader(out)}
+	started := &child{c, bufio.NewReader(out), in}
 	line, err := started.said.ReadString('\n')
 	if err != nil && err != io.EOF {
 		t.Fatalf("%s: %v", role, err)

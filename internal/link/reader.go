@@ -48,9 +48,8 @@ func (r *reader) next() (kind byte, body []byte, err error) {
 		r.start += n
 		for n < size && err == nil {
 			var m int
-			m, err = r.conn.Read(body[n:])
+			m, err = r.read(body[n:])
 			n += m
-			r.quiet.Store(0)
 		}
 		if n == size {
 			err = nil
@@ -72,15 +71,22 @@ func (r *reader) fill(n int) error {
 	}
 	r.fit(n)
 	for r.end-r.start < n {
-		m, err := r.conn.Read(r.buffer[r.end:])
+		m, err := r.read(r.buffer[r.end:])
 		r.end += m
 		r.last = m
-		r.quiet.Store(0)
 		if err != nil && r.end-r.start < n {
 			return err
 		}
 	}
 	return nil
+}
+
+func (r *reader) read(p []byte) (int, error) {
+	n, err := r.conn.Read(p)
+	if n > 0 {
+		r.quiet.Store(0)
+	}
+	return n, err
 }
 
 // fit makes the buffer one that can hold n bytes from start on.

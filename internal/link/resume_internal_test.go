@@ -16,6 +16,9 @@ import (
 	"github.com/dayfly-run/dayfly/fault"
 )
 
+// swallows is a number of lost bytes for a connection that never breaks and takes everything.
+const swallows = 1 << 40
+
 // flaky is an end of a connection that breaks after its budget. Bytes beyond its deliveries are taken from the writer
 // and never arrive, as those are that were in the buffers of a network when it was cut.
 type flaky struct {
@@ -43,7 +46,7 @@ func (f *flaky) Write(p []byte) (int, error) {
 	switch {
 	case n+lost < len(p) || f.delivers == 0 && f.takes == 0:
 		f.Conn.Close()
-	case lost > 0:
+	case lost > 0 && f.takes < swallows/2:
 		time.AfterFunc(time.Millisecond, func() { f.Conn.Close() })
 	}
 	if n+lost < len(p) {
