@@ -3,12 +3,20 @@ package link_test
 import (
 	"context"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/dayfly-run/dayfly/internal/link"
 )
 
 // placements are where the two processes of a measurement run, since waking another processor costs more than
@@ -57,14 +65,14 @@ func BenchmarkPieces(b *testing.B) {
 			back := make(chan struct{}, 1)
 			go func() { _ = parent.Serve(func([]byte) { back <- struct{}{} }) }()
 			message := make([]byte, 1<<20)
-			measure(b, func() {
+			measure(b, 100, timed(func() {
 				for at := 0; at < len(message); at += size {
 					if err := parent.Send(context.Background(), message[at:at+size]); err != nil {
 						b.Fatal(err)
 					}
 				}
 				<-back
-			})
+			}))
 		})
 	}
 }
@@ -92,7 +100,7 @@ func bareEcho(b *testing.B, kind string, p placement, size int) {
 	}
 	defer conn.Close()
 	message, back := make([]byte, size), make([]byte, size)
-	measure(b, func() {
+	measure(b, 100, timed(func() {
 		if size > 64<<10 { // more than sockets hold
 			go func() { _, _ = conn.Write(message) }()
 		} else if _, err := conn.Write(message); err != nil {
@@ -105,7 +113,7 @@ func bareEcho(b *testing.B, kind string, p placement, size int) {
 			}
 			n += m
 		}
-	})
+	}))
 }
 
 func linkEcho(b *testing.B, way string, p placement, size, senders int) {
@@ -131,7 +139,7 @@ func linkEcho(b *testing.B, way string, p placement, size, senders int) {
 	}
 	if senders == 1 {
 		message := make([]byte, size)
-		measure(b, func() { round(0, message) })
+		measure(b, 100, timed(func() { round(0, message) }))
 		return
 	}
 	var left atomic.Int64
@@ -155,18 +163,106 @@ func linkEcho(b *testing.B, way string, p placement, size, senders int) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "rounds/s")
 }
 
-// measure runs what is to be measured b.N times and reports the distribution too.
-func measure(b *testing.B, do func()) {
-	for range 100 {
+// BenchmarkIdle measures the parent's memory for each idle link, of which there are 1,000.
+func BenchmarkIdle(b *testing.B) {
+	for name, way := range ways() {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				before := resident(b)
+				home := newHome(b, nil)
+				const many = 1000
+				guests := make([]*link.Guest, many)
+				crowd, _ := start(b, -1, "crowd", "")
+				for n := range guests {
+					guest, i := expect(b, home, fmt.Sprint(n), way)
+					guests[n] = guest
+					if _, err := fmt.Fprintln(crowd.in, i.Encode()); err != nil {
+						b.Fatal(err)
+					}
+					l, err := guest.Wait(b.Context())
+					if err != nil {
+						b.Fatal(err)
+					}
+					go func() { _ = l.Serve(func([]byte) {}) }()
+					if err := l.Send(b.Context(), make([]byte, 100)); err != nil {
+						b.Fatal(err)
+					}
+				}
+				debug.FreeOSMemory()
+				b.ReportMetric((resident(b)-before)*1000/many, "KiB/link")
+				runtime.KeepAlive(guests)
+			}
+		})
+	}
+}
+
+// resident returns how many MiB of memory this process has.
+func resident(b *testing.B) float64 {
+	debug.FreeOSMemory()
+	text, err := os.ReadFile("/proc/self/statm")
+	var total, pages float64
+	if _, err2 := fmt.Sscan(string(text), &total, &pages); err != nil || err2 != nil {
+		b.Fatal(err, err2)
+	}
+	return pages * float64(os.Getpagesize()) / (1 << 20)
+}
+
+// BenchmarkDeath measures how long after its runner was killed the parent knows, and how long after the parent was
+// killed its runner has ended.
+func BenchmarkDeath(b *testing.B) {
+	b.Run("runner-killed", func(b *testing.B) {
+		home := newHome(b, nil)
+		measure(b, 0, func() time.Duration {
+			guest, i := expect(b, home, "r"+strconv.Itoa(rand.Int()), "unix:")
+			runner, _ := start(b, -1, "runner", i.Encode())
+			parent, err := guest.Wait(b.Context())
+			if err != nil {
+				b.Fatal(err)
+			}
+			go func() { _ = parent.Serve(func([]byte) {}) }()
+			began := time.Now()
+			if err := runner.Process.Kill(); err != nil {
+				b.Fatal(err)
+			}
+			<-parent.Done()
+			return time.Since(began)
+		})
+	})
+	for name, way := range ways() {
+		b.Run("parent-killed-"+name, func(b *testing.B) {
+			measure(b, 0, func() time.Duration {
+				parent, invitation := start(b, -1, "parent", fmt.Sprint(b.TempDir(), "/home 15s ", way))
+				runner, _ := start(b, -1, "runner", invitation)
+				began := time.Now()
+				if err := parent.Process.Kill(); err != nil {
+					b.Fatal(err)
+				}
+				_, _ = io.Copy(io.Discard, runner.said) // until it has ended
+				return time.Since(began)
+			})
+		})
+	}
+}
+
+// timed returns a function that measures another.
+func timed(do func()) func() time.Duration {
+	return func() time.Duration {
+		began := time.Now()
+		do()
+		return time.Since(began)
+	}
+}
+
+// measure lets what is to be measured say b.N times how long it took, and reports the distribution.
+func measure(b *testing.B, warmups int, do func() time.Duration) {
+	for range warmups {
 		do()
 	}
 	took := make([]time.Duration, b.N)
 	b.ReportAllocs()
 	b.ResetTimer()
 	for i := range took {
-		began := time.Now()
-		do()
-		took[i] = time.Since(began)
+		took[i] = do()
 	}
 	b.StopTimer()
 	slices.Sort(took)

@@ -230,6 +230,9 @@ func (p *pauses) gone(err error) bool {
 // same, so that a thousand of them do not come back in one moment.
 func (p *pauses) wait(interrupt <-chan struct{}) bool {
 	p.length = min(max(2*p.length, firstPause), longestPause)
+	if !p.since.IsZero() {
+		p.length = min(p.length, goneAfter/8) // to be sure soon; a refusal costs the parent's computer nothing
+	}
 	t := time.NewTimer(p.length/2 + rand.N(p.length))
 	defer t.Stop()
 	select {

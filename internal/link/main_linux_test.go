@@ -67,17 +67,17 @@ func play(role, argument string) error {
 		return leak(argument)
 	case "parent": // expects a runner on one way, and then says everything back to it
 		return beParent(strings.Fields(argument))
-	case "crowd": // is many runners at once
-		for word := range strings.FieldsSeq(argument) {
-			runner, err := dialed(word)
+	case "crowd": // is a runner for each line that it reads
+		fmt.Println("ready")
+		lines := bufio.NewScanner(os.Stdin)
+		for lines.Scan() {
+			runner, err := dialed(lines.Text())
 			if err != nil {
 				return err
 			}
 			go func() { _ = runner.Serve(func([]byte) {}) }()
 		}
-		fmt.Println("ready")
-		_, err := io.Copy(io.Discard, os.Stdin)
-		return err
+		return lines.Err()
 	case "tcp", "unix": // says everything back that it hears, without a link
 		return echo(role, argument)
 	}
