@@ -64,6 +64,6 @@ func (l *Link) signOfLife() {
 	}
 	l.idle = true
 	if !l.writing {
-		l.wire.spare = nil
+		l.wire.relax()
 	}
 }

@@ -25,7 +25,7 @@ func (l *Link) Close(err error) {
 		l.waiters = nil
 		if !l.served {
 			l.served = true
-			go l.serve(func([]byte) {})
+			go func() { _ = l.serve(func([]byte) {}) }() // why it ends is in over
 		}
 	}
 	over := l.closing

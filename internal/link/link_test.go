@@ -251,3 +251,76 @@ func TestAnInvitationAdmitsOneRunnerOnce(t *testing.T) {
 		})
 	}
 }
+
+func TestNoSenderWaitsLongerThanItsContextForAPeerThatDoesNotRead(t *testing.T) {
+	t.Parallel()
+	for name, way := range ways() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			parent, runner := pair(t, newHome(t, nil), "r", way)
+			got := newCollector()
+			go func() { _ = parent.Serve(got.handle) }()
+			sent, refused := 0, 0
+			for refused < 3 {
+				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				frame := bytes.Repeat([]byte{byte(sent)}, 300_000)
+				switch err := parent.Send(ctx, frame); fault.Of(err) {
+				case "":
+					sent++
+				case fault.Canceled:
+					refused++
+				default:
+					t.Fatalf("Send: got %v, want nil or canceled", err)
+				}
+				cancel()
+				clear(frame)
+				if sent > 100 {
+					t.Fatalf("frames that were taken while nobody reads: got %d", sent)
+				}
+			}
+			back := newCollector()
+			go func() { _ = runner.Serve(back.handle) }()
+			for i, frame := range back.wait(t, sent) {
+				if !bytes.Equal(frame, bytes.Repeat([]byte{byte(i)}, 300_000)) {
+					t.Fatalf("frame %d is not what was sent", i)
+				}
+			}
+		})
+	}
+}
+
+func TestBothEndsMaySendMoreThanAWindowAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, way := range ways() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			parent, runner := pair(t, newHome(t, nil), "r", way)
+			const senders, each, size = 8, 40, 100_000
+			atParent, atRunner := newCollector(), newCollector()
+			go func() { _ = parent.Serve(atParent.handle) }()
+			go func() { _ = runner.Serve(atRunner.handle) }()
+			for sender := range senders {
+				for _, l := range []*link.Link{parent, runner} {
+					go func() {
+						for n := range each {
+							frame := bytes.Repeat([]byte{byte(n)}, size)
+							frame[0] = byte(sender)
+							if err := l.Send(t.Context(), frame); err != nil {
+								t.Errorf("Send: %v", err)
+							}
+						}
+					}()
+				}
+			}
+			for _, c := range []*collector{atParent, atRunner} {
+				next := map[byte]byte{}
+				for _, frame := range c.wait(t, senders*each) {
+					if sender := frame[0]; len(frame) != size || frame[1] != next[sender] || frame[size-1] != next[sender] {
+						t.Fatalf("sender %d: got its frame %d with %d bytes, want its frame %d with %d", sender, frame[1], len(frame), next[sender], size)
+					}
+					next[frame[0]]++
+				}
+			}
+		})
+	}
+}

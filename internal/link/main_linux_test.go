@@ -3,6 +3,7 @@ package link_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -214,7 +215,7 @@ func start(t testing.TB, cpu int, role, argument string) (*child, string) {
 	})
 	started := &child{c, bufio.NewReader(out), in}
 	line, err := started.said.ReadString('\n')
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		t.Fatalf("%s: %v", role, err)
 	}
 	said, ok := strings.CutPrefix(strings.TrimSpace(line), "ready")

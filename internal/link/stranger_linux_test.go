@@ -158,9 +158,9 @@ func TestARunnerThatIsGivenUpIsRefused(t *testing.T) {
 	if _, err := home.Expect("r"); fault.Of(err) != fault.Conflict {
 		t.Errorf("Expect of an id that is expected: got %v, want a conflict", err)
 	}
-	reason := fault.Say(fault.Exhausted, "it took too long")
+	reason := errors.New("it took too long")
 	guest.Cancel(reason)
-	if _, err := guest.Wait(t.Context()); err != reason {
+	if _, err := guest.Wait(t.Context()); !errors.Is(err, reason) {
 		t.Errorf("Wait: got %v, want %v", err, reason)
 	}
 	if _, err := link.Dial(t.Context(), i, hello()); fault.Of(err) != fault.Unauthenticated {

@@ -1,7 +1,6 @@
 package link
 
 import (
-	"crypto/tls"
 	"errors"
 	"net"
 	"sync"
@@ -34,9 +33,12 @@ var errFull = errors.New("the socket is full")
 // sender that writes for others should come back to its own work.
 const maxPush = 128 << 10
 
-// newWire returns the wire over a connection whose handshake is over. With TLS, sealed is what stands between it and
-// the socket.
+// newWire returns the wire over a connection whose handshake is over. With TLS, s is what stands between it and the
+// socket, and from now on holds what is written.
 func newWire(conn, socket net.Conn, s *sealer) *wire {
+	if s != nil {
+		s.hold()
+	}
 	w := &wire{conn: conn, socket: socket, sealer: s}
 	if c, ok := socket.(syscall.Conn); ok && canWriteRaw {
 		if raw, err := c.SyscallConn(); err == nil {
@@ -151,6 +153,18 @@ func (s *sealer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// relax gives back the memory for what is to be written. Only the writer, or who keeps others from writing, calls it.
+func (w *wire) relax() {
+	w.spare = nil
+	if s := w.sealer; s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.held) == 0 {
+			s.held = nil
+		}
+	}
+}
+
 func (s *sealer) hold() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -164,10 +178,4 @@ func (s *sealer) take(empty []byte) []byte {
 	held := s.held
 	s.held = empty[:0]
 	return held
-}
-
-// sealed returns the wire of a TLS connection over a sealer, which from now on holds what is written.
-func sealed(conn *tls.Conn, s *sealer) *wire {
-	s.hold()
-	return newWire(conn, s.Conn, s)
 }
