@@ -57,7 +57,29 @@ func Examine(ctx context.Context, c *Config, o *ExamineOptions) []Check {
 	if c.Blobs.URL != "" && checks[0].Result != Bad {
 		checks = append(checks, examineBlobs(ctx, c))
 	}
-	return append(checks, examineOwner(ctx, c, o.Program), examineSupervisor(), examineLimits())
+	checks = append(checks, examineOwner(ctx, c, o.Program), examineSupervisor(), examineLimits())
+	if c.dockerBackend().enabled {
+		checks = append(checks, examineContainers(ctx, &c.Providers.Docker))
+	}
+	return checks
+}
+
+// examineContainers says with what containers are made, or why they cannot be. Nobody who has no use for them has to care.
+func examineContainers(ctx context.Context, d *Docker) Check {
+	check := Check{Name: "containers", Result: Good}
+	ctx, stop := context.WithTimeout(ctx, 5*time.Second)
+	defer stop()
+	provider := d.provider(nil)
+	text, err := provider.Check(ctx)
+	if err := errors.Join(err, provider.Close()); err != nil {
+		check.Result, check.Text = Note, "jobs cannot run in containers: "+err.Error()
+		if sentence, ok := fault.Sentence(err); ok {
+			check.Text = "jobs cannot run in containers: " + sentence
+		}
+		return check
+	}
+	check.Text = text
+	return check
 }
 
 func examineServer(ctx context.Context, serverURL, token string) Check {

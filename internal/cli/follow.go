@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/dayfly-run/dayfly"
 )
@@ -80,8 +81,11 @@ func (o *outputs) flush() {
 func (r *runner) follow(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	if r.summary && r.p.errTTY {
+	switch {
+	case r.summary && r.p.errTTY:
 		go r.sayWhyItWaits(ctx)
+	case !r.f.quiet && !r.p.json:
+		go r.sayWhatItFetches(ctx)
 	}
 	if !r.p.json {
 		out := r.p.outputs(r.f.raw)
@@ -146,7 +150,12 @@ func (r *runner) sayWhyItWaits(ctx context.Context) {
 			return // there is output to look at, or an error that the main loop meets too
 		}
 		if text := fetching(job); text != "" {
-			draw(cut(text, max(20, r.p.width-1)))
+			if width := max(20, r.p.width-1); utf8.RuneCountInString(text) <= width {
+				draw(text)
+			} else { // a reason why it takes longer, which is worth lines of its own
+				draw("")
+				r.sayOnce(&said, text)
+			}
 			next = time.Now().Add(patient)
 			continue
 		}
@@ -156,12 +165,46 @@ func (r *runner) sayWhyItWaits(ctx context.Context) {
 		}
 		next = time.Now().Add(patient)
 		why, err := r.c.Why(ctx, r.job.ID)
-		if err == nil && len(why.Answers) > 0 && why.Answers[0] != said && why.State != dayfly.Running && !why.State.Terminal() {
-			said = why.Answers[0]
-			r.talk.mu.Lock()
-			r.p.note("%s", r.p.colored(r.p.err, dim, "waiting: "+plain(said)))
-			r.talk.mu.Unlock()
+		if err == nil && len(why.Answers) > 0 && why.State != dayfly.Running && !why.State.Terminal() {
+			r.sayOnce(&said, plain(why.Answers[0]))
 		}
+	}
+}
+
+// sayOnce tells somebody at a terminal why a job waits, unless it was the last that was said.
+func (r *runner) sayOnce(said *string, why string) {
+	if *said == why {
+		return
+	}
+	*said = why
+	r.talk.mu.Lock()
+	defer r.talk.mu.Unlock()
+	r.p.note("%s", r.p.colored(r.p.err, dim, "waiting: "+why))
+}
+
+// sayWhatItFetches tells whoever reads standard error later what the job's provider fetches, if that takes its time, and why
+// it takes longer: each once, and no numbers.
+func (r *runner) sayWhatItFetches(ctx context.Context) {
+	said := map[string]bool{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(patient):
+		}
+		job, err := r.c.Job(ctx, r.job.ID)
+		if err != nil || job.State.Terminal() || job.State == dayfly.Running {
+			return // there is output to look at, or an error that the main loop meets too
+		}
+		if len(job.Attempts) == 0 {
+			continue
+		}
+		now := job.Attempts[len(job.Attempts)-1].Preparation
+		if now == nil || now.Text == "" || said[now.Text] || len(said) > 1000 {
+			continue
+		}
+		said[now.Text] = true
+		r.p.note("dayfly: waiting: %s", plain(now.Text))
 	}
 }
 

@@ -198,7 +198,7 @@ func (p *program) showJob(job *dayfly.Job) {
 		state += ", being canceled"
 	}
 	fmt.Fprintf(w, "%s  %s  %s\n", p.colored(w, bold, job.ID), plain(job.Name), p.colored(w, stateColor(job.State), state))
-	field("command", "%s", quoteCommand(job.Spec.Command))
+	field("command", "%s", inShort(quoteCommand(job.Spec.Command)))
 	field("message", "%s", job.Message)
 	if job.ExitCode != nil {
 		field("exit code", "%d", *job.ExitCode)
@@ -291,6 +291,14 @@ func labels(m map[string]string) string {
 	}
 	slices.Sort(all)
 	return strings.Join(all, " ")
+}
+
+// longestCommand is how much is shown of a command, in characters: a line that can be read at a glance.
+const longestCommand = 100
+
+// inShort is a command on one line, of which the rest is left out.
+func inShort(command string) string {
+	return cut(strings.Join(strings.Fields(command), " "), longestCommand)
 }
 
 // completeJobs offers the ids of recent jobs to the shell, when a server can be asked without becoming one.

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/dayfly-run/dayfly"
 )
@@ -100,6 +101,18 @@ func TestEachEndOfAJobHasItsExitCode(t *testing.T) {
 		if got := exitCode(&tc.job); got != tc.want {
 			t.Errorf("%s: got %d, want %d", name, got, tc.want)
 		}
+	}
+}
+
+func TestALongScriptIsShownAsOneLine(t *testing.T) {
+	t.Parallel()
+	script := "set -e\nfor i in 1 2 3; do\n\techo $i\ndone\n" + strings.Repeat("echo more\n", 100)
+	got := inShort(quoteCommand([]string{"sh", "-c", script}))
+	if want := "sh -c 'set -e for i in 1 2 3; do echo $i done echo more"; !strings.HasPrefix(got, want) || !strings.HasSuffix(got, "…") || utf8.RuneCountInString(got) != longestCommand {
+		t.Errorf("got %q, want %d characters that begin with %q and end with …", got, longestCommand, want)
+	}
+	if got := inShort("ffmpeg -i in.wav out.mp3"); got != "ffmpeg -i in.wav out.mp3" {
+		t.Errorf("a short command: got %q, want all of it", got)
 	}
 }
 

@@ -55,7 +55,8 @@ func (p *Provider) loadOf(program *machine.Program) (*load, error) {
 			return nil, err
 		}
 	}
-	what, remedy := "the agent that containers run", "put dayfly-agent for Linux beside dayfly, or name it with providers.docker.agent"
+	what, remedy := "the agent that containers run", "build both programs with make build, "+
+		"or put a dayfly-agent beside dayfly that was built with CGO_ENABLED=0 GOOS=linux go build ./cmd/dayfly-agent, or name one with providers.docker.agent"
 	if p.agent.File == machine.ThisProgram {
 		what, remedy = "this program, which is also the first process of its containers", static(p.agent.File)
 	}

@@ -140,7 +140,8 @@ func (p *Provider) Close() error {
 }
 
 // Check reports whether an engine answers, and what and where it is, in a few words for a person. The error is one of
-// fault.Unavailable, or of fault.Denied when the socket is not for this user, with a sentence that says what to do.
+// fault.Unavailable, of fault.Denied when the socket is not for this user, or of fault.Unsupported when the agent cannot run in
+// containers, with a sentence that says what to do.
 func (p *Provider) Check(ctx context.Context) (string, error) {
 	e, err := p.connect()
 	if err != nil {
@@ -158,6 +159,9 @@ func (p *Provider) Check(ctx context.Context) (string, error) {
 	}
 	if version.Os != "linux" {
 		return "", fault.Say(fault.Unsupported, "the engine at %s runs %s containers, and Dayfly needs Linux ones", e.host, version.Os)
+	}
+	if _, err := p.loadOf(nil); err != nil {
+		return "", err
 	}
 	return name + " " + version.Version + " at " + e.host, nil
 }
