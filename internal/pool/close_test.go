@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,8 +90,12 @@ func TestAClosingPoolGivesUpItsBootsAndStopsThoseThatSucceed(t *testing.T) {
 				p := create(t, c, &pool.Options{Min: 3, OnGrow: func(g pool.Growth) { told = append(told, g) }})
 				go p.Run(t.Context())
 				synctest.Wait()
-				if err := p.Close(); err != nil {
-					t.Errorf("Close: got %v, want no error", err)
+				began, want := time.Now(), time.Duration(0)
+				if !obeys {
+					want = 3 * time.Second
+				}
+				if err := p.Close(); err != nil || time.Since(began) != want {
+					t.Errorf("Close: got %v after %v, want no error after %v", err, time.Since(began), want)
 				}
 				if left, _ := c.exist(); left != 0 || c.booted() != 3 {
 					t.Errorf("%d of %d runners are left, want 0 of 3", left, c.booted())
@@ -204,5 +209,39 @@ func TestCloseMayBeCalledByMany(t *testing.T) {
 			})
 		}
 		closes.Wait()
+	})
+}
+
+func TestAClosingPoolDoesNotWaitForTheNextTryToStopARunner(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var mended atomic.Bool
+		c := &cloud{stop: func(context.Context, *node) error {
+			if mended.Load() {
+				return nil
+			}
+			return passing(0)
+		}}
+		p := start(t, c, &pool.Options{Idle: time.Second})
+		take(t, p).Release()
+		time.Sleep(10*time.Minute + 100*time.Millisecond)
+		mended.Store(true)
+		began := time.Now()
+		if err := p.Close(); err != nil || time.Since(began) != 0 {
+			t.Errorf("Close: got %v after %v, want no error at once", err, time.Since(began))
+		}
+	})
+}
+
+func TestAClosingPoolWaitsForCallbacksThatTakeLong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var told atomic.Int64
+		p := start(t, &cloud{}, &pool.Options{OnShrink: func(pool.Shrinkage) { <-time.After(5 * time.Second); told.Add(1) }})
+		take(t, p).Release()
+		began := time.Now()
+		if err := p.Close(); err != nil || time.Since(began) != 5*time.Second || told.Load() != 1 {
+			t.Errorf("Close: got %v after %v, OnShrink was told %d times; want no error after its 5s, and once", err, time.Since(began), told.Load())
+		}
 	})
 }

@@ -467,3 +467,105 @@ func descending(numbers []int) []int {
 	slices.Reverse(numbers)
 	return numbers
 }
+
+func TestPatienceIsLookedAfterWhileNothingElseHappens(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &cloud{fails: passing}
+		p := start(t, c, &pool.Options{Min: 1, Patience: time.Second})
+		time.Sleep(10 * time.Minute)
+		for p.Stats().NextBoot < 5*time.Second {
+			time.Sleep(time.Second)
+		}
+		if a := <-ask(t.Context(), p); reason(a.err) != pool.BootFailed || a.after != time.Second {
+			t.Errorf("a caller in the middle of a pause got %v after %v, want why after the 1s of its patience", a.err, a.after)
+		}
+	})
+}
+
+func TestPatienceDoesNotEndWhileARunnerBoots(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		c := &cloud{boot: func(context.Context, *node) error {
+			if n++; n == 1 {
+				return passing(n)
+			}
+			<-time.After(20 * time.Second)
+			return nil
+		}}
+		p := start(t, c, &pool.Options{Max: 1, Patience: 5 * time.Second})
+		a := <-ask(t.Context(), p)
+		if a.err != nil || a.after < 20*time.Second {
+			t.Fatalf("the caller got %v after %v, want the slot of the boot that was under way", a.err, a.after)
+		}
+		a.slot.Release()
+	})
+}
+
+func TestABootThatIsOverdueAndFailsAfterAllIsOneFailure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &cloud{boot: func(context.Context, *node) error {
+			<-time.After(time.Hour)
+			return passing(0)
+		}}
+		p := start(t, c, &pool.Options{Max: 1})
+		<-ask(t.Context(), p)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if s := p.Stats(); s.Row != 1 || s.Failures != 1 || s.NextBoot != 0 {
+			t.Errorf("%d failures, %d in a row, next boot in %v; want 1, 1 and at once", s.Failures, s.Row, s.NextBoot)
+		}
+	})
+}
+
+func TestASuccessThatBeganBeforeAFailureDoesNotEndThePause(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := make(chan int, 2)
+		n <- 1
+		n <- 2
+		c := &cloud{boot: func(context.Context, *node) error {
+			if <-n == 1 {
+				return passing(1)
+			}
+			<-time.After(100 * time.Millisecond)
+			return nil
+		}}
+		p := start(t, c, &pool.Options{Min: 2, Max: 2})
+		time.Sleep(200 * time.Millisecond)
+		wantUp(t, p, 1, "when one of two boots has succeeded")
+		if s := p.Stats(); s.Row != 1 || s.NextBoot == 0 || s.Booting != 0 {
+			t.Errorf("got %+v, want that the pause goes on which the other's failure began", s)
+		}
+		n <- 3
+		time.Sleep(2 * time.Second)
+		wantUp(t, p, 2, "after the pause")
+	})
+}
+
+func TestMinIsRestoredAfterAConfigurationErrorWhenAnotherRunnerGoes(t *testing.T) {
+	t.Parallel()
+	for name, life := range map[string]time.Duration{"by death": 0, "by age": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := &cloud{life: life}
+				p := start(t, c, &pool.Options{Min: 2})
+				refused := func(int) error { return fault.Say(fault.Denied, "not you") }
+				c.change(func() { c.fails = refused })
+				take(t, p).Release()
+				c.up()[0].kill(errOOM)
+				time.Sleep(time.Minute)
+				wantUp(t, p, 1, "after a death, when the replacement was refused")
+				c.change(func() { c.fails = nil })
+				if life == 0 {
+					c.up()[0].kill(errOOM)
+				}
+				time.Sleep(time.Hour)
+				wantUp(t, p, 2, "when another has gone since")
+			})
+		})
+	}
+}

@@ -265,3 +265,24 @@ func TestFewestRunnersLetTheOthersGoAfterASpike(t *testing.T) {
 		})
 	}
 }
+
+func TestARunnerThatIsLostWhileIdleCheckThinksLeavesOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var told []pool.Reason
+		c := &cloud{}
+		p := start(t, c, &pool.Options{
+			IdleCheck: func() bool { time.Sleep(10 * time.Second); return true },
+			OnShrink:  func(s pool.Shrinkage) { told = append(told, s.Reason) },
+		})
+		take(t, p).Release()
+		r := c.up()[0]
+		time.Sleep(pool.DefaultIdle + time.Second)
+		r.kill(errOOM)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(told) != 1 || told[0] != pool.Lost || r.stopped() != 1 {
+			t.Errorf("OnShrink was told %v and Stop called %d times, want lost, and once", told, r.stopped())
+		}
+	})
+}

@@ -88,13 +88,18 @@ func TestASlotIsNotLostWhenTheContextEndsInTheMomentOfTheGrant(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := start(t, &cloud{}, &pool.Options{Max: 1, Concurrency: 1})
-		for range 500 {
+		for n := range 500 {
 			held := take(t, p)
 			ctx, cancel := context.WithCancel(t.Context())
 			answers := ask(ctx, p)
 			synctest.Wait()
-			go cancel()
-			go held.Release()
+			if n%2 == 0 {
+				cancel()
+				held.Release()
+			} else {
+				held.Release()
+				cancel()
+			}
 			a := <-answers
 			if a.err == nil {
 				a.slot.Release()
@@ -105,6 +110,18 @@ func TestASlotIsNotLostWhenTheContextEndsInTheMomentOfTheGrant(t *testing.T) {
 			if got := p.Stats().InUse; got != 0 {
 				t.Fatalf("%d slots are in use, want none", got)
 			}
+		}
+	})
+}
+
+func TestACallerWhoseContextHasEndedGetsNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := start(t, &cloud{}, &pool.Options{Min: 1})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := p.Acquire(ctx); reason(err) != pool.TimeUp || p.Stats().InUse != 0 {
+			t.Errorf("got %v, and %d slots are in use; want that its time is up, and none", err, p.Stats().InUse)
 		}
 	})
 }

@@ -43,9 +43,10 @@ func TestARetiringRunnerFinishesWhatItHas(t *testing.T) {
 		old := long.Runner().(*node)
 		time.Sleep(50 * time.Minute) // it retires now
 		time.Sleep(2 * time.Second)  // and its replacement is up
+		began := time.Now()
 		next := take(t, p)
-		if next.Runner() == long.Runner() {
-			t.Error("a caller got the runner that retires, want its replacement")
+		if waited := time.Since(began); next.Runner() == long.Runner() || waited != 0 {
+			t.Errorf("a caller waited %v and got %s, want the replacement at once", waited, next.Runner().ID())
 		}
 		time.Sleep(5 * time.Minute)
 		if old.stopped() > 0 {
@@ -161,5 +162,52 @@ func TestARunnerThatLivesShorterThanItRetiresIsStillOfUse(t *testing.T) {
 		if got := c.booted(); got > 10 {
 			t.Errorf("%d runners that live 20s were booted in 100s, want at most 10", got)
 		}
+	})
+}
+
+func TestARunnerThatDoesNotRetireIsUsedFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		c := &cloud{boot: func(_ context.Context, r *node) error {
+			if n++; n == 3 {
+				<-time.After(10 * time.Second)
+			}
+			r.ends = time.Now().Add(time.Duration(n) * time.Hour)
+			return nil
+		}}
+		p := start(t, c, &pool.Options{Min: 2})
+		oldest := c.up()[0]
+		time.Sleep(55*time.Minute + time.Second)
+		if s := p.Stats(); s.Up != 2 || s.Booting != 1 {
+			t.Fatalf("got %+v, want two that are up and the replacement of the first booting", s)
+		}
+		if s := take(t, p); s.Runner() == pool.Runner(oldest) {
+			t.Error("a caller got the runner that retires while another was idle")
+		} else {
+			s.Release()
+		}
+	})
+}
+
+func TestARetiringRunnerDoesNotWaitForABootThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		stuck := make(chan struct{})
+		n := 0
+		c := &cloud{boot: func(_ context.Context, r *node) error {
+			if n++; n > 1 {
+				<-stuck
+				return passing(n)
+			}
+			r.ends = time.Now().Add(time.Hour)
+			return nil
+		}}
+		p := start(t, c, &pool.Options{Min: 1, Max: 2})
+		time.Sleep(55*time.Minute + 39*time.Second)
+		wantUp(t, p, 1, "while the replacement boots")
+		time.Sleep(2 * time.Second)
+		wantUp(t, p, 0, "when the replacement is overdue")
+		close(stuck)
 	})
 }

@@ -27,11 +27,10 @@ func (p *Pool) Run(ctx context.Context) error {
 		return nil
 	}
 	p.running = true
-	p.settle()
 	p.mu.Unlock()
 
 	defer close(p.done)
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(0) // the first look at the clock boots Min
 	defer timer.Stop()
 	for {
 		select {

@@ -249,17 +249,24 @@ func (v *walker) countRunners(when string) {
 }
 
 func (v *walker) countSlots(when string) {
-	load, inUse := map[*node]int{}, 0
+	load, inUse, serving := map[*node]int{}, 0, 0
 	for _, c := range v.held() {
 		load[c.on]++
 		if !c.on.isGone() {
 			inUse++
+		}
+		if !c.on.isDone() && c.on.stopped() == 0 {
+			serving++
 		}
 		v.must(load[c.on] <= v.o.Concurrency, when, "a runner has %d slots taken, which are more than %d", load[c.on], v.o.Concurrency)
 		endsSoon := v.life > 0 && time.Until(c.on.ends) <= v.life/4
 		v.must(c.on.stopped() == 0 || v.killed[c.on] || endsSoon || v.closed, when, "a runner was stopped while it had work")
 	}
 	v.must(v.p.Stats().InUse == inUse, when, "the pool counts %d slots taken, and there are %d", v.p.Stats().InUse, inUse)
+	if s := v.p.Stats(); v.o.Prewarm > 0 && serving > 0 && v.life == 0 && s.LastError == nil && s.Booting == 0 && s.Up+s.Stopping < v.o.Max {
+		slots := s.Up * v.o.Concurrency
+		v.must(float64(serving) < v.o.Prewarm*float64(slots), when, "%d of %d slots are taken, and nothing boots ahead", serving, slots)
+	}
 	if len(v.waiting()) > 0 && v.life == 0 {
 		for _, r := range v.c.up() {
 			v.must(load[r] == v.o.Concurrency || r.stopped() > 0, when, "somebody waits, and a runner has %d of %d slots taken", load[r], v.o.Concurrency)
