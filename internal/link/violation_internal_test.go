@@ -21,7 +21,7 @@ import (
 // admitted returns a parent's link, and a connection with the runner's side of which the test does what it likes.
 func admitted(t *testing.T, way string) (*Link, *connection, *dialer) {
 	t.Helper()
-	home, err := NewHome(Hello{Build: "b"}, &HomeOptions{Dir: filepath.Join(t.TempDir(), "home"), Listen: "127.0.0.1:0"})
+	home, err := NewHome(Hello{Build: "b"}, &HomeOptions{Dir: filepath.Join(t.TempDir(), "home"), Listen: "127.0.0.1:0", Silence: maxSilence})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,6 +179,38 @@ func TestALargeFrameThatWasBegunArrivesWholeAlthoughItsSenderLeft(t *testing.T) 
 		t.Errorf("Send afterwards: %v", err)
 	}
 	runner.Close(nil)
+}
+
+func TestASenderOverTLSDoesNotWaitInTheSocket(t *testing.T) {
+	t.Parallel()
+	parent, c, _ := admitted(t, tcpPrefix) // whose other side reads nothing
+	for socket, set := range map[net.Conn]func(*net.TCPConn) error{
+		parent.wire.socket: func(s *net.TCPConn) error { return s.SetWriteBuffer(8 << 10) },
+		c.wire.socket:      func(s *net.TCPConn) error { return s.SetReadBuffer(8 << 10) },
+	} {
+		if err := set(socket.(*net.TCPConn)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	sent := make(chan int)
+	go func() {
+		n := 0
+		for parent.Send(ctx, make([]byte, 1<<20-headerSize)) == nil {
+			n++
+		}
+		sent <- n
+	}()
+	select {
+	case n := <-sent:
+		if n != Window>>20 {
+			t.Errorf("frames of a MiB that were taken: got %d, want %d, which fill the window", n, Window>>20)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("Send still waits 30 s after its context ended")
+	}
+	parent.Lose(nil)
 }
 
 func FuzzReader(f *testing.F) {
