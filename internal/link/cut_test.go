@@ -1,0 +1,149 @@
+package link_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly/internal/link"
+)
+
+// cutter stands between runners and a home and cuts connections, each after as many bytes as budget says for it.
+type cutter struct {
+	net.Listener
+	target  string
+	mu      sync.Mutex
+	count   int
+	budget  func(connection int) int64
+	working sync.WaitGroup
+}
+
+func newCutter(t *testing.T, target string, budget func(int) int64) *cutter {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cutter{Listener: l, target: target, budget: budget}
+	c.working.Go(c.accept)
+	t.Cleanup(func() {
+		l.Close()
+		c.working.Wait()
+	})
+	return c
+}
+
+func (c *cutter) accept() {
+	for {
+		near, err := c.Accept()
+		if err != nil {
+			return
+		}
+		far, err := net.Dial("tcp", c.target)
+		if err != nil {
+			near.Close()
+			continue
+		}
+		c.mu.Lock()
+		left := c.budget(c.count)
+		c.count++
+		c.mu.Unlock()
+		for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
+			c.working.Go(func() {
+				_, _ = io.Copy(way[0], io.LimitReader(way[1], left)) // a cut is no error here
+				near.Close()
+				far.Close()
+			})
+		}
+	}
+}
+
+func TestARunnerComesBackHoweverOftenItsConnectionsAreCut(t *testing.T) {
+	t.Parallel()
+	guest, i := expect(t, newHome(t, nil), "r", "tcp:")
+	seed := [32]byte{byte(time.Now().UnixNano())}
+	t.Logf("seed %d", seed[0])
+	random := rand.New(rand.NewChaCha8(seed))
+	// The first ones are cut in the handshake, some of them after the parent has let the runner in and before the runner
+	// knows; the last ones live.
+	between := newCutter(t, strings.TrimPrefix(i.Addresses[0], "tcp:"), func(n int) int64 {
+		switch {
+		case n < 9:
+			return int64(400 * n)
+		case n < 60:
+			return random.Int64N(120_000)
+		default:
+			return 1 << 40
+		}
+	})
+	i.Addresses = []string{"tcp:" + between.Addr().String()}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	runner, err := link.Dial(ctx, i, hello())
+	if err != nil {
+		t.Fatalf("Dial: %v", err)
+	}
+	parent, err := guest.Wait(ctx)
+	if err != nil {
+		t.Fatalf("Wait: %v", err)
+	}
+	const frames = 1500
+	var arrived sync.WaitGroup
+	for _, ends := range [][2]*link.Link{{parent, runner}, {runner, parent}} {
+		from, to := ends[0], ends[1]
+		sizes := rand.New(rand.NewChaCha8(seed))
+		go func() {
+			for n := range frames {
+				frame := make([]byte, 4+sizes.IntN(4000))
+				binary.BigEndian.PutUint32(frame, uint32(n))
+				if err := from.Send(ctx, frame); err != nil {
+					t.Errorf("Send of frame %d: %v", n, err)
+					return
+				}
+			}
+		}()
+		want := rand.New(rand.NewChaCha8(seed))
+		next := 0
+		arrived.Add(1)
+		go func() {
+			_ = to.Serve(func(frame []byte) { // why it ends is looked at below
+				size := 4 + want.IntN(4000)
+				if n := int(binary.BigEndian.Uint32(frame)); n != next || len(frame) != size {
+					t.Errorf("got frame %d of %d bytes, want frame %d of %d", n, len(frame), next, size)
+				}
+				if next++; next == frames {
+					arrived.Done()
+				}
+			})
+		}()
+	}
+	all := make(chan struct{})
+	go func() {
+		arrived.Wait()
+		close(all)
+	}()
+	select {
+	case <-all:
+	case <-parent.Done():
+		t.Fatalf("the parent's link is over: %v", parent.Err())
+	case <-runner.Done():
+		t.Fatalf("the runner's link is over: %v", runner.Err())
+	case <-ctx.Done():
+		t.Fatal("not everything arrived within a minute")
+	}
+	between.mu.Lock()
+	t.Logf("%d connections", between.count)
+	between.mu.Unlock()
+	runner.Close(nil)
+	<-parent.Done()
+	if end, ok := errors.AsType[*link.End](parent.Err()); !ok || end.Lost {
+		t.Errorf("the parent's end: got %v, want the runner's goodbye", parent.Err())
+	}
+}
