@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -113,6 +114,7 @@ const (
 
 // create makes the machine. As long as nobody knows whether it exists the same is asked again; a provider returns what exists.
 func (r *Runner) create(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
+	level := slog.LevelWarn // once; how it goes on is told at the end
 	for wait := firstPause; ; wait = min(2*wait, longestPause) {
 		m, err := r.booter.provider.Create(ctx, spec)
 		switch fault.Of(err).General() {
@@ -125,7 +127,8 @@ func (r *Runner) create(ctx context.Context, spec *machine.Spec) (*machine.Machi
 		if ctx.Err() != nil {
 			return nil, gaveUp(ctx, err)
 		}
-		r.booter.log.Debug("a machine may have been made or not; the same is asked again", "machine", r.name, "error", err)
+		r.booter.log.Log(ctx, level, "nobody knows whether the machine of a runner was made; it is asked for again", "runner", r.name, "error", err)
+		level = slog.LevelDebug
 		timer := time.NewTimer(wait/2 + rand.N(wait/2))
 		select {
 		case <-timer.C:

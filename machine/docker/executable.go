@@ -45,6 +45,9 @@ const maxKnown = 64
 // sentence. Errors are fault.Unsupported.
 func (e *executables) read(file, what, remedy string) (*executable, error) {
 	cannot := func(why, remedy string) (*executable, error) {
+		if file == thisProgram {
+			file = nameOf(file)
+		}
 		return nil, fault.Say(fault.Unsupported, "%s, %s, %s; %s", what, file, why, remedy)
 	}
 	opened, err := os.Open(file)
