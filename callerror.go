@@ -28,6 +28,10 @@ type RemoteError struct {
 	Kind     fault.Kind // what fault.Of said of the error; fault.Internal for a panic
 	Message  string     // the error's text, or what was passed to panic
 	Stack    string     // where it panicked, in the runner's words; "" if it returned an error
+
+	// Reader is the error with which a reader in the argument has failed, here at the caller, before the function did. It is
+	// most likely why. nil: none has.
+	Reader error
 }
 
 // Error returns the function's own text.
@@ -38,8 +42,13 @@ func (e *RemoteError) Error() string {
 	return e.Message
 }
 
-// Unwrap returns the kind.
-func (e *RemoteError) Unwrap() error { return e.Kind }
+// Unwrap returns the kind, and the error of a reader that has failed.
+func (e *RemoteError) Unwrap() []error {
+	if e.Reader == nil {
+		return []error{e.Kind}
+	}
+	return []error{e.Kind, e.Reader}
+}
 
 // ErrRunnerLost is the error of calls whose runner has ended, or was not heard of any more, while they were under way:
 // errors.Is(err, ErrRunnerLost). The CallError says how the runner ended, as far as that is known.
@@ -117,7 +126,7 @@ func (a *attempt) tell(err error) error {
 		return nil
 	}
 	if own, ok := errors.AsType[*call.FunctionError](err); ok {
-		return &RemoteError{Function: a.function, Runner: a.runner, Kind: own.Kind, Message: own.Message, Stack: own.Stack}
+		return &RemoteError{Function: a.function, Runner: a.runner, Kind: own.Kind, Message: own.Message, Stack: own.Stack, Reader: own.Reader}
 	}
 	e := &CallError{Function: a.function, Runner: a.runner, Waited: a.waited, Err: err}
 	if failure, ok := errors.AsType[*call.Failure](err); ok {

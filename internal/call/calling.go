@@ -34,7 +34,8 @@ type Call struct {
 	held     int // bytes of items that have come and were not credited
 	results  []*inflow
 	progress *report
-	left     bool // nobody waits any more
+	unread   error // why a reader of the argument has failed
+	left     bool  // nobody waits any more
 	canceled bool
 	stuck    *time.Timer
 	unfollow func() bool // ends what ends the readers of the result with the context
@@ -135,6 +136,15 @@ func sendError(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	return &lostError{err}
+}
+
+// readerFailed remembers why a reader of the argument has failed: the function learns only the text.
+func (k *Call) readerFailed(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.unread == nil {
+		k.unread = err
+	}
 }
 
 // Wait waits for the result, which Result and Reader then return. The error is a *FunctionError, or a *Failure. When the context
@@ -440,6 +450,9 @@ func (k *Call) deliver() {
 		k.data = v
 	} else {
 		k.failure = failureOf(k.outcome, v.data)
+		if own, ok := errors.AsType[*FunctionError](k.failure); ok {
+			own.Reader = k.unread
+		}
 		v.release()
 	}
 	open, left := k.results != nil, k.left

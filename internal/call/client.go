@@ -111,7 +111,7 @@ func (c *Client) Start(ctx context.Context, r *Request) (*Call, error) {
 	}
 	for i, allowed := range k.allowed {
 		if allowed != nil {
-			o := &outflow{link: c.link, id: k.id, channel: i, allowed: allowed}
+			o := &outflow{link: c.link, id: k.id, channel: i, allowed: allowed, failed: k.readerFailed}
 			go func() {
 				o.pump(k.flows, r.Argument.Readers[i])
 				closeReader(r.Argument.Readers[i])

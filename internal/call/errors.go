@@ -13,6 +13,7 @@ type FunctionError struct {
 	Kind    fault.Kind // what fault.Of says of the error on the runner; fault.Internal for a panic
 	Message string     // its text
 	Stack   string     // where it panicked, "" for an error
+	Reader  error      // why a reader of the argument has failed at the caller, nil when none has
 }
 
 // Error returns the message.

@@ -167,6 +167,7 @@ type outflow struct {
 	id      uint64
 	channel int
 	allowed *allowance
+	failed  func(error) // is told why the reader has failed, before the other side is; may be nil
 }
 
 // pump reads r to its end, or until the context ends or nobody wants more. The other side is told the end, unless it
@@ -190,6 +191,9 @@ func (o *outflow) pump(ctx context.Context, r io.Reader) {
 			_ = o.send(ctx, dataEnd, nil) // the link is over, and so everybody knows
 			return
 		default:
+			if o.failed != nil {
+				o.failed(err)
+			}
 			_ = o.send(ctx, dataEnd|dataFailed, []byte(clip(err.Error(), maxMessage)))
 			return
 		}

@@ -210,6 +210,22 @@ func TestAReaderThatFailsFailsOnTheOtherSide(t *testing.T) {
 	}
 }
 
+func TestAFunctionThatFailsForItsCallersReaderSaysSo(t *testing.T) {
+	t.Parallel()
+	j := join(t, settings(), nil)
+	f := declare(t, j.registry, "read", func(_ context.Context, r io.Reader) (int, error) {
+		data, err := io.ReadAll(r)
+		return len(data), err
+	})
+	_, err := f.call(t.Context(), j, &failing{})
+	if own, ok := errors.AsType[*call.FunctionError](err); !ok || own.Reader == nil || own.Reader.Error() != "the disk is gone" {
+		t.Errorf("got %#v, want a function's error with that of the caller's reader", err)
+	}
+	if _, err := f.call(t.Context(), j, strings.NewReader("whole")); err != nil {
+		t.Errorf("a reader that does not fail: got %v, want no error", err)
+	}
+}
+
 type iotestErr struct{}
 
 func (iotestErr) Read([]byte) (int, error) { return 0, errors.New("broken") }

@@ -96,7 +96,11 @@ func (p *Pool) leave(m *member, reason Reason, err error) {
 	p.trouble.again = true
 	p.shelf.take(m)
 	p.counted()
-	p.log.Info("a runner leaves the pool", "runner", m.name, "reason", reason, "error", err)
+	if err != nil {
+		p.log.Warn("a runner leaves the pool", "runner", m.name, "reason", reason, "error", err)
+	} else {
+		p.log.Info("a runner leaves the pool", "runner", m.name, "reason", reason)
+	}
 	p.tellShrinkage(Shrinkage{Runner: m.name, Reason: reason, Err: err, Count: p.up()})
 }
 
