@@ -130,6 +130,9 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	dayfly.Main()
+	if os.Getenv("TEST_ECHO") != "" {
+		echoServer()
+	}
 	if os.Getenv("TEST_PARENT") != "" {
 		orphan()
 	}

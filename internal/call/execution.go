@@ -25,7 +25,8 @@ type Execution struct {
 	argument value
 	readers  []*inflow // of the argument
 	allowed  *allowance
-	started  bool // for the link's goroutine alone
+	started  bool   // for the link's goroutine alone
+	turn     uint64 // in which the goroutine that reads the link runs it; 0: another one does
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -134,13 +135,16 @@ func (x *Execution) run() {
 		}
 		// recover is nil when the function has called runtime.Goexit. Either way this goroutine ends here, and the call
 		// must not.
+		x.leaveTurn() // or nobody would read any more
 		err := &FunctionError{Kind: fault.Internal, Message: "the function ended its goroutine by runtime.Goexit, as testing.T.FailNow does"}
 		if cause := recover(); cause != nil {
 			err.Message, err.Stack = fmt.Sprint(cause), string(debug.Stack())
 		}
 		x.finish(codec.Value{}, err)
 	}()
+	began := time.Now()
 	v, err := x.function.Run(x.ctx, x)
+	x.function.pace.ran(time.Since(began))
 	if err == nil {
 		err = x.tooLarge(v, "the result")
 		if err != nil {
@@ -149,6 +153,21 @@ func (x *Execution) run() {
 	}
 	returned = true
 	x.finish(v, err)
+}
+
+// runHere is run on the goroutine that reads the link.
+func (x *Execution) runHere() {
+	x.turn = x.server.watch.begin()
+	x.run()
+	x.server.watch.end(x.turn)
+}
+
+// leaveTurn makes another goroutine read the link, if this one is to do so when the function has ended.
+func (x *Execution) leaveTurn() {
+	if x.turn != 0 {
+		x.server.watch.turns.Pass(x.turn)
+		x.turn = 0
+	}
 }
 
 // finish answers and cleans up.
@@ -239,6 +258,12 @@ func (x *Execution) reply(v codec.Value, err error) {
 	head = binary.AppendUvarint(head, readers)
 	head = field(head, x.describe(v))
 	head = appendNumber(head, len(data))
+	if x.turn != 0 && len(data) <= maxInline {
+		*scratch = append(head, data...)
+		_ = x.server.watch.turns.PostLate(x.turn, *scratch) // or the link is over
+		return
+	}
+	x.leaveTurn()                                                                    // sending may wait for what only the reader can bring
 	_, _ = sendValue(context.Background(), x.server.link, scratch, head, x.id, data) // or the link is over
 }
 

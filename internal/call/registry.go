@@ -20,6 +20,8 @@ type Function struct {
 	Retains bool
 	// Run decodes the argument and runs the function. The error is the function's own, or made by Refuse or Unsent.
 	Run func(ctx context.Context, x *Execution) (codec.Value, error)
+
+	pace pace
 }
 
 // Registry is the functions of a program. It is safe for concurrent use.

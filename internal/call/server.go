@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
@@ -21,6 +22,8 @@ type Server struct {
 	registry *Registry
 	link     Link
 	logs     *Logs
+
+	watch *watch // nil if the link's reading cannot be passed on
 
 	// described is what describes the arguments of each function; for the link's goroutine alone.
 	described map[string]string
@@ -40,8 +43,12 @@ func (s *Server) OnSettings(f func(Settings)) { s.told = f }
 
 // NewServer returns a server of the functions in the registry over the link. What logs takes is sent to the parent.
 func NewServer(r *Registry, l Link, logs *Logs) *Server {
-	return &Server{registry: r, link: l, logs: logs, described: map[string]string{}, running: map[uint64]*Execution{},
+	s := &Server{registry: r, link: l, logs: logs, described: map[string]string{}, running: map[uint64]*Execution{},
 		draining: make(chan struct{}), idle: make(chan struct{})}
+	if t, ok := l.(turns); ok {
+		s.watch = newWatch(t)
+	}
+	return s
 }
 
 // Serve runs what the parent asks for until the link ends, and returns why it did. Before it returns attached functions are canceled,
@@ -50,18 +57,23 @@ func (s *Server) Serve() error {
 	shipping, stop := context.WithCancel(context.Background())
 	var shipper sync.WaitGroup
 	shipper.Go(func() { s.logs.ship(shipping, s.link) })
-	var broken error
+	var broken atomic.Pointer[error] // handle may still be at work when the next frame is read
 	err := s.link.Serve(func(frame []byte) {
-		if broken == nil {
-			if broken = s.handle(frame); broken != nil {
-				go s.link.Close(broken)
-			}
+		if broken.Load() != nil {
+			return
+		}
+		if err := s.handle(frame); err != nil {
+			broken.Store(&err)
+			go s.link.Close(err)
 		}
 	})
 	stop()
 	shipper.Wait()
-	if broken != nil {
-		err = fmt.Errorf("call: %w: the parent broke the protocol: %w", fault.Internal, broken)
+	if s.watch != nil {
+		close(s.watch.closed)
+	}
+	if why := broken.Load(); why != nil {
+		err = fmt.Errorf("call: %w: the parent broke the protocol: %w", fault.Internal, *why)
 	}
 	s.windUp(err)
 	return err
@@ -218,7 +230,11 @@ func (s *Server) open(id uint64, r *reader) error {
 	x.argument.begin(int(total), r.rest, f.Retains)
 	if x.argument.complete() {
 		x.started = true
-		go x.run()
+		if s.watch != nil && f.pace.isQuick() && x.flags&flagPlaced == 0 && len(x.readers) == 0 && total <= maxQuick {
+			x.runHere()
+		} else {
+			go x.run()
+		}
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func (l *Link) heartbeat() {
 	l.heart.Reset(l.beats.period)
 	l.beat++
 	quiet := int32(0)
-	if !l.handling.Load() {
+	if l.turn.Load()%2 == 0 {
 		quiet = l.quiet.Add(1)
 	}
 	switch {

@@ -54,8 +54,10 @@ type Link struct {
 	arrived   chan struct{} // has one element when there may be a wire to read from
 	cuts      chan struct{} // has one element when a connection was cut
 
-	quiet    atomic.Int32 // heartbeats since something was heard
-	handling atomic.Bool  // a frame is being handled, so nothing is being read
+	quiet atomic.Int32  // heartbeats since something was heard
+	turn  atomic.Uint64 // counts frames twice: it is odd while one is being handled, so nothing is being read
+	stint atomic.Pointer[stint]
+	late  atomic.Bool // PostLate has left something to be written
 
 	mu      sync.Mutex
 	wire    *wire       // guarded by mu: the connection; nil while there is none

@@ -64,6 +64,12 @@ func (r *reader) next() (kind byte, body []byte, err error) {
 	return kind, body, nil
 }
 
+// holdsRecord reports whether next will not have to read.
+func (r *reader) holdsRecord() bool {
+	have := r.buffer[r.start:r.end]
+	return len(have) >= headerSize && len(have) >= headerSize+(int(have[1])<<16|int(have[2])<<8|int(have[3]))
+}
+
 // fill reads until the buffer holds n bytes from start on.
 func (r *reader) fill(n int) error {
 	if r.end-r.start >= n {

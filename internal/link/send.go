@@ -41,7 +41,13 @@ func (l *Link) Send(ctx context.Context, parts ...[]byte) error {
 
 // Post sends like Send and never waits. It is for the short answers that a handler of frames gives itself. A peer that
 // does not read while it makes this side answer is lost when the answers that wait are more than can be kept.
-func (l *Link) Post(parts ...[]byte) error {
+func (l *Link) Post(parts ...[]byte) error { return l.post(0, parts) }
+
+// PostLate is Post for the handler of the frame of that turn: what it sends is written together with what is sent for the
+// other frames that have arrived already.
+func (l *Link) PostLate(turn uint64, parts ...[]byte) error { return l.post(turn, parts) }
+
+func (l *Link) post(turn uint64, parts [][]byte) error {
 	size := 0
 	for _, p := range parts {
 		size += len(p)
@@ -60,7 +66,11 @@ func (l *Link) Post(parts ...[]byte) error {
 		return e
 	}
 	l.put(recordFrame, size, parts...)
-	l.kick()
+	if turn%2 == 1 && l.turn.Load() == turn && l.out.size() <= maxPush {
+		l.late.Store(true) // with mu held: whoever passes the turn on will see it
+	} else {
+		l.kick()
+	}
 	return nil
 }
 

@@ -155,41 +155,97 @@ func (l *Link) detach(attempt uint64) (received uint64, ok bool) {
 	return l.in, true
 }
 
-// read reads from w until it breaks or is replaced.
+// stint is the reading of one wire. Its goroutine may change, see Pass.
+type stint struct {
+	wire   *wire
+	reader reader
+	handle func([]byte)
+	ended  chan error // gets one element
+}
+
+// read reads from w until it breaks or is replaced. Frames are handled on a goroutine that may be left to a handler.
 func (l *Link) read(w *wire, handle func([]byte)) error {
-	r := reader{conn: w.conn, quiet: &l.quiet}
-	defer r.release()
+	s := &stint{wire: w, reader: reader{conn: w.conn, quiet: &l.quiet}, handle: handle, ended: make(chan error, 1)}
+	l.stint.Store(s)
+	go l.readOn(s)
+	return <-s.ended
+}
+
+// readOn reads until the wire ends, or until another goroutine was told to read on.
+func (l *Link) readOn(s *stint) {
 	for {
-		kind, body, err := r.next()
-		if err != nil {
-			return err
-		}
-		ignore, err := l.received(w, headerSize+len(body))
-		if err != nil {
-			return err
-		}
-		switch kind {
-		case recordFrame:
-			if !ignore {
-				l.handling.Store(true)
-				handle(body)
-				l.handling.Store(false)
-			}
-		case recordBeat:
-			err = l.acknowledged(body)
-		case recordGoodbye:
-			err = l.goodbye(w, body)
-		case recordFarewell:
-			l.mu.Lock()
-			l.end(&End{Lost: true, Kind: fault.Internal, Reason: "the peer said farewell to a goodbye that nobody said"})
-			l.mu.Unlock()
-		default:
-			err = &violation{fmt.Sprintf("the peer sent a record of the unknown kind %d", kind)}
+		passed, err := l.readOne(s)
+		if passed {
+			return
 		}
 		if err != nil {
-			return err
+			s.reader.release()
+			s.ended <- err
+			return
 		}
 	}
+}
+
+// readOne reads one record. passed says that another goroutine reads on.
+func (l *Link) readOne(s *stint) (passed bool, err error) {
+	kind, body, err := s.reader.next()
+	if err != nil {
+		return false, err
+	}
+	ignore, err := l.received(s.wire, headerSize+len(body))
+	if err != nil {
+		return false, err
+	}
+	switch kind {
+	case recordFrame:
+		if ignore {
+			return false, nil
+		}
+		turn := l.turn.Add(1)
+		s.handle(body)
+		if !l.turn.CompareAndSwap(turn, turn+1) {
+			return true, nil
+		}
+		if l.late.Load() && !s.reader.holdsRecord() {
+			l.sendLate()
+		}
+	case recordBeat:
+		err = l.acknowledged(body)
+	case recordGoodbye:
+		err = l.goodbye(s.wire, body)
+	case recordFarewell:
+		l.mu.Lock()
+		l.end(&End{Lost: true, Kind: fault.Internal, Reason: "the peer said farewell to a goodbye that nobody said"})
+		l.mu.Unlock()
+	default:
+		err = &violation{fmt.Sprintf("the peer sent a record of the unknown kind %d", kind)}
+	}
+	return false, err
+}
+
+// Turn returns the number of the frame that is being handled, for Pass. It is for handle to call.
+func (l *Link) Turn() uint64 { return l.turn.Load() }
+
+// Pass lets another goroutine read on while the frame of that turn is still being handled, and does nothing if it is not any
+// more. So a handler can do work itself that is probably short, which saves waking a goroutine for it, and somebody
+// who sees that it is not can call Pass. The frame must not be used any more then, unless it is the handler's own.
+func (l *Link) Pass(turn uint64) {
+	if turn%2 == 0 || !l.turn.CompareAndSwap(turn, turn+1) {
+		return
+	}
+	s := l.stint.Load()
+	go func() {
+		l.sendLate()
+		l.readOn(s)
+	}()
+}
+
+// sendLate writes what PostLate has left.
+func (l *Link) sendLate() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.late.Store(false)
+	l.kick()
 }
 
 // violation is an error of a peer that does not keep to the protocol.
