@@ -20,7 +20,8 @@ type Backend interface {
 	Boot(ctx context.Context, name string) (Runner, error)
 }
 
-// Runner is something that work can be placed on. It is safe for concurrent use.
+// Runner is something that work can be placed on. It is safe for concurrent use. Its methods, but for Stop, return at once: the pool
+// waits for them.
 type Runner interface {
 	// ID names the runner in logs and errors.
 	ID() string

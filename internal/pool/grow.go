@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	cryptorand "crypto/rand"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"strings"
@@ -97,7 +98,7 @@ func (p *Pool) boot() {
 	p.boots[b] = struct{}{}
 	p.booting++
 	p.counted()
-	p.log.Info("a runner boots", "runner", b.name)
+	p.say(slog.LevelInfo, "a runner boots", "runner", b.name)
 	p.tellGrowth(Growth{Runner: b.name, Count: p.up() + p.booting})
 	p.work.Go(func() {
 		ctx, cancel := context.WithTimeout(p.life, p.o.BootTimeout)
@@ -141,10 +142,10 @@ func (p *Pool) bootEnded(b *boot, runner Runner, err error) {
 
 func (p *Pool) bootFailed(b *boot, now moment, err error) {
 	if p.closed {
-		p.log.Info("a boot was given up because the pool closes", "runner", b.name, "error", err)
+		p.say(slog.LevelInfo, "a boot was given up because the pool closes", "runner", b.name, "error", err)
 		return
 	}
-	p.log.Warn("a runner did not boot", "runner", b.name, "took", now-b.began, "error", err)
+	p.say(slog.LevelWarn, "a runner did not boot", "runner", b.name, "took", now-b.began, "error", err)
 	p.failed(b.series, now, err, b.overdue)
 }
 
@@ -193,7 +194,7 @@ func (p *Pool) join(b *boot, now moment, runner Runner) {
 	if b.series == p.trouble.series {
 		p.trouble = trouble{series: p.trouble.series + 1}
 	}
-	p.log.Info("a runner is up", "runner", b.name, "id", runner.ID(), "took", now-b.began)
+	p.say(slog.LevelInfo, "a runner is up", "runner", b.name, "id", runner.ID(), "took", now-b.began)
 	p.mortality(m, now)
 	p.shelf.put(m)
 }

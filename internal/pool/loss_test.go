@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -281,5 +282,51 @@ func TestCallbacksThatNeverReturnAreLeftBehindAndTheirLineIsBounded(t *testing.T
 			t.Errorf("of 4000 calls of OnGrow %d were made, want the first 1000 or so", calls)
 		}
 		<-result
+	})
+}
+
+// slowLog is a slog.Handler that does what no handler should.
+type slowLog struct {
+	slog.Handler
+	do func(message string)
+}
+
+func (l slowLog) Enabled(context.Context, slog.Level) bool      { return true }
+func (l slowLog) Handle(_ context.Context, r slog.Record) error { l.do(r.Message); return nil }
+func (l slowLog) WithAttrs([]slog.Attr) slog.Handler            { return l }
+func (l slowLog) WithGroup(string) slog.Handler                 { return l }
+
+func TestALoggerThatTakesLongPanicsOrAsksThePoolHarmsNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var p *pool.Pool
+		logged := map[string]int{}
+		c := &cloud{}
+		o := &pool.Options{Logger: slog.New(slowLog{do: func(message string) {
+			logged[message]++
+			p.Stats()
+			<-time.After(time.Minute)
+			panic("a bug of the user")
+		}})}
+		p = create(t, c, o)
+		go p.Run(t.Context())
+		for range 5 {
+			a := <-ask(t.Context(), p)
+			if a.err != nil || a.after != 0 {
+				t.Fatalf("a caller got %v after %v, want a slot at once", a.err, a.after)
+			}
+			a.slot.Runner().(*node).kill(errOOM)
+			a.slot.Release()
+			synctest.Wait()
+		}
+		time.Sleep(time.Hour)
+		if err := p.Close(); err != nil {
+			t.Errorf("Close: got %v, want no error", err)
+		}
+		for _, message := range []string{"a runner boots", "a runner is up", "a runner leaves the pool"} {
+			if logged[message] != 5 {
+				t.Errorf("%q was logged %d times, want once for each of 5 runners", message, logged[message])
+			}
+		}
 	})
 }

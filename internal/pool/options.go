@@ -73,7 +73,8 @@ type Options struct {
 	OnGrow   func(Growth)
 	OnShrink func(Shrinkage)
 
-	Logger *slog.Logger // nil: discards
+	// Logger is used like the callbacks, beside the pool: it may be slow. Nil: discards.
+	Logger *slog.Logger
 }
 
 // Growth is what [Options.OnGrow] is told.

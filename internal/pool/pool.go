@@ -18,7 +18,8 @@ type Pool struct {
 	wake    chan struct{}  // tells Run to look at the clock again
 	done    chan struct{}  // closed when Run has returned, or when it never will begin
 	work    sync.WaitGroup // boots, watches and stops
-	told    callbacks
+	told    callbacks      // OnGrow, OnShrink and IdleCheck
+	said    callbacks      // the Logger
 
 	mu       sync.Mutex // guards what follows, and the members
 	running  bool
@@ -96,7 +97,7 @@ func New(b Backend, o *Options) (*Pool, error) {
 		floor:   complete.Min,
 		wakeAt:  never,
 	}
-	p.told.log = p.log
+	p.told.report, p.said.report = p.say, p.sayNow
 	return p, nil
 }
 

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math"
 	"slices"
 	"time"
@@ -79,7 +80,10 @@ func (p *Pool) close() bool {
 
 func (p *Pool) drain() error {
 	p.work.Wait()
-	p.told.wait(p.o.ShutdownTimeout)
+	if !p.told.wait(p.o.ShutdownTimeout) {
+		p.say(slog.LevelWarn, "a callback of the pool has not returned, and is left behind", "waited", p.o.ShutdownTimeout)
+	}
+	p.said.wait(p.o.ShutdownTimeout)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return errors.Join(p.leftover...)
@@ -121,7 +125,7 @@ func (p *Pool) callOverdue(now moment) {
 		b.overdue = true
 		p.booting--
 		err := fault.Say(fault.Unavailable, "the runner was not up within %v", p.o.BootTimeout)
-		p.log.Warn("a boot takes too long", "runner", b.name, "error", err)
+		p.say(slog.LevelWarn, "a boot takes too long", "runner", b.name, "error", err)
 		p.failed(b.series, now, err, false)
 		b.series = p.trouble.series // so that it is good news when it is up after all
 		p.counted()

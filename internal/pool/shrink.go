@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -97,9 +98,9 @@ func (p *Pool) leave(m *member, reason Reason, err error) {
 	p.shelf.take(m)
 	p.counted()
 	if err != nil {
-		p.log.Warn("a runner leaves the pool", "runner", m.name, "reason", reason, "error", err)
+		p.say(slog.LevelWarn, "a runner leaves the pool", "runner", m.name, "reason", reason, "error", err)
 	} else {
-		p.log.Info("a runner leaves the pool", "runner", m.name, "reason", reason)
+		p.say(slog.LevelInfo, "a runner leaves the pool", "runner", m.name, "reason", reason)
 	}
 	p.tellShrinkage(Shrinkage{Runner: m.name, Reason: reason, Err: err, Count: p.up()})
 }
@@ -152,7 +153,7 @@ func (p *Pool) destroy(m *member) {
 			p.gone(m, nil)
 			return
 		}
-		p.log.Warn("a runner could not be stopped", "runner", m.name, "error", err)
+		p.say(slog.LevelWarn, "a runner could not be stopped", "runner", m.name, "error", err)
 		if !p.stopAgain(pause(n), err) {
 			p.gone(m, err)
 			return
@@ -240,7 +241,7 @@ func (p *Pool) retire(m *member) {
 	p.inUse -= m.busy
 	m.state = retiring
 	p.trouble.again = true
-	p.log.Info("a runner retires because it ends soon by itself", "runner", m.name)
+	p.say(slog.LevelInfo, "a runner retires because it ends soon by itself", "runner", m.name)
 	if m.place >= 0 {
 		p.shelf.put(m)
 	}

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"log/slog"
 	"runtime/debug"
 	"sync"
@@ -11,9 +12,9 @@ import (
 const maxTold = 1000
 
 // callbacks calls functions of the user: one at a time, in order, on a goroutine which exists while there is something to
-// call.
+// call. The pool's lock is held where they are told, and not where they are called.
 type callbacks struct {
-	log *slog.Logger
+	report func(level slog.Level, message string, args ...any)
 
 	mu      sync.Mutex
 	due     []func()
@@ -54,7 +55,7 @@ func (c *callbacks) call() {
 			f()
 		}
 		if left > 0 {
-			c.log.Warn("OnGrow and OnShrink take too long: calls were left out", "calls", left)
+			c.say(slog.LevelWarn, "callbacks of the pool take too long: calls were left out", "calls", left)
 		}
 	}
 }
@@ -77,10 +78,16 @@ func (c *callbacks) do(name string, f func()) {
 func (c *callbacks) guard(name string, f func()) {
 	defer func() {
 		if v := recover(); v != nil {
-			c.log.Error("a callback of the pool panicked", "callback", name, "panic", v, "stack", string(debug.Stack()))
+			c.say(slog.LevelError, "a callback of the pool panicked", "callback", name, "panic", v, "stack", string(debug.Stack()))
 		}
 	}()
 	f()
+}
+
+// say reports what became of the callbacks. A Logger that panics has nobody to be reported to.
+func (c *callbacks) say(level slog.Level, message string, args ...any) {
+	defer func() { _ = recover() }()
+	c.report(level, message, args...)
 }
 
 func (c *callbacks) rested() {
@@ -90,12 +97,13 @@ func (c *callbacks) rested() {
 	}
 }
 
-// wait returns when nothing is being called any more, or after the limit: a function that never returns cannot be ended.
-func (c *callbacks) wait(limit time.Duration) {
+// wait returns true when nothing is being called any more, or false after the limit: a function that never returns cannot
+// be ended.
+func (c *callbacks) wait(limit time.Duration) bool {
 	c.mu.Lock()
 	if !c.calling && c.others == 0 {
 		c.mu.Unlock()
-		return
+		return true
 	}
 	idle := make(chan struct{})
 	c.idle = idle
@@ -104,9 +112,19 @@ func (c *callbacks) wait(limit time.Duration) {
 	defer timer.Stop()
 	select {
 	case <-idle:
+		return true
 	case <-timer.C:
-		c.log.Warn("a callback of the pool has not returned, and is left behind", "waited", limit)
+		return false
 	}
+}
+
+// say logs, at once but not here: the lock may be held, and a Logger may do anything.
+func (p *Pool) say(level slog.Level, message string, args ...any) {
+	p.said.tell("Logger", func() { p.sayNow(level, message, args...) })
+}
+
+func (p *Pool) sayNow(level slog.Level, message string, args ...any) {
+	p.log.Log(context.Background(), level, message, args...)
 }
 
 func (p *Pool) tellGrowth(g Growth) {
