@@ -4,9 +4,12 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +24,7 @@ type cutter struct {
 	target  string
 	mu      sync.Mutex
 	count   int
+	open    map[net.Conn]bool // guarded by mu
 	budget  func(connection int) int64
 	working sync.WaitGroup
 }
@@ -31,10 +35,11 @@ func newCutter(t *testing.T, target string, budget func(int) int64) *cutter {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cutter{Listener: l, target: target, budget: budget}
+	c := &cutter{Listener: l, target: target, budget: budget, open: map[net.Conn]bool{}}
 	c.working.Go(c.accept)
 	t.Cleanup(func() {
 		l.Close()
+		c.cutAll()
 		c.working.Wait()
 	})
 	return c
@@ -54,15 +59,32 @@ func (c *cutter) accept() {
 		c.mu.Lock()
 		left := c.budget(c.count)
 		c.count++
+		c.open[near], c.open[far] = true, true
 		c.mu.Unlock()
 		for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
 			c.working.Go(func() {
 				_, _ = io.Copy(way[0], io.LimitReader(way[1], left)) // a cut is no error here
-				near.Close()
-				far.Close()
+				c.cut(near, far)
 			})
 		}
 	}
+}
+
+func (c *cutter) cut(conns ...net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, conn := range conns {
+		conn.Close()
+		delete(c.open, conn)
+	}
+}
+
+// cutAll cuts everything at once.
+func (c *cutter) cutAll() {
+	c.mu.Lock()
+	conns := slices.Collect(maps.Keys(c.open))
+	c.mu.Unlock()
+	c.cut(conns...)
 }
 
 func TestARunnerComesBackHoweverOftenItsConnectionsAreCut(t *testing.T) {
@@ -145,5 +167,49 @@ func TestARunnerComesBackHoweverOftenItsConnectionsAreCut(t *testing.T) {
 	<-parent.Done()
 	if end, ok := errors.AsType[*link.End](parent.Err()); !ok || end.Lost {
 		t.Errorf("the parent's end: got %v, want the runner's goodbye", parent.Err())
+	}
+}
+
+func TestManyRunnersThatAreCutOffAtOnceAllComeBack(t *testing.T) {
+	t.Parallel()
+	home := newHome(t, nil)
+	_, i := expect(t, home, "to know the address", "tcp:")
+	between := newCutter(t, strings.TrimPrefix(i.Addresses[0], "tcp:"), func(int) int64 { return 1 << 40 })
+	const many = 100
+	var parents, runners []*link.Link
+	back := make(chan struct{}, many)
+	for n := range many {
+		guest, i := expect(t, home, fmt.Sprint(n), "tcp:")
+		i.Addresses = []string{"tcp:" + between.Addr().String()}
+		runner, err := link.Dial(t.Context(), i, hello())
+		if err != nil {
+			t.Fatal(err)
+		}
+		parent, err := guest.Wait(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = parent.Serve(func([]byte) { back <- struct{}{} }) }()
+		go func() { _ = runner.Serve(func(frame []byte) { _ = runner.Post(frame) }) }()
+		parents, runners = append(parents, parent), append(runners, runner)
+	}
+	between.cutAll()
+	for _, l := range parents {
+		if err := l.Send(t.Context(), []byte("are you back?")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range many {
+		select {
+		case <-back:
+		case <-time.After(30 * time.Second):
+			t.Fatalf("runners that were back within 30 s: got %d, want %d", n, many)
+		}
+	}
+	for _, l := range append(parents, runners...) {
+		if l.Err() != nil {
+			t.Errorf("runner %s: %v", l.ID(), l.Err())
+		}
+		l.Lose(nil)
 	}
 }

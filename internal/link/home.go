@@ -38,8 +38,9 @@ const (
 	minSilence     = 100 * time.Millisecond
 	maxSilence     = time.Hour
 	// maxStrangers is how many connections may be trying to prove themselves at once. When there is one more the oldest
-	// has to go: a runner takes a moment, and who takes longer is no runner.
-	maxStrangers = 256
+	// has to go: a runner takes a moment, and who takes longer is no runner. It is more than the runners of most parents,
+	// because after a cut they all come back at once and wait for each other's handshakes.
+	maxStrangers = 1024
 )
 
 // Home is where runners dial home to. A process has one.

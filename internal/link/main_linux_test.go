@@ -64,6 +64,13 @@ func play(role, argument string) error {
 				_ = runner.Post([]byte{0})
 			}
 		})
+	case "build": // says its build
+		this, err := link.ThisProcess()
+		fmt.Println("ready", this.Build)
+		return err
+	case "thrifty": // looks at its own descriptors before, while and after it has links
+		fmt.Println("ready", beThrifty(argument))
+		return nil
 	case "leaky": // starts a process that holds its connection
 		return leak(argument)
 	case "parent": // expects a runner on one way, and then says everything back to it
@@ -119,6 +126,67 @@ func leak(word string) error {
 	}
 	fmt.Println("ready", sleeper.Process.Pid, len(sleeper.ExtraFiles))
 	return runner.Serve(func([]byte) {})
+}
+
+// beThrifty makes and closes links and says what is wrong with the process's descriptors.
+func beThrifty(dir string) string {
+	home, err := link.NewHome(hello(), &link.HomeOptions{Dir: dir, Listen: "127.0.0.1:0"})
+	if err != nil {
+		return err.Error()
+	}
+	go func() { _ = home.Run(context.Background()) }()
+	before := len(descriptors())
+	for n := range 40 {
+		guest, err := home.Expect(strconv.Itoa(n))
+		if err != nil {
+			return err.Error()
+		}
+		i := guest.Invitation()
+		if n%2 == 0 {
+			slices.Reverse(i.Addresses)
+		}
+		runner, err := dialed(i.Encode())
+		if err != nil {
+			return err.Error()
+		}
+		parent, err := guest.Wait(context.Background())
+		if err != nil {
+			return err.Error()
+		}
+		for what, flags := range descriptors() {
+			if strings.Contains(what, "socket:") && flags&unix.O_CLOEXEC == 0 {
+				return what + " is left to children"
+			}
+		}
+		go func() { _ = parent.Serve(func([]byte) {}) }()
+		go func() { _ = runner.Serve(func([]byte) {}) }()
+		runner.Close(nil)
+		<-parent.Done()
+	}
+	for limit := time.Now().Add(10 * time.Second); len(descriptors()) > before; {
+		if time.Now().After(limit) {
+			return fmt.Sprintf("there were %d descriptors and are %v", before, descriptors())
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	return ""
+}
+
+// descriptors returns what this process has open, each with its flags.
+func descriptors() map[string]int64 {
+	found := map[string]int64{}
+	entries, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range entries {
+		what, err := os.Readlink("/proc/self/fd/" + e.Name())
+		if err != nil {
+			continue // that of the directory itself
+		}
+		info, _ := os.ReadFile("/proc/self/fdinfo/" + e.Name())
+		_, flags, _ := strings.Cut(string(info), "flags:")
+		flags, _, _ = strings.Cut(strings.TrimSpace(flags), "\n")
+		found[e.Name()+" "+what], _ = strconv.ParseInt(flags, 8, 64)
+	}
+	return found
 }
 
 // beParent has a home in a directory, with a silence and for one way. It says the invitation, then when the runner is

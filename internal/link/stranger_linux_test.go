@@ -103,7 +103,7 @@ func TestManyWhoConnectAndSayNothingKeepNoRunnerOut(t *testing.T) {
 			t.Parallel()
 			guest, i := expect(t, newHome(t, nil), "r", way)
 			first := knock(t, i)
-			for range 300 {
+			for range 1100 {
 				knock(t, i)
 			}
 			turnedAway(t, first)

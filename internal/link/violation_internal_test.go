@@ -168,15 +168,14 @@ func TestALargeFrameThatWasBegunArrivesWholeAlthoughItsSenderLeft(t *testing.T) 
 	if count == 0 {
 		t.Fatal("frames that were taken: got 0, want at least the one that was begun")
 	}
-	sizes := slices.Repeat([]int{1 << 20}, count)
-	checked := newChecker(sizes)
+	checked := newChecker(append(slices.Repeat([]int{1 << 20}, count), 10))
 	go func() { _ = parent.Serve(checked.handle) }()
+	if err := runner.Send(t.Context(), frameOf(count, 10)); err != nil {
+		t.Errorf("Send afterwards: %v", err)
+	}
 	<-checked.done
 	if checked.wrong != nil {
 		t.Error(checked.wrong)
-	}
-	if err := runner.Send(t.Context(), []byte("and the link goes on")); err != nil {
-		t.Errorf("Send afterwards: %v", err)
 	}
 	runner.Close(nil)
 }
