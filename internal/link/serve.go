@@ -188,6 +188,9 @@ func (l *Link) readOn(s *stint) {
 
 // readOne reads one record. passed says that another goroutine reads on.
 func (l *Link) readOne(s *stint) (passed bool, err error) {
+	if l.late.Load() && !s.reader.holdsRecord() { // nothing may wait for a record that is not there yet
+		l.sendLate()
+	}
 	kind, body, err := s.reader.next()
 	if err != nil {
 		return false, err
@@ -205,9 +208,6 @@ func (l *Link) readOne(s *stint) (passed bool, err error) {
 		s.handle(body)
 		if !l.turn.CompareAndSwap(turn, turn+1) {
 			return true, nil
-		}
-		if l.late.Load() && !s.reader.holdsRecord() {
-			l.sendLate()
 		}
 	case recordBeat:
 		err = l.acknowledged(body)

@@ -180,6 +180,28 @@ func TestALargeFrameThatWasBegunArrivesWholeAlthoughItsSenderLeft(t *testing.T) 
 	runner.Close(nil)
 }
 
+func TestALateAnswerDoesNotWaitForAFrameThatNeverComes(t *testing.T) {
+	t.Parallel()
+	parent, c, _ := admitted(t, unixPrefix)
+	go func() {
+		_ = parent.Serve(func(frame []byte) { _ = parent.PostLate(parent.Turn(), frame) }) // the answers are looked at below
+	}()
+	h, beat := header(recordFrame, 3), header(recordBeat, 8)
+	for range 20 { // the frames and what follows them are to arrive together, which the kernel does not promise
+		if _, err := c.wire.push([][]byte{h[:], []byte("one"), h[:], []byte("two"), beat[:], make([]byte, 8)}, true); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.wire.socket.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 2*(headerSize+3))
+		if _, err := io.ReadFull(c.wire.conn, got); err != nil || string(got[headerSize:headerSize+3]) != "one" || string(got[2*headerSize+3:]) != "two" {
+			t.Fatalf("answers: got %q and %v, want one and two", got, err)
+		}
+	}
+	parent.Lose(nil)
+}
+
 func TestASenderOverTLSDoesNotWaitInTheSocket(t *testing.T) {
 	t.Parallel()
 	parent, c, _ := admitted(t, tcpPrefix) // whose other side reads nothing
