@@ -194,7 +194,7 @@ func (p *Pool) join(b *boot, now moment, runner Runner) {
 	if b.series == p.trouble.series {
 		p.trouble = trouble{series: p.trouble.series + 1}
 	}
-	p.say(slog.LevelInfo, "a runner is up", "runner", b.name, "id", runner.ID(), "took", now-b.began)
+	p.say(slog.LevelInfo, "a runner is up", "runner", b.name, "took", now-b.began)
 	p.mortality(m, now)
 	p.shelf.put(m)
 }
