@@ -46,6 +46,13 @@
 //	         base        sent        end
 //	acknowledged │ kept, written │ kept, unwritten │
 //
+// # Reading
+//
+// One goroutine reads and handles frames one after another. A handler that turns out to need long may let another
+// goroutine read on with [Link.Pass], so that a short piece of work can be done where it is read: to hand it to a
+// goroutine wakes another thread, which costs more than a short call. What such handlers answer with [Link.PostLate]
+// is written when no further record has arrived, together.
+//
 // # States
 //
 //	             dial, greeting               cut                      (TLS only)

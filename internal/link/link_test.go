@@ -324,3 +324,49 @@ func TestBothEndsMaySendMoreThanAWindowAtOnce(t *testing.T) {
 		})
 	}
 }
+
+func TestAHandlerMayLetAnotherGoroutineReadOn(t *testing.T) {
+	t.Parallel()
+	for name, way := range ways() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			parent, runner := pair(t, newHome(t, nil), "r", way)
+			const slow = 20
+			release := make(chan struct{})
+			go func() {
+				_ = runner.Serve(func(frame []byte) { // it ends with the test
+					turn, text := runner.Turn(), string(frame)
+					runner.Pass(turn + 2) // of a frame that is not being handled: nothing happens
+					if len(text)%2 == 0 {
+						runner.Pass(turn)
+						runner.Pass(turn) // the second time nothing happens
+						<-release
+					}
+					_ = runner.PostLate(turn, []byte(text))
+				})
+			}()
+			got := newCollector()
+			go func() { _ = parent.Serve(got.handle) }()
+			for n := range 2 * slow {
+				if err := parent.Send(t.Context(), bytes.Repeat([]byte("x"), n)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i, frame := range got.wait(t, slow) {
+				if len(frame) != 2*i+1 {
+					t.Errorf("answer %d while every other handler waits: got %d bytes, want %d", i, len(frame), 2*i+1)
+				}
+			}
+			close(release)
+			seen := map[int]int{}
+			for _, frame := range got.wait(t, 2*slow) {
+				seen[len(frame)]++
+			}
+			for n := range 2 * slow {
+				if seen[n] != 1 {
+					t.Errorf("answers of %d bytes: got %d, want 1", n, seen[n])
+				}
+			}
+		})
+	}
+}

@@ -150,7 +150,15 @@ func exchange(toParent, toRunner []int, fates []fate) error {
 	atParent, atRunner := newChecker(toParent), newChecker(toRunner)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = parent.Serve(atParent.handle) }) // it ends as it should, which is looked at below
-	serving.Go(func() { _ = runner.Serve(atRunner.handle) })
+	serving.Go(func() {
+		_ = runner.Serve(func(frame []byte) {
+			turn, third := runner.Turn(), len(frame)%3 == 0
+			atRunner.handle(frame)
+			if third {
+				runner.Pass(turn)
+			}
+		})
+	})
 	failed := make(chan error, 2)
 	send := func(l *Link, sizes []int) {
 		for i, s := range sizes {
