@@ -24,9 +24,11 @@ type runner struct {
 	pool   *Pool
 	client *call.Client
 
-	mu    sync.Mutex
-	why   error // guarded by mu: why it takes no more calls
-	taken chan struct{}
+	taken chan struct{} // closed when it is retired
+
+	mu      sync.Mutex
+	retired bool  // guarded by mu: it takes no more calls
+	why     error // guarded by mu
 }
 
 // Boot implements pool.Backend.
@@ -74,17 +76,19 @@ func (r *runner) Err() error {
 func (r *runner) retire(why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.why == nil {
-		r.why = why
+	if !r.retired {
+		r.retired, r.why = true, why
 		close(r.taken)
 	}
 }
 
-// lost returns why calls under way are lost, when their link has ended.
+// lost returns why calls under way are lost, when their link has ended. Their slots are free afterwards, and nobody must be
+// given one of a runner that is gone.
 func (r *runner) lost(err error) error {
 	if why := r.Why(); why != nil {
-		return why
+		err = why
 	}
+	r.retire(err)
 	return err
 }
 

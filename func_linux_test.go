@@ -97,3 +97,38 @@ func TestARunnerEndsWhenItsParentIsKilled(t *testing.T) {
 	_ = cmd.Wait()
 	eventually(t, "the runner to end", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
 }
+
+func TestARunnerThatIsToldToEndFinishesItsWorkAndGetsNoMore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	gone := make(chan dayfly.Shrinkage, 10)
+	p := newPool(t, dayfly.PoolOptions{Max: 2, OnShrink: func(s dayfly.Shrinkage) { gone <- s }})
+	first, err := whoami.Call(t.Context(), p, struct{}{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	working := make(chan error, 1)
+	go func() {
+		_, err := wait.Call(t.Context(), p, waiting{Begun: dir + "/begun", Until: dir + "/go"})
+		working <- err
+	}()
+	eventually(t, "the work to begin", func() bool { return exists(dir + "/begun") })
+	if err := syscall.Kill(first.PID, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "other work to go elsewhere", func() bool {
+		next, err := whoami.Call(t.Context(), p, struct{}{})
+		if err != nil {
+			t.Fatalf("a call meanwhile: %v", err)
+		}
+		return next.PID != first.PID
+	})
+	touch(t, dir+"/go")
+	if err := <-working; err != nil {
+		t.Errorf("the work on it: %v", err)
+	}
+	if s := <-gone; s.Err == nil || !strings.Contains(s.Err.Error(), "told to end") {
+		t.Errorf("it left because of %v, want that it was told to", s.Err)
+	}
+	eventually(t, "it to end", func() bool { return errors.Is(syscall.Kill(first.PID, 0), syscall.ESRCH) })
+}

@@ -385,12 +385,18 @@ func (k *Call) takeResult(r *reader) error {
 	if r.bad || what > outcomeCanceled || readers>>maxReaders != 0 {
 		return errMalformed
 	}
-	if what == outcomeValue && total > uint64(k.client.settings.MaxResult) || total > math.MaxInt32 {
+	limit := uint64(maxReason)
+	if what == outcomeValue {
+		limit = uint64(k.client.settings.MaxResult)
+	}
+	if total > limit || k.done {
 		return errMalformed
 	}
 	k.outcome, k.isItem = what, false
 	known := k.client.learn(k, types)
-	k.arriving.begin(int(total), r.rest, k.Retains)
+	if !k.arriving.begin(int(total), r.rest, k.Retains) {
+		return errMalformed
+	}
 	k.mu.Lock()
 	k.types = known
 	k.results = inflows(k.client.link, k.id, readers)
@@ -412,7 +418,9 @@ func (k *Call) takeItem(r *reader) error {
 	}
 	k.isItem = true
 	k.itemTypes = k.client.learn(k, types)
-	k.arriving.begin(int(total), r.rest, k.Retains)
+	if !k.arriving.begin(int(total), r.rest, k.Retains) {
+		return errMalformed
+	}
 	if k.arriving.complete() {
 		k.deliver()
 	}

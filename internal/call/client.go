@@ -322,6 +322,9 @@ func (c *Client) handle(frame []byte) error {
 	case kindProgress:
 		return k.takeProgress(r)
 	case kindEnd:
+		if !k.done {
+			return errMalformed
+		}
 		c.finish(k)
 	default:
 		return errMalformed

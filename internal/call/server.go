@@ -32,7 +32,8 @@ type Server struct {
 	settings Settings
 	running  map[uint64]*Execution
 	draining chan struct{} // closed when work should come to its end
-	drained  bool
+	warned   bool          // it is
+	drained  bool          // no more calls are taken
 	idle     chan struct{} // closed when nothing runs, once the link is over
 	over     bool
 	told     func(Settings)
@@ -86,7 +87,11 @@ func (s *Server) windUp(why error) {
 	s.over = true
 	detached := false
 	var attached []*Execution
-	for _, x := range s.running {
+	for id, x := range s.running {
+		if !x.started {
+			delete(s.running, id) // the rest of its argument will not come
+			continue
+		}
 		if x.flags&flagDetached != 0 {
 			detached = true
 		} else {
@@ -122,19 +127,28 @@ func wait(done <-chan struct{}, limit time.Duration) {
 }
 
 // Leave tells the parent that this process is about to end, and functions that they should come to their end. The parent then gives
-// the runner no more work, and stops it when it has none.
+// the runner no more work, and stops it when it has none. What it has sent before is still done.
 func (s *Server) Leave() {
-	s.drain()
+	s.warn()
 	_ = s.link.Post([]byte{byte(kindLeaving)}) // or the link is over, and so is the runner
 }
 
-func (s *Server) drain() {
+// warn tells functions that they should come to their end.
+func (s *Server) warn() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.drained {
-		s.drained = true
+	if !s.warned {
+		s.warned = true
 		close(s.draining)
 	}
+}
+
+// drain warns, and takes no more calls.
+func (s *Server) drain() {
+	s.warn()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drained = true
 }
 
 // Settings returns what the parent has said, which is nothing at first.
@@ -206,8 +220,9 @@ func (s *Server) open(id uint64, r *reader) error {
 	x := &Execution{server: s, id: id, flags: flags}
 	f, err := s.registry.find(name)
 	s.mu.Lock()
-	limit := s.settings.MaxArgument
+	limit, taken := s.settings.MaxArgument, s.running[id] != nil
 	switch {
+	case taken:
 	case s.drained || s.over:
 		err = fault.Say(fault.Unavailable, "the runner is being stopped, and takes no more calls")
 	case err == nil && total > uint64(limit):
@@ -216,6 +231,9 @@ func (s *Server) open(id uint64, r *reader) error {
 		s.running[id] = x
 	}
 	s.mu.Unlock()
+	if taken {
+		return errMalformed
+	}
 	if err != nil {
 		go x.reply(codec.Value{}, Refuse(err)) // there may be no room, and this goroutine makes some
 		return nil
@@ -227,7 +245,9 @@ func (s *Server) open(id uint64, r *reader) error {
 	x.allowed = newAllowance()
 	x.readers = inflows(s.link, id, readers)
 	x.context(left)
-	x.argument.begin(int(total), r.rest, f.Retains)
+	if !x.argument.begin(int(total), r.rest, f.Retains) {
+		return errMalformed
+	}
 	if x.argument.complete() {
 		x.started = true
 		if s.watch != nil && f.pace.isQuick() && x.flags&flagPlaced == 0 && len(x.readers) == 0 && total <= maxQuick {

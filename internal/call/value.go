@@ -11,6 +11,9 @@ import (
 // maxMessage is how long the texts of errors may be, in bytes.
 const maxMessage = 64 << 10
 
+// maxReason is how long what a result says may be that brings no value: two texts and their lengths.
+const maxReason = 2*maxMessage + 16
+
 // clip shortens s to at most limit bytes, at the end of a character.
 func clip(s string, limit int) string {
 	if len(s) <= limit {
@@ -37,16 +40,20 @@ type value struct {
 	pooled *[]byte
 }
 
-// begin takes the length and the first part of a value. keep says that the bytes will belong to whoever gets the value.
-func (v *value) begin(total int, part []byte, keep bool) {
+// begin takes the length and the first part of a value. keep says that the bytes will belong to whoever gets the value. It
+// reports false when the part is longer than the value.
+func (v *value) begin(total int, part []byte, keep bool) bool {
+	if len(part) > total {
+		return false
+	}
 	v.total = total
 	switch {
 	case len(part) == total && total >= link.OwnFrame:
 		v.data = part // the frame is ours to keep
-		return
+		return true
 	case keep && len(part) == total:
 		v.data = append([]byte(nil), part...)
-		return
+		return true
 	case keep || total > maxPooled:
 		v.data = make([]byte, 0, total)
 	case total > 0:
@@ -54,6 +61,7 @@ func (v *value) begin(total int, part []byte, keep bool) {
 		v.data = (*v.pooled)[:0]
 	}
 	v.data = append(v.data, part...)
+	return true
 }
 
 // add takes another part. It reports false when that is too much.

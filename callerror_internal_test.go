@@ -1,0 +1,48 @@
+package dayfly
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/boot"
+	"github.com/dayfly-run/dayfly/internal/call"
+	"github.com/dayfly-run/dayfly/machine"
+)
+
+func TestWantOfMemoryIsToldApartFromOtherEndsOfARunner(t *testing.T) {
+	t.Parallel()
+	a := attempt{function: "f", runner: "r-1"}
+	for exit, want := range map[*machine.Exit]bool{
+		{Code: -1, Signal: "SIGKILL", OOMKilled: true}: true,
+		{Code: -1, Signal: "SIGKILL"}:                  false,
+		nil:                                            false,
+	} {
+		lost := &boot.Lost{Runner: "r-1", Exit: exit, MemoryMB: 256}
+		err := a.tell(&call.Failure{Ran: true, Err: errors.Join(fault.Unavailable, call.ErrLost, lost)})
+		failed, ok := errors.AsType[*CallError](err)
+		if !ok || !failed.Ran || !errors.Is(err, ErrRunnerLost) || !errors.Is(err, fault.Unavailable) {
+			t.Errorf("%+v: got %v, want a call that was lost with its runner", exit, err)
+		}
+		if got := errors.Is(err, ErrOutOfMemory); got != want {
+			t.Errorf("%+v: for want of memory: got %v, want %v", exit, got, want)
+		}
+		if want && !strings.Contains(err.Error(), "256 MiB") {
+			t.Errorf("got %q, want it to say how much memory there was", err)
+		}
+	}
+}
+
+func TestACallErrorSaysWhereItsTimeHasGone(t *testing.T) {
+	t.Parallel()
+	ran := &CallError{Function: "f", Runner: "r-1", Ran: true, Waited: 600 * time.Millisecond, Err: context.DeadlineExceeded}
+	if got, want := ran.Error(), "f: its time was up on runner r-1, of which it waited 600ms for the runner"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if fault.Of(ran) != fault.Canceled || !errors.Is(ran, context.DeadlineExceeded) || errors.Is(ran, ErrRunnerLost) {
+		t.Errorf("got the kind %s, want canceled", fault.Of(ran))
+	}
+}
