@@ -246,17 +246,24 @@ func (e *Engine) tail() string {
 // has to be there before the daemon: one that is told to have none removes docker0, and with it the network of the
 // computer's own engine.
 func (e *Engine) makeBridge() error {
-	var failed error
-	for try := range 20 {
-		third := byte(os.Getpid() + 17*try)
-		name := "dfdtest" + strconv.Itoa(int(third))
-		if failed = ip("link", "add", name, "type", "bridge"); failed != nil {
-			continue // another process of these tests has it
-		}
-		e.bridge = name
-		return errors.Join(ip("address", "add", fmt.Sprintf("10.213.%d.1/24", third), "dev", name), ip("link", "set", name, "up"))
+	third, err := e.reserveBridge("dfdtest")
+	if err != nil {
+		return err
 	}
-	return failed
+	return errors.Join(ip("address", "add", fmt.Sprintf("10.213.%d.1/24", third), "dev", e.bridge), ip("link", "set", e.bridge, "up"))
+}
+
+// reserveBridge makes an interface that has no address yet, and returns a number that no other engine of this kind uses.
+func (e *Engine) reserveBridge(prefix string) (number byte, err error) {
+	for try := range 20 {
+		number = byte(os.Getpid() + 17*try)
+		name := prefix + strconv.Itoa(int(number))
+		if err = ip("link", "add", name, "type", "bridge"); err == nil {
+			e.bridge = name
+			return number, nil
+		} // otherwise another process of these tests has it
+	}
+	return 0, err
 }
 
 // ip runs the program of that name.

@@ -17,10 +17,18 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "runc"
 
+[network]
+network_backend = "cni"
+
 [containers]
 log_driver = "k8s-file"
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 `
+
+// podmanNetwork is the network called bridge of a Podman: an interface whose address is not there before its first container,
+// as with any Podman, and no firewall, which belongs to the computer.
+const podmanNetwork = `{"cniVersion": "0.4.0", "name": "podman", "plugins": [{"type": "bridge", "bridge": %q, "isGateway": true,
+	"ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.214.%[3]d.0/24", "gateway": "10.214.%[3]d.1"}]]}}]}`
 
 // SharedPodman returns the Podman that all tests of this process share, and starts it when it is first asked for.
 func SharedPodman(t testing.TB) *Engine {
@@ -48,18 +56,29 @@ func startPodman() (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := connect("unix://"+filepath.Join(dir, "podman.sock"), "none")
+	e, err := connect("unix://"+filepath.Join(dir, "podman.sock"), "bridge")
 	if err != nil {
 		return nil, err
 	}
 	e.dir, e.start = dir, (*Engine).podman
-	if err := os.WriteFile(filepath.Join(dir, "containers.conf"), []byte(podmanConfig), 0o600); err != nil {
-		return nil, errors.Join(err, e.close())
-	}
-	if err := e.launch(); err != nil {
+	if err := errors.Join(e.configurePodman(), e.launch()); err != nil {
 		return nil, errors.Join(err, e.close())
 	}
 	return e, nil
+}
+
+// configurePodman writes what a Podman reads when it starts.
+func (e *Engine) configurePodman() error {
+	number, err := e.reserveBridge("dfptest")
+	if err != nil {
+		return err
+	}
+	networks := filepath.Join(e.dir, "networks")
+	return errors.Join(
+		os.WriteFile(filepath.Join(e.dir, "containers.conf"), []byte(podmanConfig), 0o600),
+		os.Mkdir(networks, 0o700),
+		os.WriteFile(filepath.Join(networks, "podman.conflist"), fmt.Appendf(nil, podmanNetwork, e.bridge, filepath.Join(e.dir, "addresses"), number), 0o600),
+	)
 }
 
 // podman is the command of a Podman that serves Docker's API. What it starts for a container outlives it.

@@ -15,7 +15,8 @@
 //     that exists can always be explained, and one that cannot be explained can be removed.
 //   - Claim before run. A machine runs user code only after it has won the compare-and-set on its attempt. So late,
 //     repeated and duplicate creates are harmless.
-//   - An ambiguous create is asked again with the same bytes under the same name, or looked for; never made anew.
+//   - An ambiguous create is asked again with the same bytes under the same name, or looked for; never made anew. One that
+//     is found before it runs is asked for again, too: it may have been made and not started.
 //   - Only the store decides. Memory holds copies; a copy that has grown old loses its compare-and-set, is read again
 //     and decided again.
 //   - Silence is not death. A silent agent makes the engine ask the provider. Only a machine that is certainly gone, or

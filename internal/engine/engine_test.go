@@ -93,6 +93,37 @@ func TestAnAmbiguousCreateIsAdoptedAndNotRepeatedUnderAnotherName(t *testing.T) 
 	}
 }
 
+// TestAMachineThatWasMadeAndNotStartedIsFinishedByTheSameCreate is about a provider that was killed between the two.
+func TestAMachineThatWasMadeAndNotStartedIsFinishedByTheSameCreate(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, nil)
+		var half atomic.Pointer[machine.Machine]
+		f.cloud.Fail(memmachine.Create, func(_ context.Context, c *memmachine.Call) error {
+			half.Store(&machine.Machine{ID: c.Spec.Name, Name: c.Spec.Name, Owner: c.Spec.Owner, Labels: c.Spec.Labels, State: machine.Creating})
+			return fault.Unavailable
+		}).Times(1)
+		f.cloud.Fail(memmachine.Create, func(ctx context.Context, c *memmachine.Call) error {
+			half.Store(nil)
+			return c.Do(ctx)
+		})
+		f.cloud.Fail(memmachine.List, func(ctx context.Context, c *memmachine.Call) error {
+			err := c.Do(ctx)
+			if m := half.Load(); m != nil {
+				c.Machines = append(c.Machines, m)
+			}
+			return err
+		})
+		began := time.Now()
+		job := f.finished(f.submit(nil).ID, 10*time.Minute)
+		check(t, job, dayfly.Succeeded, "", 1)
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("the machine was finished after %v, want as soon as it was seen", took)
+		}
+		f.settled(5 * time.Minute)
+	})
+}
+
 func TestAMachineThatLandsAfterItWasGivenUpRunsNothingAndIsRemoved(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {

@@ -243,8 +243,15 @@ func (e *Engine) ask(ctx context.Context, f *flight) {
 	}
 	// What was confirmed once does not hold for ever: a list may show an instance that was not known.
 	f.confirmed = (f.confirmed || doubt && err == nil) && f.sight.Rank() >= machine.Exited.Rank()
+	// Whoever made it may have been cut off before it started it. The same create finishes such a one, and does nothing to one
+	// that comes up by itself.
+	half := err == nil && state == dayfly.AttemptCreateUnknown && found[0].State == machine.Creating &&
+		f.sends < maxSends && f.refused == nil && f.preparing == nil
 	e.mu.Unlock()
 	switch {
+	case half:
+		e.logger.Info("asking for a machine again that does not run yet", "attempt", f.id, "machine", f.machine, "provider", f.provider)
+		e.create(ctx, f)
 	case err == nil && (state == dayfly.AttemptCreateUnknown || state == dayfly.AttemptCreating):
 		e.created(f, found[0])
 	case err == nil || errors.Is(err, fault.NotFound):
