@@ -37,6 +37,7 @@ type Store interface {
 	Queue
 	Attempts
 	Machines
+	Runners
 	Costs
 	Tokens
 	Keeper
@@ -278,6 +279,7 @@ type Attempt struct {
 
 	Price    *machine.Price // as it was at the launch; nil: nobody knows
 	Unbilled bool           // no machine was made for it
+	Runner   string         // the name of its machine, if that is a pool's; else ""
 
 	// Preparation is how far the provider is with what it fetches. It is added by who knows, and never stored.
 	Preparation *machine.Preparation
@@ -294,6 +296,7 @@ const (
 	MachineCreating    MachineState = "creating"    // it was or will be asked for
 	MachinePresent     MachineState = "present"     // it is known to exist, or to have existed
 	MachineKept        MachineState = "kept"        // its attempt has failed, and somebody may look at it for a while
+	MachineLent        MachineState = "lent"        // of an attempt only: it is a pool's, which goes on with it
 	MachineDeleting    MachineState = "deleting"    // to be destroyed until that is confirmed
 	MachineGone        MachineState = "gone"        // confirmed
 	MachineQuarantined MachineState = "quarantined" // bears our labels, but nobody knows of it; being watched
@@ -315,6 +318,8 @@ type Machine struct {
 	CreatedAt time.Time
 	DeleteAt  time.Time // when it became deleting; while it is kept: until when
 	GoneAt    time.Time
+
+	Runner *Runner // by Machines: what it is in its pool, if it is a pool's
 }
 
 // Query selects jobs. Zero fields select all.
@@ -388,6 +393,8 @@ type Launch struct {
 	// the event says of that.
 	Refusals []dayfly.Refusal
 	Message  string
+	// Lend is set when the machine is a pool's. Then the launch also moves that, in the same transaction; see [Lending].
+	Lend *Lending
 	// Limits on jobs in starting or running, this one included; 0: none.
 	QueueLimit, KeyLimit int
 }
@@ -423,6 +430,9 @@ type Ending struct {
 	Exit      *machine.Exit
 	Started   bool
 	KeepUntil time.Time         // the machine, if it exists then, is kept until then, and not deleted; zero: it is deleted
+	Runner    RunnerState       // what becomes of the machine, if it is a pool's: recycling, idle or draining
+	Gone      string            // why that is draining
+	Wall      time.Time         // what the wall clock shows at Time, to settle the cost of a machine that is a pool's; zero: Time
 	Unbilled  bool              // the provider has made no machine for it, for certain: it costs nothing
 	Result    *wire.Result      // for the measurements, stream lengths and last progress; nil when no agent reported
 	Artifacts []dayfly.Artifact // published with the transition when Job is Succeeded or the attempt's command ran

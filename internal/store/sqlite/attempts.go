@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,12 +51,20 @@ func (t *tx) claim(c *store.Claim) (*pair, error) {
 	if err := claimable(p); err != nil {
 		return nil, err
 	}
+	if other, err := t.claimsElse(p, c.By); err != nil {
+		return nil, err
+	} else if other {
+		return nil, fmt.Errorf("sqlite: attempt %s: %w: its machine of a pool is not the claimant", a.ID, fault.StaleAttempt)
+	}
 	j.Version++
 	j.Events++
 	j.Fence++
 	j.State = dayfly.Running
 	a.State, a.Fence, a.ClaimedBy, a.ClaimedAt = dayfly.AttemptRunning, j.Fence, c.By, stored(c.Time)
-	return p, t.writeClaim(p)
+	if err := t.writeClaim(p); err != nil || a.Runner == "" {
+		return p, err
+	}
+	return p, t.use(p, c.By)
 }
 
 // claimable says why an attempt cannot be claimed any more.
@@ -187,7 +196,15 @@ func (t *tx) booted(p *pair, n *note) error {
 		}
 	}
 	_, _, err := t.exec(bootMachine, a.Seq, n.machineID, n.location)
-	return err
+	if err != nil || a.Runner == "" {
+		return err
+	}
+	r, err := readRunner(t.session, runnerByName, a.Runner)
+	if err != nil || r == nil {
+		return err
+	}
+	r.MachineID, r.Location, r.Image = n.machineID, n.location, cmp.Or(n.image, r.Image)
+	return t.writeRunner(r)
 }
 
 const attemptByID = `
@@ -214,7 +231,7 @@ func (s *Store) Attempt(ctx context.Context, id string) (*store.Attempt, error) 
 	if err != nil {
 		return nil, err
 	}
-	a.Machine = m.decode(a.ID, job.ID)
+	a.Machine = m.of(a, job.ID)
 	return a, nil
 }
 
@@ -247,7 +264,7 @@ func (s *Store) Live(ctx context.Context, after int64, limit int) (live []*store
 				if err == nil {
 					var a *store.Attempt
 					if _, a, err = p.decode(); err == nil {
-						a.Machine = m.decode(a.ID, p.job.ID)
+						a.Machine = m.of(a, p.job.ID)
 						live = append(live, a)
 					}
 				}

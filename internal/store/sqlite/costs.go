@@ -153,5 +153,14 @@ func (s *Store) Unsettled(ctx context.Context) (charges []store.Charge, err erro
 			return err
 		}, unsettledAttempts)
 	})
+	if err != nil {
+		return nil, err
+	}
+	runners, err := s.Runners(ctx)
+	for _, r := range runners {
+		if !r.FreeAt.IsZero() && r.Price != nil && r.Price.Rate > 0 {
+			charges = append(charges, store.Charge{Queue: store.PoolQueue(r.Pool), Provider: r.Provider, Meter: r.Meter()})
+		}
+	}
 	return charges, err
 }

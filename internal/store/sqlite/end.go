@@ -14,7 +14,8 @@ import (
 const endAttempt = `
 UPDATE attempts SET state = $2, ended_at = $3, reason = $4, message = $5, started = $6, report = $7, unbilled = $8,
 	delete_at = CASE WHEN machine_state IN ('creating', 'present') THEN coalesce($9, $3) ELSE delete_at END,
-	machine_state = CASE WHEN machine_state NOT IN ('creating', 'present') THEN machine_state
+	gone_at = CASE WHEN machine_state = 'lent' THEN $3 ELSE gone_at END,
+	machine_state = CASE WHEN machine_state = 'lent' THEN 'gone' WHEN machine_state NOT IN ('creating', 'present') THEN machine_state
 		WHEN $9 IS NULL THEN 'deleting' ELSE 'kept' END
 WHERE seq = $1`
 
@@ -175,6 +176,9 @@ func (t *tx) writeEnd(p *pair, e *ending) error {
 	a.State = e.State
 	t.pairs.remember(p)
 	t.event(endEvent(a.Number, j, e))
+	if a.Runner != "" {
+		return t.vacate(p, e)
+	}
 	return nil
 }
 

@@ -50,7 +50,7 @@ func (w *whole) decode() (*store.Job, error) {
 		if err != nil {
 			return nil, err
 		}
-		a.JobID, a.Machine = job.ID, row.machine.decode(a.ID, job.ID)
+		a.JobID, a.Machine = job.ID, row.machine.of(a, job.ID)
 		job.AttemptLog = append(job.AttemptLog, a)
 	}
 	return job, nil

@@ -29,6 +29,11 @@ INSERT INTO attempts (seq, id, job, number, state, provider, queue, key, queued_
 	lifetime, price_rate, price_minimum, price_date, region)
 VALUES ($1, $2, $3, $4, 'creating', $5, $6, $7, $8, $9, $10, 'creating', $11, $12, $13, $14, $15)`
 
+// onRunner makes an attempt, which has just been added, one on a machine of a pool.
+const onRunner = `
+UPDATE attempts SET state = $2, booted_at = $3, machine_state = 'lent', runner = $4, machine_id = $5, location = $6, image = $7
+WHERE seq = $1`
+
 // Launch implements store.Queue.
 func (s *Store) Launch(ctx context.Context, launches []*store.Launch) ([]error, error) {
 	if len(launches) == 0 {
@@ -70,7 +75,7 @@ type launch struct {
 func newLaunch(l *store.Launch) (*launch, error) {
 	refusals, err := refusalsText(l.Refusals)
 	wish := &launch{Launch: *l, refusals: refusals}
-	wish.Refusals, wish.Price = nil, copied(l.Price)
+	wish.Refusals, wish.Price, wish.Lend = nil, copied(l.Price), newLending(l.Lend)
 	return wish, err
 }
 
@@ -92,10 +97,16 @@ func (a *actives) launch(l *launch) (refusal, err error) {
 		return fmt.Errorf("sqlite: launch job %s: %w: it is not queued at version %d any more",
 			l.JobID, fault.Conflict, l.Version), nil
 	}
+	if l.Lend != nil {
+		if refusal, err := a.t.lendable(l); refusal != nil || err != nil {
+			return refusal, err
+		}
+	}
 	if refusal, err := a.limited(j, l); refusal != nil || err != nil {
 		return refusal, err
 	}
-	return nil, a.t.launch(j, l)
+	_, err = a.t.launch(j, l)
+	return nil, err
 }
 
 // launchNew launches a job that this transaction has added, unless a limit is reached. It returns the job either way,
@@ -105,22 +116,36 @@ func (t *tx) launchNew(seq int64, l *launch) (*jobRow, *store.Attempt, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if l.Lend != nil {
+		if refusal, err := t.lendable(l); refusal != nil || err != nil {
+			return j, nil, err
+		}
+	}
 	active := actives{t: t, queues: map[string]int{}, keys: map[[2]string]int{}}
 	refusal, err := active.limited(j, l)
 	if err != nil || refusal != nil {
 		return j, nil, err
 	}
-	if err := t.launch(j, l); err != nil {
+	lent, err := t.launch(j, l)
+	if err != nil {
 		return nil, nil, err
 	}
-	return j, &store.Attempt{
+	a := &store.Attempt{
 		Seq: attemptSeq(j.Seq, j.Number), ID: l.AttemptID, JobID: j.ID, Number: j.Number, State: dayfly.AttemptCreating,
 		Provider: l.Provider, QueuedAt: j.QueuedAt, CreatedAt: stored(l.Time), Price: copied(l.Price),
 		Machine: &store.Machine{
 			Name: l.Machine, Provider: l.Provider, Region: l.Region, Attempt: l.AttemptID, JobID: j.ID, State: store.MachineCreating,
 			Lifetime: l.Lifetime, CreatedAt: stored(l.Time),
 		},
-	}, nil
+	}
+	if lent != nil {
+		a.Runner, a.Machine.State = lent.Machine, store.MachineLent
+		a.Machine.ID, a.Machine.Location, a.Machine.Image = lent.MachineID, lent.Location, lent.Image
+		if lent.State == store.RunnerReserved {
+			a.State, a.BootedAt = dayfly.AttemptBooting, a.CreatedAt
+		}
+	}
+	return j, a, nil
 }
 
 // limited refuses a launch when the queue or the key has as many active jobs as it may have.
@@ -167,8 +192,8 @@ func count[K comparable](a *actives, known map[K]int, k K, query string, args ..
 	return n, err
 }
 
-// launch moves a job to starting, with a new attempt and its machine.
-func (t *tx) launch(j *jobRow, l *launch) error {
+// launch moves a job to starting, with a new attempt and its machine. It returns that if it is a pool's.
+func (t *tx) launch(j *jobRow, l *launch) (lent *store.Runner, err error) {
 	j.Version++
 	j.Events++
 	j.Number++
@@ -176,13 +201,13 @@ func (t *tx) launch(j *jobRow, l *launch) error {
 	if j.Number > 1 {
 		j.Reason, j.Message, j.ExitCode, j.Result, j.progress = "", "", nil, nil, nil
 		if _, _, err := t.exec(forgetOutcome, j.Seq); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if l.refusals != nil {
 		j.refusals = l.refusals
 		if _, _, err := t.exec(keepRefusals, j.Seq, string(l.refusals)); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	p := &pair{job: *j}
@@ -190,16 +215,33 @@ func (t *tx) launch(j *jobRow, l *launch) error {
 	a.Seq, a.ID, a.Number, a.State = attemptSeq(j.Seq, j.Number), l.AttemptID, j.Number, dayfly.AttemptCreating
 	a.Provider, a.QueuedAt, a.CreatedAt = l.Provider, j.QueuedAt, stored(l.Time)
 	a.price = rowOf(l.Price)
-	_, _, err := t.exec(insertAttempt, a.Seq, a.ID, j.Seq, a.Number, a.Provider, j.Queue, j.Key, micros(a.QueuedAt),
-		micros(a.CreatedAt), l.Machine, l.Lifetime.Microseconds(), a.price.rate, a.price.minimum, a.price.date, l.Region)
+	name := l.Machine
+	if l.Lend != nil {
+		name = lentName(l.Machine, l.AttemptID)
+	}
+	_, _, err = t.exec(insertAttempt, a.Seq, a.ID, j.Seq, a.Number, a.Provider, j.Queue, j.Key, micros(a.QueuedAt),
+		micros(a.CreatedAt), name, l.Lifetime.Microseconds(), a.price.rate, a.price.minimum, a.price.date, l.Region)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	if l.Lend != nil {
+		if lent, err = t.lend(j, l); err != nil {
+			return nil, err
+		}
+		a.Runner = lent.Machine
+		if lent.State == store.RunnerReserved {
+			a.State, a.BootedAt = dayfly.AttemptBooting, a.CreatedAt
+		}
+		_, _, err := t.exec(onRunner, a.Seq, string(a.State), micros(a.BootedAt), lent.Machine, lent.MachineID, lent.Location, lent.Image)
+		if err != nil {
+			return nil, err
+		}
 	}
 	if _, _, err := t.exec(launchJob, j.Seq, j.Version, j.Attempt, j.Number, j.Events); err != nil {
-		return err
+		return nil, err
 	}
 	t.moved(j.lane(), dayfly.Queued, dayfly.Starting)
 	t.pairs.remember(p)
 	t.event(event{job: j.Seq, seq: j.Events, time: l.Time, kind: eventStarting, state: j.State, attempt: j.Number, message: l.Message})
-	return nil
+	return lent, nil
 }

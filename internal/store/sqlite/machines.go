@@ -32,7 +32,9 @@ func (s *Store) Machines(ctx context.Context, q *store.MachineQuery) ([]*store.M
 				return err
 			}
 		}
-		return nil
+		pooled, err := pooledMachines(c, q)
+		machines = append(machines, pooled...)
+		return err
 	})
 	slices.SortFunc(machines, func(a, b *store.Machine) int { return strings.Compare(b.Name, a.Name) })
 	return machines[:min(len(machines), q.Limit)], err
@@ -46,6 +48,9 @@ const adoptedMachines = `SELECT ` + machineColumns + `, a.attempt, a.job FROM ad
 // newest come first when they are in falling order.
 func machinesQuery(q *store.MachineQuery, table string) (string, []any) {
 	var s query
+	if table == launchedMachines {
+		s.and("a.runner = ''") // those are listed for themselves
+	}
 	if len(q.States) > 0 {
 		s.in("a.machine_state", words(q.States)...)
 	}
@@ -82,6 +87,7 @@ type machineMove struct {
 	launched, adopted string
 	args              []any
 	gone              *settling // set when it moves to gone
+	move              store.MachineMove
 }
 
 func newMachineMove(m *store.MachineMove) (*machineMove, error) {
@@ -98,11 +104,11 @@ func newMachineMove(m *store.MachineMove) (*machineMove, error) {
 		if wall.IsZero() {
 			wall = m.Time
 		}
-		return &machineMove{`UPDATE attempts` + toGone, `UPDATE adopted` + toGone, args, &settling{m.Name, wall}}, nil
+		return &machineMove{`UPDATE attempts` + toGone, `UPDATE adopted` + toGone, args, &settling{m.Name, wall}, *m}, nil
 	case store.MachineDeleting:
-		return &machineMove{`UPDATE attempts` + toDeleting, `UPDATE adopted` + toDeleting, args, nil}, nil
+		return &machineMove{`UPDATE attempts` + toDeleting, `UPDATE adopted` + toDeleting, args, nil, *m}, nil
 	case store.MachineCreating, store.MachinePresent, store.MachineKept, store.MachineQuarantined:
-		return &machineMove{`UPDATE attempts` + toOther, `UPDATE adopted` + toOther, append(args, string(m.To)), nil}, nil
+		return &machineMove{`UPDATE attempts` + toOther, `UPDATE adopted` + toOther, append(args, string(m.To)), nil, *m}, nil
 	}
 	return nil, fmt.Errorf("sqlite: move machine %s: %w: state %q is unknown", m.Name, fault.Invalid, m.To)
 }
@@ -125,7 +131,9 @@ func (s *Store) MoveMachine(ctx context.Context, moves []*store.MachineMove) err
 			changed, _, err := t.exec(m.launched, m.args...)
 			switch {
 			case err == nil && changed == 0:
-				_, _, err = t.exec(m.adopted, m.args...)
+				if changed, _, err = t.exec(m.adopted, m.args...); err == nil && changed == 0 {
+					err = t.moveRunnersMachine(&m.move)
+				}
 			case err == nil && m.gone != nil:
 				err = t.settle(m.gone)
 			}

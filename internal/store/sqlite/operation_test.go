@@ -156,6 +156,8 @@ func operations() map[string]operation {
 			all, err := s.Machines(ctx, &store.MachineQuery{Limit: 1})
 			return len(all) == 1, err
 		}},
+		"add_runner":   {nothing, addRunner, runnerIs(store.RunnerWarming)},
+		"move_runner":  {addRunner, idleRunner, runnerIs(store.RunnerIdle)},
 		"add_token":    {nothing, addToken, token(func(*store.Token) bool { return true })},
 		"revoke_token": {addToken, revokeToken, token(func(t *store.Token) bool { return !t.RevokedAt.IsZero() })},
 		"boot": {nothing, func(s *sqlite.Store) error { _, err := s.Boot(ctx); return err },
@@ -172,6 +174,24 @@ func operations() map[string]operation {
 		"delete": {inOrder(submitted, moveTo(dayfly.Canceled)), func(s *sqlite.Store) error {
 			return s.Delete(ctx, theJob().Job.ID)
 		}, jobIs(func(j *store.Job) bool { return j == nil })},
+	}
+}
+
+func addRunner(s *sqlite.Store) error {
+	return s.AddRunner(context.Background(), &store.Runner{Machine: "runner", ID: "rnr", Pool: "warm", Provider: "local", CreatedAt: time.Now()}, 1)
+}
+
+func idleRunner(s *sqlite.Store) error {
+	_, err := s.MoveRunner(context.Background(), &store.RunnerMove{
+		Machine: "runner", From: []store.RunnerState{store.RunnerWarming}, To: store.RunnerIdle, Time: time.Now(), By: "agent",
+	})
+	return err
+}
+
+func runnerIs(state store.RunnerState) func(*sqlite.Store) (bool, error) {
+	return func(s *sqlite.Store) (bool, error) {
+		all, err := s.Runners(context.Background())
+		return len(all) == 1 && all[0].State == state, err
 	}
 }
 

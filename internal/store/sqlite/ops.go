@@ -13,6 +13,8 @@ const (
 	opNote         = "note"          // Note
 	opMoveMachine  = "move_machine"  // MoveMachine
 	opAdoptMachine = "adopt_machine" // AdoptMachine
+	opAddRunner    = "add_runner"    // AddRunner
+	opMoveRunner   = "move_runner"   // MoveRunner
 	opAddToken     = "add_token"     // AddToken
 	opRevokeToken  = "revoke_token"  // RevokeToken
 	opBoot         = "boot"          // Boot, and again for each further thousand of held jobs
@@ -25,6 +27,7 @@ const (
 func Ops() []string {
 	return []string{
 		opSubmit, opStart, opMove, opStoreInput, opLaunch, opPromote, opClaim, opEnd, opNote, opMoveMachine,
-		opAdoptMachine, opAddToken, opRevokeToken, opBoot, opTouch, opDelete,
+		opAdoptMachine, opAddRunner,
+		opMoveRunner, opAddToken, opRevokeToken, opBoot, opTouch, opDelete,
 	}
 }

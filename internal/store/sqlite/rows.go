@@ -105,7 +105,7 @@ func knownAttemptState(s dayfly.AttemptState) bool {
 // attemptColumns are what [attemptRow.columns] receives, of attempts a.
 const attemptColumns = `a.seq, a.id, a.number, a.state, a.fence, a.claimed_by, a.provider,
 	a.queued_at, a.created_at, a.prepared_at, a.booted_at, a.claimed_at, a.ended_at, a.reason, a.message, a.started, a.report,
-	a.price_rate, a.price_minimum, a.price_date, a.unbilled`
+	a.price_rate, a.price_minimum, a.price_date, a.unbilled, a.runner`
 
 // attemptRow is an attempt as it was read.
 type attemptRow struct {
@@ -122,7 +122,7 @@ func (r *attemptRow) columns() []column {
 		instant(&r.QueuedAt), instant(&r.CreatedAt), instant(&r.PreparedAt), instant(&r.BootedAt), instant(&r.ClaimedAt),
 		instant(&r.EndedAt),
 		word(&r.Reason), word(&r.Message), flag(&r.Started), document(&r.report),
-	}, append(r.price.columns(), flag(&r.Unbilled))...)
+	}, append(r.price.columns(), flag(&r.Unbilled), word(&r.Runner))...)
 }
 
 // report is what is known of an attempt when it has ended.
@@ -182,6 +182,15 @@ func (r *machineRow) columns() []column {
 		word(&r.Region), word(&r.Image), word(&r.Location),
 		instant(&r.CreatedAt), instant(&r.DeleteAt), instant(&r.GoneAt),
 	}
+}
+
+// of returns the machine of an attempt. One that is a pool's has its own name in place of the attempt's.
+func (r *machineRow) of(a *store.Attempt, job string) *store.Machine {
+	m := r.decode(a.ID, job)
+	if a.Runner != "" {
+		m.Name = a.Runner
+	}
+	return m
 }
 
 // decode returns the machine of an attempt of a job.

@@ -59,6 +59,7 @@ func groups() []group {
 		{"Endings", endingsCases()},
 		{"Choices", choicesCases()},
 		{"Machines", machinesCases()},
+		{"Runners", runnersCases()},
 		{"Costs", costsCases()},
 		{"Tokens", tokensCases()},
 		{"Keeper", keeperCases()},

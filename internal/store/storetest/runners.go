@@ -1,0 +1,315 @@
+package storetest
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dayfly-run/dayfly"
+	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+)
+
+func runnersCases() []testCase {
+	return []testCase{
+		{"AMachineOfAPoolIsReservedClaimedAndRecycled", runnerLife},
+		{"AMachineOfAPoolIsReservedOnce", runnerReservedOnce},
+		{"AMachineOfAPoolIsMadeForAnAttempt", runnerMadeFor},
+		{"AMachineOfAPoolHasOneTenant", runnerTenant},
+		{"AMachineOfAPoolHasOneAgent", runnerAgent},
+		{"APoolHasNoMoreMachinesThanItMay", runnerMost},
+		{"OnlyAnIdleMachineIsScaledDown", runnerScaledDown},
+		{"AMachineThatIsDestroyedUnderItsAttemptStaysSo", runnerDestroyed},
+		{"AMachineOfAPoolIsInTheLedgerOnce", runnerListed},
+		{"WhatAMachineOfAPoolCostsIsDividedBetweenJobsAndPool", runnerCosts},
+	}
+}
+
+// runnerOf returns a machine of a pool to be made.
+func (k *kit) runnerOf(pool string) *store.Runner {
+	name := k.id("dayfly-pool")
+	return &store.Runner{
+		Machine: name, ID: "rnr_" + name, Pool: pool, Spec: "debian", Provider: "local", Lifetime: 4 * time.Hour, CreatedAt: k.now(),
+	}
+}
+
+// idle returns a machine of a pool that waits for an attempt.
+func (k *kit) idle(pool string, change ...func(*store.Runner)) *store.Runner {
+	k.Helper()
+	r := k.runnerOf(pool)
+	for _, c := range change {
+		c(r)
+	}
+	k.must(k.store.AddRunner(k.ctx, r, 100))
+	moved, err := k.store.MoveRunner(k.ctx, &store.RunnerMove{
+		Machine: r.Machine, From: []store.RunnerState{store.RunnerWarming}, To: store.RunnerIdle, Time: k.now(), By: "agent/1", MachineID: "i-" + r.Machine,
+	})
+	k.must(err)
+	return moved
+}
+
+// on returns the intent to run an attempt of a job on a machine of a pool.
+func (k *kit) on(job *store.Job, r *store.Runner, tenant string) *store.Launch {
+	l := k.wish(job)
+	l.Machine, l.Provider, l.Lend = r.Machine, r.Provider, &store.Lending{Tenant: tenant}
+	return l
+}
+
+func (k *kit) lend(job *store.Job, r *store.Runner, tenant string) *store.Attempt {
+	k.Helper()
+	l := k.on(job, r, tenant)
+	refusals, err := k.store.Launch(k.ctx, []*store.Launch{l})
+	k.must(err)
+	k.must(refusals[0])
+	return k.attempt(l.AttemptID)
+}
+
+func (k *kit) runner(name string) *store.Runner {
+	k.Helper()
+	r, err := k.store.Runner(k.ctx, name)
+	k.must(err)
+	return r
+}
+
+func (k *kit) wantRunner(what string, name string, state store.RunnerState, attempt string) {
+	k.Helper()
+	r := k.runner(name)
+	k.wantEqual(what+": its state", r.State, state)
+	k.wantEqual(what+": its attempt", r.Attempt, attempt)
+}
+
+func runnerLife(k *kit) {
+	r := k.idle("warm")
+	k.wantEqual("the provider's name", r.MachineID, "i-"+r.Machine)
+	for use := 1; use <= 3; use++ {
+		a := k.lend(k.submit(), r, "t")
+		k.wantEqual("the state of an attempt on it", a.State, dayfly.AttemptBooting)
+		k.wantEqual("its machine", a.Machine.Name, r.Machine)
+		k.wantEqual("the provider's name of that", a.Machine.ID, r.MachineID)
+		k.wantEqual("the state of that", a.Machine.State, store.MachineLent)
+		k.wantEqual("its runner", a.Runner, r.Machine)
+		k.wantRunner("after the launch", r.Machine, store.RunnerReserved, a.ID)
+		a = k.claim(a.ID, "agent/1")
+		k.wantRunner("after the claim", r.Machine, store.RunnerBusy, a.ID)
+		k.wantEqual("its uses", k.runner(r.Machine).Uses, use)
+		e := k.success(a)
+		e.Runner = store.RunnerRecycling
+		k.end(e)
+		k.wantRunner("after the end", r.Machine, store.RunnerRecycling, a.ID)
+		ended := k.attempt(a.ID)
+		k.wantEqual("the machine of an attempt that has ended", ended.Machine.State, store.MachineGone)
+		k.wantEqual("its name", ended.Machine.Name, r.Machine)
+		k.must(k.store.Delete(k.ctx, ended.JobID))
+		_, err := k.store.MoveRunner(k.ctx, &store.RunnerMove{
+			Machine: r.Machine, From: []store.RunnerState{store.RunnerRecycling}, Attempt: a.ID, To: store.RunnerIdle, Time: k.now(),
+		})
+		k.must(err)
+		k.wantRunner("when it is clean", r.Machine, store.RunnerIdle, "")
+		k.reopen()
+	}
+	k.wantEqual("its tenant", k.runner(r.ID).Tenant, "t")
+}
+
+func runnerReservedOnce(k *kit) {
+	r := k.idle("warm")
+	var won atomic.Int32
+	var all sync.WaitGroup
+	var launches []*store.Launch
+	for range 8 {
+		launches = append(launches, k.on(k.submit(), r, ""))
+	}
+	for _, l := range launches {
+		all.Go(func() {
+			refusals, err := k.store.Launch(k.ctx, []*store.Launch{l})
+			switch {
+			case err != nil:
+				k.Error(err)
+			case refusals[0] == nil:
+				won.Add(1)
+			case !errors.Is(refusals[0], store.ErrTaken) || !errors.Is(refusals[0], fault.Conflict):
+				k.Errorf("a launch on a machine that is taken: got %v, want ErrTaken", refusals[0])
+			}
+		})
+	}
+	all.Wait()
+	k.wantEqual("how many have got it", won.Load(), int32(1))
+	s := k.submission()
+	s.Launch = k.on(s.Job, r, "")
+	job, _, err := k.store.Submit(k.ctx, s)
+	k.must(err)
+	k.wantEqual("the state of a job that was submitted to run on it", job.State, dayfly.Queued)
+	_, err = k.store.MoveRunner(k.ctx, &store.RunnerMove{
+		Machine: r.Machine, From: []store.RunnerState{store.RunnerIdle}, To: store.RunnerDraining, Time: k.now(),
+	})
+	k.wantKind("draining what is reserved", err, fault.Conflict)
+}
+
+func runnerMadeFor(k *kit) {
+	job := k.submit()
+	l := k.wish(job)
+	r := k.runnerOf("warm")
+	l.Machine, l.Lend = r.Machine, &store.Lending{Tenant: "t", New: r, Most: 1}
+	refusals, err := k.store.Launch(k.ctx, []*store.Launch{l})
+	k.must(err)
+	k.must(refusals[0])
+	a := k.attempt(l.AttemptID)
+	k.wantEqual("the state of the attempt", a.State, dayfly.AttemptCreating)
+	k.wantRunner("after the launch", r.Machine, store.RunnerWarming, a.ID)
+	k.wantEqual("its tenant", k.runner(r.Machine).Tenant, "t")
+	a = k.claim(a.ID, "agent/1")
+	k.wantRunner("after the claim", r.Machine, store.RunnerBusy, a.ID)
+
+	full := k.wish(k.submit())
+	other := k.runnerOf("warm")
+	full.Machine, full.Lend = other.Machine, &store.Lending{New: other, Most: 1}
+	refusals, err = k.store.Launch(k.ctx, []*store.Launch{full})
+	k.must(err)
+	k.wantKind("a machine too many", refusals[0], fault.Conflict)
+	k.wantEqual("that it is said to be taken", errors.Is(refusals[0], store.ErrTaken), true)
+
+	e := k.failure(a, dayfly.Failed)
+	e.Runner, e.Gone = store.RunnerDraining, "it ran out of memory"
+	k.end(e)
+	k.wantRunner("after an end that drains it", r.Machine, store.RunnerDraining, a.ID)
+	k.wantEqual("why", k.runner(r.Machine).Message, "it ran out of memory")
+}
+
+func runnerTenant(k *kit) {
+	r := k.idle("warm")
+	a := k.claim(k.lend(k.submit(), r, "blue").ID, "agent/1")
+	e := k.success(a)
+	e.Runner = store.RunnerIdle
+	k.end(e)
+	l := k.on(k.submit(), r, "red")
+	refusals, err := k.store.Launch(k.ctx, []*store.Launch{l})
+	k.must(err)
+	k.wantEqual("that another tenant does not get it", errors.Is(refusals[0], store.ErrTaken), true)
+	k.lend(k.submit(), r, "blue")
+}
+
+func runnerAgent(k *kit) {
+	r := k.idle("warm")
+	a := k.lend(k.submit(), r, "")
+	_, _, err := k.store.Claim(k.ctx, &store.Claim{Attempt: a.ID, By: "agent/2", Time: k.now()})
+	k.wantKind("a claim by an agent that was started again", err, fault.StaleAttempt)
+	k.claim(a.ID, "agent/1")
+}
+
+func runnerMost(k *kit) {
+	k.idle("warm")
+	k.wantKind("a second machine", k.store.AddRunner(k.ctx, k.runnerOf("warm"), 1), fault.Exhausted)
+	k.must(k.store.AddRunner(k.ctx, k.runnerOf("other"), 1))
+	again := k.runnerOf("warm")
+	k.must(k.store.AddRunner(k.ctx, again, 2))
+	k.wantKind("the same machine again", k.store.AddRunner(k.ctx, again, 9), fault.Conflict)
+}
+
+func runnerScaledDown(k *kit) {
+	r := k.idle("warm")
+	a := k.lend(k.submit(), r, "")
+	drain := &store.RunnerMove{Machine: r.Machine, From: []store.RunnerState{store.RunnerIdle}, To: store.RunnerDraining, Time: k.now(), Message: "idle"}
+	_, err := k.store.MoveRunner(k.ctx, drain)
+	k.wantKind("draining what is reserved", err, fault.Conflict)
+	a = k.claim(a.ID, "agent/1")
+	_, err = k.store.MoveRunner(k.ctx, drain)
+	k.wantKind("draining what is busy", err, fault.Conflict)
+	e := k.success(a)
+	e.Runner = store.RunnerIdle
+	k.end(e)
+	_, err = k.store.MoveRunner(k.ctx, drain)
+	k.must(err)
+	l := k.on(k.submit(), r, "")
+	refusals, err := k.store.Launch(k.ctx, []*store.Launch{l})
+	k.must(err)
+	k.wantEqual("that nobody gets it then", errors.Is(refusals[0], store.ErrTaken), true)
+	_, err = k.store.MoveRunner(k.ctx, &store.RunnerMove{Machine: "none", From: drain.From, To: drain.To, Time: k.now()})
+	k.wantKind("a machine that is not there", err, fault.NotFound)
+}
+
+func runnerDestroyed(k *kit) {
+	r := k.idle("warm")
+	a := k.claim(k.lend(k.submit(), r, "").ID, "agent/1")
+	k.must(k.store.MoveMachine(k.ctx, []*store.MachineMove{{
+		Name: r.Machine, From: []store.MachineState{store.MachineCreating, store.MachinePresent}, To: store.MachineDeleting, Time: k.now(), Message: "silent",
+	}}))
+	k.wantRunner("while its attempt lives", r.Machine, store.RunnerDraining, a.ID)
+	e := k.success(a)
+	e.Runner = store.RunnerRecycling
+	k.end(e)
+	k.wantRunner("when that has ended", r.Machine, store.RunnerDraining, a.ID)
+	k.must(k.store.MoveMachine(k.ctx, []*store.MachineMove{{
+		Name: r.Machine, From: []store.MachineState{store.MachineDeleting}, To: store.MachineGone, Time: k.now(),
+	}}))
+	k.wantRunner("when that is confirmed", r.Machine, store.RunnerGone, a.ID)
+	present, err := k.store.Runners(k.ctx)
+	k.must(err)
+	k.wantEqual("what is left", len(present), 0)
+}
+
+func runnerListed(k *kit) {
+	r := k.idle("warm")
+	for range 2 {
+		e := k.success(k.claim(k.lend(k.submit(), r, "").ID, "agent/1"))
+		e.Runner = store.RunnerIdle
+		k.end(e)
+	}
+	a := k.lend(k.submit(), r, "")
+	for _, q := range []*store.MachineQuery{
+		{Limit: 10}, {Limit: 10, Names: []string{r.Machine}}, {Limit: 10, States: []store.MachineState{store.MachinePresent}}, {Limit: 10, Provider: "local"},
+	} {
+		listed, err := k.store.Machines(k.ctx, q)
+		k.must(err)
+		k.wantEqual("how many machines there are", len(listed), 1)
+		m := listed[0]
+		k.wantEqual("its name", m.Name, r.Machine)
+		k.wantEqual("its state", m.State, store.MachinePresent)
+		k.wantEqual("its attempt", m.Attempt, a.ID)
+		k.wantEqual("its pool", m.Runner.Pool, "warm")
+	}
+	for _, q := range []*store.MachineQuery{
+		{Limit: 10, States: []store.MachineState{store.MachineGone}}, {Limit: 10, Provider: "fly"}, {Limit: 10, Before: r.Machine},
+	} {
+		listed, err := k.store.Machines(k.ctx, q)
+		k.must(err)
+		k.wantEqual("machines that do not match", len(listed), 0)
+	}
+}
+
+func runnerCosts(k *kit) {
+	at := epoch()
+	r := k.runnerOf("warm")
+	r.Price, r.CreatedAt = dear(), at
+	k.must(k.store.AddRunner(k.ctx, r, 9))
+	_, err := k.store.MoveRunner(k.ctx, &store.RunnerMove{
+		Machine: r.Machine, From: []store.RunnerState{store.RunnerWarming}, To: store.RunnerIdle, Time: at.Add(10 * time.Second), By: "agent/1",
+	})
+	k.must(err)
+	l := k.on(k.submit(inLane("local", "day")), r, "")
+	l.Price, l.Time = dear(), at.Add(100*time.Second)
+	refusals, err := k.store.Launch(k.ctx, []*store.Launch{l})
+	k.must(err)
+	k.must(refusals[0])
+	k.wantCosts("when a job has it", store.Cost{Day: "2026-05-04", Queue: "pool:warm", Provider: "local", Amount: 100})
+	k.wantUnsettled("what runs up then", k.attempt(l.AttemptID))
+	e := k.success(k.claim(l.AttemptID, "agent/1"))
+	e.Time, e.Runner = at.Add(130*time.Second), store.RunnerIdle
+	k.end(e)
+	want := []store.Cost{
+		{Day: "2026-05-04", Queue: "day", Provider: "local", Amount: 30, Attempts: 1},
+		{Day: "2026-05-04", Queue: "pool:warm", Provider: "local", Amount: 100},
+	}
+	k.wantCosts("when the job is over", want...)
+	charges, err := k.store.Unsettled(k.ctx)
+	k.must(err)
+	k.wantEqual("how many run up costs then", len(charges), 1)
+	k.wantEqual("who pays", charges[0].Queue, "pool:warm")
+	k.wantEqual("since when", charges[0].From, at.Add(130*time.Second))
+	for _, to := range []store.MachineState{store.MachineDeleting, store.MachineGone} {
+		k.must(k.store.MoveMachine(k.ctx, []*store.MachineMove{{
+			Name: r.Machine, From: []store.MachineState{store.MachinePresent, store.MachineDeleting}, To: to, Time: at.Add(150 * time.Second),
+		}}))
+	}
+	want[1].Amount = 120
+	k.wantCosts("when it is gone", want...)
+}
