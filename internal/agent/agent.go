@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -39,6 +40,10 @@ type Place struct {
 	// and who waits before calling it again does so at once. It is called before each request, by several goroutines.
 	// nil: always Boot.URL.
 	Home func() (url string, renewed <-chan struct{})
+	// Renew makes the place as it was before its first attempt: nothing runs in Group, nothing is in WorkDir and ScratchDir,
+	// and nothing else has changed that the next attempt could notice. Its error says why that cannot be. It is called when
+	// nothing of the last attempt runs any more. nil: the place is good for one attempt.
+	Renew func(ctx context.Context) error
 }
 
 // Options are the optional parts of [Run]; nil means the defaults.
@@ -73,24 +78,25 @@ func Run(ctx context.Context, link Link, place *Place, opts *Options) machine.Ex
 	if web == nil {
 		web = http.DefaultClient
 	}
-	a := &attempt{
-		place:   place,
-		version: opts.Version,
-		web:     web,
-		status:  newStatus(),
-		log:     logger.With("attempt", place.Boot.Attempt, "machine", place.Instance),
+	logger = logger.With("machine", place.Instance)
+	var err error
+	if ofPool(place.Boot.Attempt) {
+		r := &runner{place: place, version: opts.Version, web: web, log: logger, link: link, clock: clock, nonce: rand.Text()}
+		err = r.serve(ctx)
+	} else {
+		a := &attempt{place: place, version: opts.Version, web: web, status: newStatus(), log: logger.With("attempt", place.Boot.Attempt)}
+		a.line = newLine(ctx, link, place, clock)
+		err = a.carryOut()
+		a.line.end(nil)
+		a.background.Wait()
 	}
-	a.line = newLine(ctx, link, place, clock)
-	err := a.carryOut()
-	a.line.end(nil)
-	a.background.Wait()
 	switch {
 	case err == nil:
 		return machine.Exit{}
 	case ctx.Err() != nil:
 		return machine.Exit{Code: ExitNotOurs, Message: "The agent was told to stop before the attempt's result was accepted."}
 	}
-	a.log.Info("the attempt ended without an accepted result", "error", err)
+	logger.Info("the agent ends without an accepted result", "error", err)
 	return machine.Exit{Code: ExitNotOurs, Message: sentenceOf(err)}
 }
 
@@ -104,6 +110,7 @@ type attempt struct {
 
 	job    *wire.Assignment
 	nonce  string
+	claims string          // what it is claimed by on a machine of a pool, in place of its id; else ""
 	work   context.Context // ends with the line's life, or on an order to stop
 	halt   context.CancelCauseFunc
 	status *status
@@ -124,6 +131,9 @@ func (a *attempt) carryOut() error {
 	}
 	defer files.close()
 	a.files = files
+	if a.job != nil { // it has been claimed
+		return a.accomplish()
+	}
 
 	if kept, err := files.loadUndelivered(a.place.Boot.Attempt); err != nil {
 		a.log.Warn("an undelivered result could not be read; the attempt is claimed again", "error", err)
@@ -135,6 +145,11 @@ func (a *attempt) carryOut() error {
 	if err := a.claim(); err != nil {
 		return err
 	}
+	return a.accomplish()
+}
+
+// accomplish does what comes after the claim.
+func (a *attempt) accomplish() error {
 	a.work, a.halt = context.WithCancelCause(a.line.life)
 	defer a.halt(nil)
 	beating, stopBeating := context.WithCancel(a.line.life)
@@ -197,7 +212,7 @@ func (a *attempt) claim() error {
 
 func (a *attempt) claimRequest() *wire.ClaimRequest {
 	return &wire.ClaimRequest{
-		Attempt:  a.place.Boot.Attempt,
+		Attempt:  cmp.Or(a.claims, a.place.Boot.Attempt),
 		Instance: a.place.Instance,
 		Nonce:    a.nonce,
 		Protocol: wire.Version,

@@ -21,7 +21,12 @@ func (d *Direct) Close() { d.client.http.CloseIdleConnections() }
 // Claim implements [Link].
 func (d *Direct) Claim(ctx context.Context, to Address, c *wire.ClaimRequest) (*wire.Assignment, error) {
 	var job wire.Assignment
-	if err := d.call(ctx, to.URL+"/agent/v1/claim", to.Token, c, &job, 0); err != nil {
+	wait := time.Duration(c.WaitMS) * time.Millisecond
+	path := "/agent/v1/claim"
+	if wait > 0 {
+		path += "?held=true"
+	}
+	if err := d.call(ctx, to.URL+path, to.Token, c, &job, wait); err != nil {
 		return nil, err
 	}
 	return &job, checkAssignment(&job, to.Attempt)

@@ -65,6 +65,7 @@ func (u *inputURLs) get(ctx context.Context, a *attempt, i, tries int) (string, 
 	err := a.line.do(ctx, func(ctx context.Context, to Address) error {
 		to.Token = a.place.Boot.Token // the claim's
 		again := a.claimRequest()
+		to.Attempt = again.Attempt
 		again.Detour = true // the store itself may be out of reach from here
 		job, err := a.line.link.Claim(ctx, to, again)
 		if err != nil {

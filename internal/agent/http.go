@@ -141,7 +141,9 @@ func checkAssignment(j *wire.Assignment, attempt string) error {
 	switch {
 	case j == nil:
 		return garbled("the assignment is missing")
-	case j.Attempt != attempt:
+	case j.Wait && ofPool(attempt):
+		return nil
+	case j.Attempt == "" || j.Attempt != attempt && !ofPool(attempt):
 		return garbled("it assigns attempt %q instead of %q", j.Attempt, attempt)
 	case j.Token == "":
 		return garbled("the session token is missing")

@@ -43,6 +43,9 @@ func (s *Shared) Close() { s.direct.Close() }
 
 // Claim implements [Link].
 func (s *Shared) Claim(ctx context.Context, to Address, c *wire.ClaimRequest) (*wire.Assignment, error) {
+	if c.WaitMS > 0 { // it is held open, and no other call is to wait for that
+		return s.direct.Claim(ctx, to, c)
+	}
 	answer, err := s.lane(to.URL).do(ctx, &wire.BatchCall{Attempt: to.Attempt, Token: to.Token, Claim: c})
 	if err != nil {
 		return nil, err

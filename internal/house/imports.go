@@ -60,7 +60,7 @@ func layers() []layer {
 		{"internal/store", domain, "the store's interface is above no implementation"},
 		{"internal/store/...", domain + " internal/store internal/failpoint internal/store/storetest third-party", "a store knows its interface, never a sibling"},
 		{"internal/pool", "fault", "who runs where is decided without knowing what a runner is"},
-		{"internal/agent/agentmain", "internal/agent internal/process internal/pid1 machine machine/local third-party", "the agent's program joins the agent, the supervisor of this host and a container's first process"},
+		{"internal/agent/agentmain", "internal/agent internal/process internal/pid1 internal/wire machine machine/local third-party", "the agent's program joins the agent, the supervisor of this host and a container's first process"},
 		{"internal/agent/...", parts + noStores + " -internal/store/... -internal/engine -internal/api", "the agent runs in the machine: it knows the protocol, not the server"},
 		{"internal/house", "third-party", "the rules read the source and need none of it"},
 		{"internal/app/...", parts + " internal/app/... server/... machine/... blob/... event/...", "it ties everything together, and is the only one to import every backend"},

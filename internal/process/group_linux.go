@@ -91,6 +91,32 @@ func (g *Group) Revive() error {
 	if !g.killed.Load() {
 		return nil
 	}
+	return g.again()
+}
+
+// Renew makes the group as it was when it was made, for the next of several trees that follow one another: its cgroup is
+// made anew, so that nothing that was counted or has run out before is held against what is started now. What Revive says
+// of groups that are gone for good holds here too.
+//
+// fault.Conflict: the group is closed or halted, or something of it runs.
+func (g *Group) Renew() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed || g.halted != nil {
+		return fmt.Errorf("process: group %s: %w: the group is closed or halted", g.name, fault.Conflict)
+	}
+	if err := g.again(); err != nil {
+		return err
+	}
+	g.overDisk.Store(false)
+	g.started.Lock()
+	defer g.started.Unlock()
+	g.processes = nil
+	return nil
+}
+
+// again makes the group's cgroup anew if nothing runs in it. The caller holds mu.
+func (g *Group) again() error {
 	if empty, err := g.empty(); err != nil {
 		return err
 	} else if !empty {

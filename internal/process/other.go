@@ -61,6 +61,9 @@ func (*Group) Resume() error { return unsupported() }
 // Revive returns fault.Unsupported.
 func (*Group) Revive() error { return unsupported() }
 
+// Renew returns fault.Unsupported.
+func (*Group) Renew() error { return unsupported() }
+
 // Measure does nothing.
 func (*Group) Measure(...string) {}
 

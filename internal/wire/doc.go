@@ -53,6 +53,26 @@
 // A result whose last chunks begin beyond the end is refused the same way. An agent that no longer has those bytes sends a [LogChunk] with Gap set, which
 // records how much is missing and why. So a byte is stored once, in order, or its absence is on record.
 //
+// # Machines of pools
+//
+// The agent on a machine of a pool is given an id that begins with [RunnerPrefix] in place of an attempt, and the bootstrap
+// token of that. It claims by that id, in a request that the server holds open until there is an attempt for the machine.
+// The answer is the Assignment of that attempt, already claimed, so that no further round trip comes before the command:
+//
+//	agent                                             server
+//	  | POST /agent/v1/claim?held=true {rnr_…, wait_ms} |  held open; a server that ends answers at once
+//	  |<------------------------------------------------|  200 {wait}: nothing yet, ask again
+//	  |------------------------------------------------>|  held open
+//	  |<------------------------------------------------|  200 Assignment, of some attempt
+//	  |  as above, from the inputs to the result        |
+//	  |  what is left of it is removed                  |
+//	  | POST …/claim?held=true {rnr_…, wait_ms, done}   |  the machine is free again; held open
+//	  |                                                 |  409 stale_attempt: exit, the machine is not wanted
+//
+// A machine that cannot be made as it was says so (Spoiled) and is destroyed. A claim by another nonce than the first is
+// refused (409 already_claimed): it is a second instance of the machine, or an agent that was started again and does not know
+// what is left on it. Both end, and so do their machines.
+//
 // # Many machines, one connection
 //
 // A supervisor of many machines on one host speaks for all of them: POST /agent/v1/batch carries calls of several

@@ -28,7 +28,12 @@ const (
 	MaxRequest       = 2 << 20   // bytes of any other request
 	DefaultLogLimit  = 64 << 20  // bytes kept of one attempt's output, both streams together
 	DefaultHeartbeat = 5_000     // milliseconds between heartbeats
+	MaxHold          = 30_000    // milliseconds for which a request is held open at most
 )
+
+// RunnerPrefix begins what an agent on a machine of a pool is given in place of an attempt: see "Machines of pools" in the
+// package comment.
+const RunnerPrefix = "rnr_"
 
 // ClaimRequest is the body of POST /agent/v1/claim, authorized by the bootstrap token of the attempt.
 type ClaimRequest struct {
@@ -39,6 +44,16 @@ type ClaimRequest struct {
 	Agent    string `json:"agent"`    // the agent's version, to show
 	// Detour asks for inputs at the server, because another place that an earlier answer named could not be used.
 	Detour bool `json:"detour,omitempty"`
+
+	// The rest is for an agent on a machine of a pool.
+
+	// WaitMS asks the server to hold the request open for so long, at most MaxHold, until there is an attempt. 0: it has one,
+	// and wants the same answer again.
+	WaitMS int64 `json:"wait_ms,omitempty"`
+	// Done is the attempt whose result was accepted last: the machine has been made ready for another, unless Spoiled says,
+	// in a sentence, why it cannot be.
+	Done    string `json:"done,omitempty"`
+	Spoiled string `json:"spoiled,omitempty"`
 }
 
 // Assignment answers a claim: the attempt is the claimant's, and this is what to do.
@@ -70,6 +85,8 @@ type Assignment struct {
 	HashOutputs bool `json:"hash_outputs,omitempty"`
 	// KeepMS is how long the agent stays after a failure whose report was accepted.
 	KeepMS int64 `json:"keep_ms,omitempty"`
+	// Wait says that there is no attempt yet for a machine of a pool: only OrphanAfterMS is set beside it.
+	Wait bool `json:"wait,omitempty"`
 }
 
 // Input is a file to put into the working directory before the command starts.

@@ -23,7 +23,7 @@ func (c *cell) start() error {
 		done := make(chan struct{})
 		guest := &Cell{
 			Spec: c.spec, WorkDir: c.slot.work, ScratchDir: c.slot.scratch,
-			Group: c.group, Home: c.s.currentHome, Env: c.environment(),
+			Group: c.group, Home: c.s.currentHome, Env: c.environment(), Renew: c.renew,
 		}
 		c.s.work.Go(func() {
 			defer close(done)
@@ -59,6 +59,23 @@ func (c *cell) start() error {
 		c.live(ctx, p.Done(), func() machine.Exit { exit, _ := p.Exit(); return exit })
 	})
 	return nil
+}
+
+// renew is [Cell.Renew].
+func (c *cell) renew(context.Context) error {
+	c.suspending.Lock()
+	defer c.suspending.Unlock()
+	if c.suspended {
+		return fault.Say(fault.Conflict, "The machine is suspended.")
+	}
+	if err := c.group.Renew(); err != nil {
+		return fault.Say(fault.Conflict, "Something of the last job still runs: %v.", err)
+	}
+	// Somebody may have destroyed the machine from elsewhere: the order is that of bring.
+	if c.s.machines.condemned(c.spec.Name) || !c.slot.named() || c.stopping() {
+		return fault.Say(fault.Conflict, "The machine is about to end.")
+	}
+	return c.slot.clear()
 }
 
 // environment is the clean minimum with the Spec's own, which wins.

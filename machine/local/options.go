@@ -63,4 +63,8 @@ type Cell struct {
 	// Home returns the server's current base URL, or "" if no provider has named one, and a channel that is closed when
 	// a provider names one again, be it the same: a server has started then.
 	Home func() (url string, renewed <-chan struct{})
+	// Renew makes WorkDir, ScratchDir, the directory for temporary files and Group as they were when the guest began, so that
+	// it can start something else in them. It is called when nothing runs any more. fault.Conflict, with a sentence: they
+	// cannot be made so, or the machine is to end.
+	Renew func(context.Context) error
 }

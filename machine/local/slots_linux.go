@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/process"
 	"github.com/dayfly-run/dayfly/machine"
 )
@@ -268,6 +269,44 @@ func (s *slot) holds(g *registry, name string) bool {
 	var mine, named unix.Stat_t
 	return s.file != nil && unix.Fstat(int(s.file.Fd()), &mine) == nil &&
 		unix.Fstatat(g.fd(), name, &named, unix.AT_SYMLINK_NOFOLLOW) == nil && mine.Ino == named.Ino && mine.Dev == named.Dev
+}
+
+// clear removes what a guest and what it ran have left in the slot's directories, each of which must still be the one that
+// was made.
+func (s *slot) clear() error {
+	for i, path := range []string{s.work, s.tmp, s.scratch} {
+		root, err := os.OpenRoot(path)
+		if err != nil {
+			return fault.Say(fault.Conflict, "The directory %s of the machine cannot be opened: %v.", filepath.Base(path), err)
+		}
+		err = clearRoot(root, &s.dirs[i])
+		root.Close()
+		if err != nil {
+			return fault.Say(fault.Conflict, "What the last job has left in the directory %s cannot be removed: %v.", filepath.Base(path), err)
+		}
+	}
+	return nil
+}
+
+// clearRoot empties a directory that has been opened.
+func clearRoot(root *os.Root, d *directory) error {
+	list, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer list.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(list.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Dev != d.device || st.Ino != d.inode {
+		return fs.ErrInvalid // something was put in its place
+	}
+	names, err := list.Readdirnames(-1)
+	for _, name := range names {
+		err = errors.Join(err, root.RemoveAll(name))
+	}
+	return errors.Join(err, list.Chmod(0o700))
 }
 
 // close gives up the record and the process group.

@@ -25,6 +25,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/agent"
 	"github.com/dayfly-run/dayfly/internal/pid1"
 	"github.com/dayfly-run/dayfly/internal/process"
+	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/machine/local"
 )
@@ -162,6 +163,7 @@ func Guest(link agent.Link, version string, log *slog.Logger) func(ctx context.C
 			ScratchDir: c.ScratchDir,
 			Env:        c.Env,
 			Home:       c.Home,
+			Renew:      c.Renew,
 		}, options)
 	}
 }
@@ -202,6 +204,9 @@ func run(ctx context.Context, args []string, version string) int {
 		defer os.RemoveAll(place.ScratchDir)
 	}
 	exit, err := inGroup(place, func() machine.Exit {
+		if strings.HasPrefix(place.Boot.Attempt, wire.RunnerPrefix) {
+			place.Renew = renewal(place)
+		}
 		link := agent.NewDirect(version)
 		defer link.Close()
 		return agent.Run(ctx, link, place, &agent.Options{Version: version, Logger: logger()})
@@ -217,6 +222,21 @@ func run(ctx context.Context, args []string, version string) int {
 		fmt.Fprintln(os.Stderr, "dayfly-agent: "+exit.Message)
 	}
 	return exit.Code
+}
+
+// renewal returns what makes the place of a machine that is the agent's alone as it is now, or nil if nothing can.
+func renewal(place *agent.Place) func(context.Context) error {
+	ground, err := agent.NewGround(place.ScratchDir, place.WorkDir)
+	if err != nil {
+		logger().Warn("this machine can carry out one attempt only", "error", err)
+		return nil
+	}
+	return func(ctx context.Context) error {
+		if err := place.Group.Renew(); err != nil {
+			return fmt.Errorf("processes of the last job are left: %w", err)
+		}
+		return ground.Restore(ctx)
+	}
 }
 
 // errExpired is why an agent ends that has reached the end of its lifetime.
