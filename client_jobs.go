@@ -306,6 +306,15 @@ func (c *Client) Machines(ctx context.Context, all bool) iter.Seq2[*Machine, err
 	return pages[*Machine](ctx, c, "/v1/machines", values, 0)
 }
 
+// Pools returns the server's pools of warm machines, by name, with their machines counted.
+func (c *Client) Pools(ctx context.Context) ([]WarmPool, error) {
+	var answer struct {
+		Items []WarmPool `json:"items"`
+	}
+	err := c.call(ctx, request{method: http.MethodGet, path: "/v1/pools"}, &answer)
+	return answer.Items, err
+}
+
 // Quote checks a spec as Submit does and returns what the job would cost. Nothing is made. Errors are those of Submit.
 func (c *Client) Quote(ctx context.Context, spec *JobSpec) (*Quote, error) {
 	if err := spec.checkText(); err != nil {

@@ -59,6 +59,7 @@ type JobSpec struct {
 	Payload json.RawMessage   `json:"payload,omitempty" doc:"Any JSON; the job finds it in the file that DAYFLY_INPUT names. At most 256 KiB."`
 
 	Provider  string  `json:"provider,omitempty" maxLength:"600" doc:"Where to run it; when it is missing, where its queue or else the server says. Several, separated by commas, are tried in their order, and a region stands behind a colon: fly:ams,fly:fra,docker. At most eight."`
+	Pool      string  `json:"pool,omitempty" maxLength:"64" doc:"The pool of warm machines to run it on, so that it starts without a boot. It fills in provider, image and size; another image or size is refused. When no machine of the pool is idle, the job starts on one of its own, as without a pool. When it is missing, what its queue says."`
 	Image     string  `json:"image,omitempty" maxLength:"512" doc:"The image to run it in, for providers that have images."`
 	Bare      bool    `json:"bare,omitempty" doc:"Run the image as it is, without Dayfly's agent: with its own entrypoint, whose arguments the command is. How the machine ends is how the job ends. Nobody fetches inputs or stores outputs; the program may, with its token."`
 	OwnAgent  bool    `json:"own_agent,omitempty" doc:"The image has an agent of its own as its entrypoint, which claims the attempt by itself, such as a script with curl."`
@@ -252,7 +253,7 @@ type Machine struct {
 	Provider  string     `json:"provider"`
 	Region    string     `json:"region,omitempty" doc:"Where it was asked for, when the job said so."`
 	Image     string     `json:"image,omitempty" doc:"What it runs, with the digest that it was resolved to."`
-	State     string     `json:"state" doc:"creating, present, kept, deleting or gone."`
+	State     string     `json:"state" doc:"creating, present, kept, deleting or gone; lent while an attempt has a machine of a pool."`
 	Location  string     `json:"location,omitempty" doc:"Where it runs, in the provider's words."`
 	Job       string     `json:"job,omitempty"`
 	Attempt   string     `json:"attempt,omitempty"`
@@ -260,6 +261,24 @@ type Machine struct {
 	KeptUntil *time.Time `json:"kept_until,omitempty" doc:"Until when it is kept after its job's failure."`
 	GoneAt    *time.Time `json:"gone_at,omitempty" doc:"When the provider confirmed that nothing of it is left."`
 	Message   string     `json:"message,omitempty"`
+	Pool      string     `json:"pool,omitempty" doc:"Whose machine it is, if it is a pool's."`
+	Use       string     `json:"use,omitempty" doc:"What it does for its pool: warming, idle, reserved, busy, recycling or draining."`
+	Uses      int        `json:"uses,omitempty" doc:"How many jobs of its pool it has begun."`
+}
+
+// WarmPool is machines that the server keeps for the jobs which name the pool, so that these start without a boot.
+type WarmPool struct {
+	Name        string         `json:"name"`
+	Provider    string         `json:"provider"`
+	Region      string         `json:"region,omitempty"`
+	Image       string         `json:"image,omitempty"`
+	Size        string         `json:"size,omitempty"`
+	Min         int            `json:"min" doc:"Machines that are kept although no job comes."`
+	Max         int            `json:"max" doc:"Machines that it has at most."`
+	Machines    map[string]int `json:"machines" doc:"How many machines it has, by what they do: warming, idle, reserved, busy, recycling or draining."`
+	Uses        int            `json:"uses" doc:"How many jobs the machines that it has now have begun."`
+	PausedUntil *time.Time     `json:"paused_until,omitempty" doc:"When it makes machines again, after several have ended before they were ready."`
+	Message     string         `json:"message,omitempty" doc:"Why it makes none."`
 }
 
 // Artifact is a file that an attempt produced.

@@ -162,6 +162,10 @@ func patient(r *http.Request) bool {
 	switch path.Base(r.URL.Path) {
 	case "heartbeat", "heartbeats", "wait":
 		return true
+	case "claim": // of a machine of a pool, which waits for an attempt
+		if held, _ := strconv.ParseBool(r.URL.Query().Get("held")); held {
+			return true
+		}
 	case "logs":
 		if follow, _ := strconv.ParseBool(r.URL.Query().Get("follow")); follow {
 			return true

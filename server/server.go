@@ -69,6 +69,7 @@ type Options struct {
 	Connections int
 
 	Queues           map[string]Queue          // by name; a queue that is not named has no limits
+	Pools            map[string]Pool           // by name
 	MaxMachines      map[string]int            // at once, by provider; default 32
 	Prices           map[string]machine.Pricer // by provider; one that is not named may be a machine.Pricer itself
 	DailyCost        machine.Money             // what all jobs may cost in a day before no more are launched; 0: no limit
@@ -99,8 +100,12 @@ type Queue struct {
 	Provider       string        // of jobs that name none, as in [dayfly.JobSpec]; "": the default provider
 	Concurrency    int           // all together; 0: no limit
 	KeyConcurrency int           // with the same concurrency key; 0: no limit
+	Pool           string        // of jobs that name none and can use it; "": none
 	DailyCost      machine.Money // what its jobs may cost in a day before no more are launched; 0: no limit
 }
+
+// Pool says which machines are kept warm for the jobs that name the pool.
+type Pool = engine.Pool
 
 // DefaultListen is where a server listens when it is not told where.
 const DefaultListen = "127.0.0.1:7700"
@@ -269,7 +274,7 @@ func (s *Server) assemble(ctx context.Context, requireToken bool) error {
 	o := &s.options
 	queues := make(map[string]engine.QueueLimits, len(o.Queues))
 	for name, q := range o.Queues {
-		queues[name] = engine.QueueLimits{Provider: q.Provider, Concurrency: q.Concurrency, KeyConcurrency: q.KeyConcurrency, DailyCost: q.DailyCost}
+		queues[name] = engine.QueueLimits{Provider: q.Provider, Pool: q.Pool, Concurrency: q.Concurrency, KeyConcurrency: q.KeyConcurrency, DailyCost: q.DailyCost}
 	}
 	var direct blob.Signer
 	if o.DirectBlobs {
@@ -278,7 +283,7 @@ func (s *Server) assemble(ctx context.Context, requireToken bool) error {
 	s.engine, err = engine.New(engine.Options{
 		Store: s.store, Providers: o.Providers, Absent: o.Absent, DefaultProvider: o.DefaultProvider,
 		Logs: s.logs, Blobs: s.blobs, OwnsBlobs: o.OwnsBlobs, Direct: direct, Key: key, URL: s.homes.url,
-		Queues: queues, MaxMachines: o.MaxMachines, Prices: o.Prices, DailyCost: o.DailyCost, MaxOpenJobs: o.MaxOpenJobs, LogLimit: o.LogLimit,
+		Queues: queues, Pools: o.Pools, MaxMachines: o.MaxMachines, Prices: o.Prices, DailyCost: o.DailyCost, MaxOpenJobs: o.MaxOpenJobs, LogLimit: o.LogLimit,
 		Retention: o.Retention, LostAfter: o.LostAfter, UnreachableAfter: o.UnreachableAfter,
 		OrphanAfter: o.OrphanAfter, Heartbeat: o.Heartbeat, Clock: agent.BootClock, ClockSince: agent.BootName(), Logger: s.logger,
 	})

@@ -48,6 +48,7 @@ func accessOf(pattern string) (access, bool) {
 		"GET /v1/jobs/{id}/why":      {scope: scopeRead},
 		"GET /v1/jobs/{id}/wait":     {scope: scopeRead},
 		"GET /v1/machines":           {scope: scopeRead},
+		"GET /v1/pools":              {scope: scopeRead},
 		"GET /v1/version":            {scope: scopeRead},
 		"GET /metrics":               {scope: scopeRead},
 		"POST /v1/tokens":            {scope: scopeAdmin},

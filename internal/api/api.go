@@ -31,6 +31,7 @@ type Engine interface {
 	Commands
 	Accounts
 	Machines
+	Pools
 }
 
 // Changer is the part that changes jobs.

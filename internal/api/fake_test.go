@@ -347,6 +347,15 @@ func (f *fake) Quote(_ context.Context, spec dayfly.JobSpec) (*dayfly.Quote, err
 	}}}, nil
 }
 
+func (f *fake) Pools(context.Context) ([]dayfly.WarmPool, error) {
+	err := f.enter()
+	defer f.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return []dayfly.WarmPool{{Name: "ffmpeg", Provider: "fly", Min: 1, Max: 4, Machines: map[string]int{"idle": 1}, Uses: 7}}, nil
+}
+
 func (f *fake) Costs(_ context.Context, from, to string) (*dayfly.Costs, error) {
 	err := f.enter()
 	defer f.mu.Unlock()

@@ -15,6 +15,36 @@ func (a *API) addMachines() {
 		method: http.MethodGet, path: "/v1/machines", id: "list-machines", summary: "List machines, newest first",
 		text: "The ledger of what was asked of providers: those that are not confirmed gone, or with all=true those too.",
 	}, a.machines)
+	add(a, route{
+		method: http.MethodGet, path: "/v1/pools", id: "list-pools", summary: "List the pools of warm machines",
+		text: "What each pool is configured as, and how many machines it has in each state.",
+	}, a.pools)
+}
+
+// Pools is the part that knows the pools of warm machines.
+type Pools interface {
+	// Pools returns them with their machines counted, by name.
+	Pools(ctx context.Context) ([]dayfly.WarmPool, error)
+}
+
+type poolsInput struct {
+	caller
+}
+
+type poolsOutput struct {
+	Body struct {
+		Items []dayfly.WarmPool `json:"items"`
+	}
+}
+
+func (a *API) pools(ctx context.Context, _ *poolsInput) (*poolsOutput, error) {
+	pools, err := a.engine.Pools(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &poolsOutput{}
+	out.Body.Items = pools
+	return out, nil
 }
 
 type machinesInput struct {

@@ -99,10 +99,14 @@ func (v *view) machine(m *store.Machine) dayfly.Machine {
 	if m.State == store.MachineKept {
 		kept = moment(m.DeleteAt)
 	}
-	return dayfly.Machine{
+	out := dayfly.Machine{
 		KeptUntil: kept, Name: m.Name, Provider: m.Provider, Region: m.Region, Image: m.Image, State: string(m.State), Location: m.Location, Job: m.JobID, Attempt: m.Attempt,
 		CreatedAt: m.CreatedAt.UTC(), GoneAt: moment(m.GoneAt), Message: m.Message,
 	}
+	if r := m.Runner; r != nil {
+		out.Pool, out.Use, out.Uses = r.Pool, string(r.State), r.Uses
+	}
+	return out
 }
 
 // phases computes how long each part of an attempt took, or has taken up to now.

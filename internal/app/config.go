@@ -40,6 +40,7 @@ type Config struct {
 	TLS       TLS              `toml:"tls"`
 	Providers Providers        `toml:"providers"`
 	Queues    map[string]Queue `toml:"queues"`
+	Pools     map[string]Pool  `toml:"pools"`
 	Limits    Limits           `toml:"limits"`
 	Timeouts  Timeouts         `toml:"timeouts"`
 	FlyAPI    FlyAPI           `toml:"fly_api"`
@@ -62,7 +63,24 @@ type Queue struct {
 	Provider       string       `toml:"provider"`        // of jobs that name none; "": the default provider
 	Concurrency    int          `toml:"concurrency"`     // all together; 0: no limit
 	KeyConcurrency int          `toml:"key_concurrency"` // with the same concurrency key; 0: no limit
+	Pool           string       `toml:"pool"`            // of jobs that name none and can use it; "": none
 	DailyCost      dayfly.Money `toml:"daily_cost"`      // what its jobs may cost in a day before no more are launched; 0: no limit
+}
+
+// Pool says which machines are kept warm for the jobs that name it.
+type Pool struct {
+	Provider string          `toml:"provider"` // "": the default provider
+	Region   string          `toml:"region"`
+	Image    string          `toml:"image"`
+	Size     string          `toml:"size"`
+	Min      int             `toml:"min"`      // machines that are kept although no job comes
+	Max      int             `toml:"max"`      // machines at most; at least 1
+	Prewarm  float64         `toml:"prewarm"`  // the share that may be in use before another is made, from 0 to 1; 0: none is made ahead
+	Idle     dayfly.Duration `toml:"idle"`     // after which a machine beyond min goes; 0: five minutes
+	MaxAge   dayfly.Duration `toml:"max_age"`  // after which a machine gets no more jobs; 0: a day
+	MaxUses  int             `toml:"max_uses"` // jobs of one machine; 0: no limit
+	Reuse    *bool           `toml:"reuse"`    // whether a machine is used for a second job; nil: it is
+	Isolate  string          `toml:"isolate"`  // a label: jobs that differ in it share no machine; "": none
 }
 
 // Limits bound what clients may use.
@@ -100,6 +118,7 @@ func Default() *Config {
 			Docker: Docker{MaxMachines: 32, Network: "bridge", Capabilities: []string{}, Processes: docker.DefaultProcesses, Registries: []string{}},
 		},
 		Queues: map[string]Queue{},
+		Pools:  map[string]Pool{},
 		Limits: Limits{Connections: 4096, OpenJobs: 1_000_000, OutputMB: 64},
 		Timeouts: Timeouts{
 			LostAfter:        dayfly.Duration(time.Minute),
@@ -191,6 +210,9 @@ func (c *Config) validateRunning() error {
 		if q.Concurrency < 0 || q.KeyConcurrency < 0 {
 			return fault.Field("queues."+name, "a limit cannot be negative; 0 means no limit")
 		}
+	}
+	if err := c.checkPools(); err != nil {
+		return err
 	}
 	for _, d := range []struct {
 		key   string

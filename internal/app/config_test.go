@@ -57,6 +57,8 @@ func TestExampleIsTheDefaults(t *testing.T) {
 	want := app.Default()
 	want.DataDir = "/var/lib/dayfly"
 	want.Queues["default"] = app.Queue{}
+	reuse := true
+	want.Pools["example"] = app.Pool{Max: 4, Idle: dayfly.Duration(5 * time.Minute), MaxAge: dayfly.Duration(24 * time.Hour), Reuse: &reuse}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the example says\n%+v, the defaults are\n%+v", *got, *want)
 	}
@@ -182,6 +184,15 @@ func TestValidateNamesTheKey(t *testing.T) {
 		},
 		"default_provider":               func(c *app.Config) { c.DefaultProvider = "moon" },
 		"providers.local.max_machines":   func(c *app.Config) { c.Providers.Local.MaxMachines = 0 },
+		"queues.q":                       func(c *app.Config) { c.Queues["q"] = app.Queue{Pool: "none"} },
+		"pools.a b":                      func(c *app.Config) { c.Pools["a b"] = app.Pool{Max: 1} },
+		"pools.none":                     func(c *app.Config) { c.Pools["none"] = app.Pool{} },
+		"pools.min":                      func(c *app.Config) { c.Pools["min"] = app.Pool{Min: 2, Max: 1} },
+		"pools.uses":                     func(c *app.Config) { c.Pools["uses"] = app.Pool{Max: 1, MaxUses: -1} },
+		"pools.share":                    func(c *app.Config) { c.Pools["share"] = app.Pool{Max: 1, Prewarm: 2} },
+		"pools.size":                     func(c *app.Config) { c.Pools["size"] = app.Pool{Max: 1, Size: "vast"} },
+		"pools.two":                      func(c *app.Config) { c.Pools["two"] = app.Pool{Max: 1, Provider: "fly,local"} },
+		"pools.absent":                   func(c *app.Config) { c.Pools["absent"] = app.Pool{Max: 1, Provider: "mars"} },
 		"queues.a b":                     func(c *app.Config) { c.Queues["a b"] = app.Queue{} },
 		"queues.a":                       func(c *app.Config) { c.Queues["a"] = app.Queue{Concurrency: -1} },
 		"limits.connections":             func(c *app.Config) { c.Limits.Connections = 1 },

@@ -166,7 +166,7 @@ func distance(a, b string) int {
 // called NAME.
 func Keys() []string {
 	var keys []string
-	walk(reflect.ValueOf(&Config{Queues: map[string]Queue{"NAME": {}}}).Elem(), "", func(key string, _ reflect.Value) {
+	walk(reflect.ValueOf(&Config{Queues: map[string]Queue{"NAME": {}}, Pools: map[string]Pool{"NAME": {}}}).Elem(), "", func(key string, _ reflect.Value) {
 		keys = append(keys, key)
 	})
 	return keys
@@ -228,6 +228,9 @@ func (c *Config) loadEnviron(environ []string) error {
 			err = set(leaf, value)
 		default:
 			known, err = c.setQueue(name, value)
+			if !known {
+				known, err = c.setPool(name, value)
+			}
 		}
 		if err != nil {
 			return fault.Say(fault.Invalid, "the environment variable %s: %v", name, err)
@@ -267,6 +270,7 @@ func (c *Config) setQueue(variable, value string) (known bool, err error) {
 		{"_KEY_CONCURRENCY", func(q *Queue) any { return &q.KeyConcurrency }},
 		{"_CONCURRENCY", func(q *Queue) any { return &q.Concurrency }},
 		{"_PROVIDER", func(q *Queue) any { return &q.Provider }},
+		{"_POOL", func(q *Queue) any { return &q.Pool }},
 		{"_DAILY_COST", func(q *Queue) any { return &q.DailyCost }},
 	} {
 		if name, found := strings.CutSuffix(rest, key.suffix); found && name != "" {
@@ -295,6 +299,53 @@ func (c *Config) setQueueLimit(name string, limit func(*Queue) any, value string
 	return nil
 }
 
+// setPool sets a key of a pool from a variable such as DAYFLY_POOLS_FFMPEG_MAX. It means the configured pool whose name it is
+// with _ for - and . or else the pool "ffmpeg".
+func (c *Config) setPool(variable, value string) (known bool, err error) {
+	rest, ok := strings.CutPrefix(variable, Prefix+"POOLS_")
+	if !ok {
+		return false, nil
+	}
+	for _, key := range []struct {
+		suffix string
+		of     func(*Pool) any
+	}{
+		{"_PROVIDER", func(p *Pool) any { return &p.Provider }},
+		{"_REGION", func(p *Pool) any { return &p.Region }},
+		{"_IMAGE", func(p *Pool) any { return &p.Image }},
+		{"_SIZE", func(p *Pool) any { return &p.Size }},
+		{"_MIN", func(p *Pool) any { return &p.Min }},
+		{"_MAX", func(p *Pool) any { return &p.Max }},
+		{"_PREWARM", func(p *Pool) any { return &p.Prewarm }},
+		{"_IDLE", func(p *Pool) any { return &p.Idle }},
+		{"_MAX_AGE", func(p *Pool) any { return &p.MaxAge }},
+		{"_MAX_USES", func(p *Pool) any { return &p.MaxUses }},
+		{"_REUSE", func(p *Pool) any { return &p.Reuse }},
+		{"_ISOLATE", func(p *Pool) any { return &p.Isolate }},
+	} {
+		name, found := strings.CutSuffix(rest, key.suffix)
+		if !found || name == "" {
+			continue
+		}
+		pool := strings.ToLower(name)
+		for configured := range c.Pools {
+			if Variable(configured) == Prefix+name {
+				pool = configured
+			}
+		}
+		settings := c.Pools[pool]
+		if err := set(reflect.ValueOf(key.of(&settings)).Elem(), value); err != nil {
+			return true, err
+		}
+		if c.Pools == nil {
+			c.Pools = map[string]Pool{}
+		}
+		c.Pools[pool] = settings
+		return true, nil
+	}
+	return false, nil
+}
+
 // set sets one value from the text of an environment variable.
 func set(leaf reflect.Value, text string) error {
 	switch target := leaf.Addr().Interface().(type) {
@@ -313,6 +364,12 @@ func set(leaf reflect.Value, text string) error {
 			return err
 		}
 		*target = n
+	case *float64:
+		share, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return fmt.Errorf("%q is not a number such as 0.5; set one, or unset it", text)
+		}
+		*target = share
 	case *bool:
 		b, err := strconv.ParseBool(text)
 		if err != nil {

@@ -85,6 +85,10 @@ func mismatch(want reflect.Type, value any) string {
 		_, fits = value.(bool)
 	case reflect.TypeFor[int]():
 		_, fits = value.(int64)
+	case reflect.TypeFor[float64]():
+		_, whole := value.(int64)
+		_, fraction := value.(float64)
+		fits = whole || fraction
 	case reflect.TypeFor[dayfly.Duration]():
 		text, isText := value.(string)
 		fits = isText && new(dayfly.Duration).UnmarshalText([]byte(text)) == nil
@@ -115,6 +119,8 @@ func describeType(want reflect.Type, key toml.Key) string {
 		return "a text in quotes"
 	case reflect.TypeFor[bool](), reflect.TypeFor[*bool]():
 		return "true or false, without quotes"
+	case reflect.TypeFor[float64]():
+		return "a number, such as 0.5"
 	case reflect.TypeFor[int]():
 		return "a whole number, without quotes"
 	case reflect.TypeFor[dayfly.Duration]():

@@ -98,6 +98,9 @@ func (c *Config) validateProviders() error {
 	if _, err := engine.CheckProviders("default_provider", c.DefaultProvider, c.ProviderNames(), c.absent()); err != nil {
 		return err
 	}
+	if err := c.checkPoolProviders(); err != nil {
+		return err
+	}
 	for name, q := range c.Queues {
 		if q.Provider == "" {
 			continue

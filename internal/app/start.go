@@ -93,6 +93,7 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 		AllowOpen:       c.AllowOpen,
 		Connections:     c.Limits.Connections,
 		Queues:          queues,
+		Pools:           c.serverPools(),
 		MaxMachines:     maxMachines,
 		Prices:          prices,
 		DailyCost:       c.Limits.DailyCost,

@@ -304,7 +304,7 @@ command lasts, and keeps jobs in ~/.local/state/dayfly. dayfly serve does the sa
 	root.SetErr(p.err)
 	root.AddCommand(p.runCommand(), p.jobsCommand(), p.showCommand(), p.logsCommand(), p.waitCommand(), p.downloadCommand(),
 		p.whyCommand(), p.cancelCommand(), p.retryCommand(), p.deleteCommand(), p.shellCommand(), p.releaseCommand(),
-		p.serveCommand(), p.machinesCommand(), p.costsCommand(), p.tokensCommand(), p.doctorCommand(), p.versionCommand())
+		p.serveCommand(), p.machinesCommand(), p.poolsCommand(), p.costsCommand(), p.tokensCommand(), p.doctorCommand(), p.versionCommand())
 	root.Annotations = onlyContains()
 	root.Annotations[cobra.CommandDisplayNameAnnotation] = p.name()
 	p.helpful(root)

@@ -25,7 +25,7 @@ func commandGroups() []commandGroup {
 	return []commandGroup{
 		{"Run something", []string{"run"}},
 		{"Jobs", []string{"jobs", "show", "logs", "why", "wait", "download", "cancel", "retry", "delete", "shell", "release"}},
-		{"The server", []string{"serve", "tokens", "machines", "costs"}},
+		{"The server", []string{"serve", "tokens", "machines", "pools", "costs"}},
 		{"Dayfly itself", []string{"doctor", "version", "completion", "help"}},
 	}
 }

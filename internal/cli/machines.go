@@ -19,7 +19,9 @@ func (p *program) machinesCommand() *cobra.Command {
 		Use:   "machines",
 		Short: "List the machines that exist, and audit them",
 		Long: `Lists the machines in the server's ledger: every machine that was asked for, from before it exists until its provider
-has confirmed that nothing of it is left. --all lists those that are gone too.`,
+has confirmed that nothing of it is left. --all lists those that are gone too.
+
+Of a machine that belongs to a pool, STATE says what it does there: warming, idle, reserved, busy, recycling or draining.`,
 		Example: "  dayfly machines\n  dayfly machines --all --json\n  dayfly machines audit",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -33,7 +35,7 @@ has confirmed that nothing of it is left. --all lists those that are gone too.`,
 
 func (p *program) listMachines(ctx context.Context, c *connection, all bool) error {
 	now := time.Now()
-	rows := [][]string{{"NAME", "PROVIDER", "STATE", "JOB", "AGE", "LOCATION"}}
+	rows := [][]string{{"NAME", "PROVIDER", "STATE", "JOB", "AGE", "POOL", "LOCATION"}}
 	lines := json.NewEncoder(p.out)
 	for m, err := range c.Machines(ctx, all) {
 		if err != nil {
@@ -45,7 +47,7 @@ func (p *program) listMachines(ctx context.Context, c *connection, all bool) err
 			}
 			continue
 		}
-		rows = append(rows, []string{m.Name, where(m.Provider, m.Region), stateOfMachine(m), m.Job, ago(m.CreatedAt, now), m.Location})
+		rows = append(rows, []string{m.Name, where(m.Provider, m.Region), stateOfMachine(m), m.Job, ago(m.CreatedAt, now), poolOf(m), m.Location})
 	}
 	if p.json {
 		return nil
@@ -54,7 +56,7 @@ func (p *program) listMachines(ctx context.Context, c *connection, all bool) err
 		p.note("There are no machines.")
 		return nil
 	}
-	return table(p.out, p.fit(rows, "", "LOCATION", "PROVIDER", "AGE"))
+	return table(p.out, p.fit(rows, "", "LOCATION", "PROVIDER", "AGE", "POOL"))
 }
 
 // stateOfMachine is a machine's state, and until when it is kept.
@@ -62,7 +64,18 @@ func stateOfMachine(m *dayfly.Machine) string {
 	if m.KeptUntil != nil {
 		return m.State + " until " + m.KeptUntil.Local().Format("15:04:05")
 	}
+	if m.Use != "" {
+		return m.Use
+	}
 	return m.State
+}
+
+// poolOf says whose a machine is, and how many jobs it has begun there.
+func poolOf(m *dayfly.Machine) string {
+	if m.Pool == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s (%s)", m.Pool, counted(m.Uses, "use", "uses"))
 }
 
 func (p *program) auditCommand() *cobra.Command {
@@ -127,9 +140,9 @@ func (p *program) printFindings(checked int, findings []finding) error {
 		case 0:
 			fmt.Fprintln(p.out, "No machine exists, so none has outlived its job.")
 		case 1:
-			fmt.Fprintln(p.out, "1 machine exists, and its job needs it.")
+			fmt.Fprintln(p.out, "1 machine exists, and its job or pool needs it.")
 		default:
-			fmt.Fprintf(p.out, "%d machines exist, and each belongs to a job that needs it.\n", checked)
+			fmt.Fprintf(p.out, "%d machines exist, and each belongs to a job or a pool that needs it.\n", checked)
 		}
 		return nil
 	}
@@ -143,6 +156,9 @@ func (p *program) printFindings(checked int, findings []finding) error {
 // overdue says why a machine should be gone, or "" when it should not.
 func (p *program) overdue(ctx context.Context, c *connection, m *dayfly.Machine, grace time.Duration, jobs map[string]*dayfly.Job) (string, error) {
 	if m.State == "gone" || m.KeptUntil != nil && time.Now().Before(m.KeptUntil.Add(grace)) {
+		return "", nil
+	}
+	if m.Pool != "" && m.State != "deleting" { // its pool has it, whatever its last job was
 		return "", nil
 	}
 	young := time.Since(m.CreatedAt) < grace

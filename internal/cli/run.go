@@ -27,6 +27,7 @@ import (
 // runFlags are the flags of dayfly run.
 type runFlags struct {
 	on, image, size   string
+	pool              string
 	bare, ownAgent    bool
 	in, out           []string
 	outDir            string
@@ -116,6 +117,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	flags.StringVar(&f.queue, "queue", "", "the `QUEUE` to wait in (default: default)")
 	flags.IntVar(&f.priority, "priority", 0, "`N` from -1000 to 1000: higher runs first")
 	flags.StringVar(&f.on, "on", "", "the `PROVIDER` to run it on, or several to try in turn, with regions: fly:ams,docker (default: the server's)")
+	flags.StringVar(&f.pool, "pool", "", "the `POOL` of warm machines to run it on: no boot when one is idle (default: the queue's)")
 	flags.StringVar(&f.size, "size", "", "the `SIZE` of the machine, such as shared-cpu-1x")
 	flags.StringVar(&f.image, "image", "", "the `IMAGE` to run it in, for providers that have images")
 	flags.BoolVar(&f.bare, "bare", false, "run the image as it is, without Dayfly's agent; the command is its entrypoint's arguments")
@@ -143,7 +145,7 @@ func complete(cmd *cobra.Command, flag string, words ...string) {
 // spec is the job the flags describe.
 func (f *runFlags) spec(cmd *cobra.Command, command []string, stdin io.Reader) (*dayfly.JobSpec, error) {
 	spec := &dayfly.JobSpec{
-		Name: f.name, Command: command, Provider: f.on, Image: f.image, Size: f.size, Bare: f.bare, OwnAgent: f.ownAgent,
+		Name: f.name, Command: command, Provider: f.on, Pool: f.pool, Image: f.image, Size: f.size, Bare: f.bare, OwnAgent: f.ownAgent,
 		Queue: f.queue, Priority: f.priority,
 	}
 	if f.timeout < 0 {

@@ -41,11 +41,19 @@ func (e *Engine) Claim(ctx context.Context, token string, c *wire.ClaimRequest) 
 	case c.Nonce == "" || len(c.Nonce) > 64:
 		return nil, fault.Field("nonce", "must be 1 to 64 bytes")
 	}
+	if strings.HasPrefix(c.Attempt, wire.RunnerPrefix) {
+		return e.claimNext(ctx, c)
+	}
 	now := e.clock.now()
 	job, attempt, err := e.store.Claim(ctx, &store.Claim{Attempt: c.Attempt, By: c.Instance + "/" + c.Nonce, Time: now})
 	if err != nil {
 		return nil, err
 	}
+	return e.boarded(ctx, job, attempt, now, c.Detour)
+}
+
+// boarded answers a claim that has succeeded.
+func (e *Engine) boarded(ctx context.Context, job *store.Job, attempt *store.Attempt, now time.Time, detour bool) (*wire.Assignment, error) {
 	attempt.Job = job
 	f := e.flightOf(attempt.ID)
 	if f == nil {
@@ -65,7 +73,7 @@ func (e *Engine) Claim(ctx context.Context, token string, c *wire.ClaimRequest) 
 	}
 	e.refresh(f, attempt, now)
 	e.tell(job.ID, false)
-	return e.assignment(ctx, f, job, attempt, now, c.Detour)
+	return e.assignment(ctx, f, job, attempt, now, detour)
 }
 
 func (e *Engine) assignment(ctx context.Context, f *flight, job *store.Job, a *store.Attempt, now time.Time, detour bool) (*wire.Assignment, error) {
@@ -82,7 +90,7 @@ func (e *Engine) assignment(ctx context.Context, f *flight, job *store.Job, a *s
 		Name: spec.Name, Command: spec.Command, Env: spec.Env, Payload: spec.Payload, Outputs: spec.Outputs,
 		RunTimeoutMS: time.Duration(spec.Timeouts.Run).Milliseconds(), KillGraceMS: time.Duration(spec.Timeouts.Grace).Milliseconds(),
 		HeartbeatMS:   or(e.options.Heartbeat, wire.DefaultHeartbeat*time.Millisecond),
-		OrphanAfterMS: or(e.options.OrphanAfter, DefaultOrphanAfter),
+		OrphanAfterMS: e.orphanAfter().Milliseconds(),
 		LogLimit:      e.logLimit(),
 		HashOutputs:   e.options.Direct != nil,
 		KeepMS:        time.Duration(spec.KeepOnFailure).Milliseconds(),
@@ -112,6 +120,14 @@ func (e *Engine) assignment(ctx context.Context, f *flight, job *store.Job, a *s
 		w.Inputs = append(w.Inputs, wire.Input{Name: in.Name, Size: in.Size, SHA256: in.SHA256, URL: from})
 	}
 	return w, nil
+}
+
+// orphanAfter is how long an agent goes on without an answer.
+func (e *Engine) orphanAfter() time.Duration {
+	if d := e.options.OrphanAfter; d > 0 {
+		return d
+	}
+	return DefaultOrphanAfter
 }
 
 // fileTTL is how long an agent's signed URL is good for: enough to move a large file slowly, and the agent asks for

@@ -35,10 +35,15 @@ func (e *Engine) board(ctx context.Context, s *store.Submission, now time.Time) 
 	e.reserve(f, 1)
 	w := world{now: now, timers: e.timers, room: e.room(), lanes: []laneView{view}}
 	w.room[f.provider]++
-	if actions := plan(&w); len(actions) != 1 || actions[0].kind != launchJob || actions[0].choice != first {
+	if s.Job.Spec.Pool != "" {
+		w.idle = e.poolViews(now)
+	}
+	actions := plan(&w)
+	if len(actions) != 1 || actions[0].kind != launchJob || actions[0].choice != first || !e.lend(launch, s.Job, actions[0]) {
 		e.reserve(f, -1)
 		return nil
 	}
+	f.on(launch)
 	s.Launch = launch
 	return f
 }
@@ -73,6 +78,9 @@ func (e *Engine) depart(f *flight, stored *store.Job, err error) {
 		return
 	}
 	e.reserve(f, -1)
+	if f.lending != nil {
+		e.unlend(f.lending)
+	}
 	switch fault.Of(err) {
 	case "", fault.Invalid, fault.IdempotencyMismatch, fault.StoreFull, fault.Canceled:
 	default:

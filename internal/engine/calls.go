@@ -208,6 +208,11 @@ func (e *Engine) callDestroy(ctx context.Context, m *doom) error {
 // machineGone tells the attempt of a machine, if it is still in flight, that the machine is certainly gone.
 func (e *Engine) machineGone(name string) {
 	e.mu.Lock()
+	if r := e.runners[name]; r != nil && r.row.State == store.RunnerDraining {
+		delete(e.runners, name)
+		r.wake()
+		e.wakePools.set()
+	}
 	f := e.byMachine[name]
 	if f != nil {
 		f.gone = true

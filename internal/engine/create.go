@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"time"
 
@@ -14,6 +15,17 @@ import (
 
 // machineSpec returns the machine to ask for, the same each time it is asked for.
 func (e *Engine) machineSpec(ctx context.Context, f *flight, job *store.Job) (*machine.Spec, error) {
+	if f.runner != "" { // what it is made as is what the job asks for
+		e.mu.Lock()
+		r := e.runners[f.runner]
+		if r == nil {
+			e.mu.Unlock()
+			return nil, fmt.Errorf("engine: machine %s: %w: it is not known any more", f.runner, fault.Unavailable)
+		}
+		row := r.row
+		e.mu.Unlock()
+		return e.runnerSpec(ctx, &row, job.Spec.Image, sizeOfJob(job))
+	}
 	home, err := e.url(ctx, f.provider)
 	if err != nil {
 		return nil, err
@@ -127,6 +139,9 @@ func (e *Engine) created(f *flight, m *machine.Machine) {
 	over := e.flights[f.id] != f
 	e.granted(f)
 	e.mu.Unlock()
+	if f.runner != "" {
+		e.sawRunner(m)
+	}
 	// Where the provider calls the machine by our name, a claim has recorded all there is to know.
 	if over || claimed && m.ID == m.Name && m.Image == "" {
 		return

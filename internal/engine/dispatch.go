@@ -88,10 +88,11 @@ func (e *Engine) crowded() bool {
 // happened).
 func (e *Engine) dispatch(ctx context.Context) (moved int, look time.Time, err error) {
 	now := e.clock.now()
-	w := world{now: now, timers: e.timers, room: e.room(), gates: e.gates(now)}
+	w := world{now: now, timers: e.timers, room: e.room(), gates: e.gates(now), idle: e.poolViews(now)}
 	for _, lane := range e.readyLanes() {
 		room, gated := roomFor(choicesOf(lane.Provider), w.room, w.gates)
-		if room <= 0 || e.queueRoom(lane.Queue) <= 0 {
+		lends := hasIdle(w.idle, choicesOf(lane.Provider))
+		if room <= 0 && !lends || e.queueRoom(lane.Queue) <= 0 {
 			continue
 		}
 		if stop, err := e.overLimit(ctx, lane.Queue); err != nil {
@@ -100,7 +101,7 @@ func (e *Engine) dispatch(ctx context.Context) (moved int, look time.Time, err e
 			continue
 		}
 		limit := min(room, launchGroup)
-		if gated {
+		if gated || lends {
 			limit = launchGroup // the first may be refused, and those behind them may not
 		}
 		heads, err := e.head(ctx, lane, limit)
@@ -169,6 +170,11 @@ func (e *Engine) room() map[string]int {
 	for _, m := range e.kept {
 		kept[m.provider]++
 	}
+	for name, r := range e.runners { // those that are on their way out count with the others of these
+		if e.byMachine[name] == nil && r.row.State != store.RunnerDraining {
+			kept[r.row.Provider]++
+		}
+	}
 	room := make(map[string]int, len(e.providers))
 	for name := range e.providers {
 		limit := e.maxMachines(name)
@@ -221,7 +227,12 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 			moved++
 			continue
 		}
-		launches = append(launches, e.intent(a.job, a.choice, a.passed, funds, now))
+		intent := e.intent(a.job, a.choice, a.passed, funds, now)
+		if !e.lend(intent, a.job, a) {
+			moved++ // somebody else has got the machine in this moment
+			continue
+		}
+		launches = append(launches, intent)
 		jobs = append(jobs, a.job)
 	}
 	if len(launches) == 0 {
@@ -230,15 +241,27 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 	results, err := e.store.Launch(ctx, launches)
 	if err != nil {
 		// The commit may have happened although its answer was lost. What was launched then is found by reading.
-		return moved, errors.Join(err, e.reconcile(ctx, 0))
+		err = errors.Join(err, e.reconcile(ctx, 0))
+		for _, l := range launches {
+			e.unlend(l)
+		}
+		return moved, err
 	}
 	surprised := false
 	for i, result := range results {
+		if result != nil {
+			e.unlend(launches[i])
+		}
 		switch {
 		case result == nil:
 			leave(jobs[i])
 			moved++
 			e.takeOff(launches[i], jobs[i])
+		case errors.Is(result, store.ErrTaken):
+			if err := e.recallRunners(ctx); err != nil {
+				return moved, err
+			}
+			moved++
 		case errors.Is(result, fault.Conflict), errors.Is(result, store.ErrHeld):
 			leave(jobs[i]) // somebody else moved it, or it is held until its key has room
 			moved++
@@ -284,17 +307,53 @@ func (e *Engine) takeOff(l *store.Launch, job *store.Job) {
 	}
 }
 
+// occupied notes that a launch has got its machine of a pool.
+func (e *Engine) occupied(l *store.Launch, jobID string) {
+	if made := l.Lend.New; made != nil {
+		row := *made
+		row.State, row.Version, row.Attempt, row.JobID, row.Tenant = store.RunnerWarming, 1, l.AttemptID, jobID, l.Lend.Tenant
+		e.noteRunner(&row)
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if r := e.runners[l.Machine]; r != nil {
+		row := &r.row
+		row.State, row.Attempt, row.JobID, row.Tenant, row.FreeAt = store.RunnerReserved, l.AttemptID, jobID, l.Lend.Tenant, time.Time{}
+		row.Version++
+		r.wake()
+	}
+}
+
 // launchedFlight is the attempt of a launch, of which nothing is known yet.
 func launchedFlight(l *store.Launch, job *store.Job) *flight {
-	return &flight{
+	f := &flight{
 		id: l.AttemptID, jobID: job.ID, machine: l.Machine, provider: l.Provider, region: l.Region, number: job.Number,
 		state: dayfly.AttemptCreating, job: job, since: l.Time, heard: l.Time, bare: job.Spec.Bare,
 		meter: store.Meter{Price: l.Price, From: l.Time, Lifetime: l.Lifetime},
+	}
+	f.on(l)
+	return f
+}
+
+// on gives a flight its machine of a pool, if the launch has one.
+func (f *flight) on(l *store.Launch) {
+	if l.Lend == nil {
+		return
+	}
+	f.machine, f.runner, f.booted, f.meter.Price, f.lending = l.Machine, l.Machine, true, l.Price, l
+	if l.Lend.New == nil {
+		f.state = dayfly.AttemptBooting
 	}
 }
 
 // begin asks for the machine of a flight.
 func (e *Engine) begin(f *flight) {
+	if f.lending != nil {
+		e.occupied(f.lending, f.jobID)
+	}
 	e.tell(f.jobID, false)
-	e.background.Go(func() { e.bring(e.lifetime, f) })
+	if f.lending == nil || f.lending.Lend.New != nil { // else its machine is there, and waits
+		e.background.Go(func() { e.bring(e.lifetime, f) })
+	}
 }

@@ -81,10 +81,12 @@ func (e *Engine) end(ctx context.Context, f *flight, v verdict, report *ended) e
 			ending.Result, ending.Artifacts = report.result, report.artifacts
 		}
 		e.decideToKeep(ctx, f, v, ending, report)
+		e.vacate(f, &v, fence, ending, report)
 		moved, err := e.store.End(ctx, ending)
 		switch {
 		case err == nil:
 			e.keepFlight(f, ending.KeepUntil)
+			e.vacated(f, ending)
 			e.landed(f, n.State)
 			if n.State == dayfly.Queued {
 				e.moved(moved)
@@ -126,6 +128,10 @@ func (e *Engine) landed(f *flight, state dayfly.State) {
 		return
 	}
 	f.condemned = !f.gone && !f.kept
+	if f.runner != "" { // a pool's machine is destroyed when its pool says so
+		r := e.runners[f.runner]
+		f.condemned = f.condemned && r != nil && r.row.State == store.RunnerDraining
+	}
 	e.mu.Unlock()
 	e.doom(f)
 	if !e.land(f) {
@@ -147,6 +153,9 @@ func (e *Engine) doom(f *flight) {
 	due := f.condemned && (f.sending == 0 || f.fence > 0)
 	f.condemned = f.condemned && !due
 	id := f.providerID
+	if r := e.runners[f.runner]; id == "" && r != nil {
+		id = r.row.MachineID
+	}
 	if id == "" && f.sight != "" {
 		id = f.machine
 	}

@@ -39,6 +39,7 @@ type Options struct {
 	URL func(ctx context.Context, provider string) (string, error)
 
 	Queues      map[string]QueueLimits    // by name; a queue that is not named has no limits
+	Pools       map[string]Pool           // by name
 	Prices      map[string]machine.Pricer // by provider; one that is not named may be a machine.Pricer itself
 	DailyCost   machine.Money             // what all jobs together may cost in a day before no more are launched; 0: no limit
 	MaxMachines map[string]int            // by provider; 0: DefaultMaxMachines
@@ -66,6 +67,9 @@ type QueueLimits struct {
 	// Provider is where jobs of the queue run that do not say it themselves, in the form of [dayfly.JobSpec]'s. "": at the
 	// default provider.
 	Provider string
+
+	// Pool is that of its jobs which name none, if it suits them. "": none.
+	Pool string
 
 	Concurrency    int           // jobs of the queue that are starting or running at once
 	KeyConcurrency int           // of those, jobs with the same concurrency key
@@ -118,11 +122,15 @@ type Engine struct {
 	ends         notifier // of jobs that have finished
 	doomed       *destroyer
 	kept         map[string]*keptMachine // guarded by mu; by name
+	pools        map[string]*pool        // never changes; what is in them is guarded by mu
+	runners      map[string]*runner      // guarded by mu; machines of pools by name
+	polls        atomic.Int64            // how often an agent of such a machine has called to wait
 	notes        *batcher[*store.Note]
 	moves        *batcher[*store.MachineMove]
 	wakeQueue    signal
 	wakeClock    signal
 	wakeProgress signal
+	wakePools    signal
 	background   sync.WaitGroup // provider calls in flight
 	lifetime     context.Context
 	endLifetime  context.CancelFunc
@@ -140,7 +148,12 @@ func New(o Options) (*Engine, error) {
 	if err := checkDefaults(&o); err != nil {
 		return nil, err
 	}
+	pools, err := newPools(&o)
+	if err != nil {
+		return nil, fmt.Errorf("engine: %w", err)
+	}
 	e := &Engine{
+		pools: pools, runners: map[string]*runner{}, wakePools: newSignal(),
 		store: o.Store, providers: o.Providers, defaultProvider: o.DefaultProvider,
 		logs: o.Logs, blobs: o.Blobs, key: o.Key, url: o.URL, options: o,
 		timers: defaultTimers(), logger: o.Logger, luck: rand.Float64,
@@ -182,7 +195,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	close(e.ready)
 	group, ctx := errgroup.WithContext(ctx)
 	loops := []func(context.Context){
-		e.dispatchLoop, e.clockLoop, e.tickLoop, e.touchLoop, e.progressLoop, e.reconcileLoop, e.retentionLoop, e.orphanLoop, e.keptLoop,
+		e.dispatchLoop, e.clockLoop, e.tickLoop, e.touchLoop, e.progressLoop, e.reconcileLoop, e.retentionLoop, e.orphanLoop, e.keptLoop, e.poolLoop,
 		e.notes.run, e.moves.run, e.doomed.run,
 	}
 	for name, provider := range e.providers {
@@ -204,6 +217,9 @@ func (e *Engine) boot(ctx context.Context) error {
 		return fmt.Errorf("engine: booting the store: %w", err)
 	}
 	e.identity, e.clock = identity, newClock(identity.Last, e.options.Clock, e.options.ClockSince)
+	if err := e.recallRunners(ctx); err != nil {
+		return err
+	}
 	now := e.clock.now()
 	bad, err := e.eachLive(ctx, func(a *store.Attempt) {
 		f := newFlight(a, now)
@@ -276,7 +292,11 @@ type flight struct {
 	number                               int         // never changes
 	meter                                store.Meter // of what it costs; never changes
 
-	bare bool // its machine runs without an agent; never changes
+	bare   bool   // its machine runs without an agent; never changes
+	runner string // its machine, if that is a pool's; never changes
+	booted bool   // it was given its machine when this server had started; never changes
+
+	lending *store.Launch // what has given it its machine, if that is a pool's and this server did so; never changes
 
 	state dayfly.AttemptState
 	fence int64
@@ -327,7 +347,7 @@ type flight struct {
 func newFlight(a *store.Attempt, now time.Time) *flight {
 	f := &flight{
 		id: a.ID, jobID: a.JobID, number: a.Number, provider: a.Provider, state: a.State, fence: a.Fence, job: a.Job,
-		since: now, heard: now, bare: a.Job.Spec.Bare, meter: a.Meter(),
+		since: now, heard: now, bare: a.Job.Spec.Bare, meter: a.Meter(), runner: a.Runner,
 	}
 	if a.State == dayfly.AttemptRunning {
 		f.commandAt = now

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -35,24 +36,30 @@ type fleet struct {
 	cloud   *memmachine.Cloud
 	options engine.Options
 	engine  atomic.Pointer[engine.Engine]
-	down    atomic.Bool  // no server listens
-	taking  sync.RWMutex // held to read by the calls that a server has taken
-	stop    func()
+	down    atomic.Bool // no server listens
+	// patience ends when the server stops: calls that wait for something to happen are then answered.
+	patience atomic.Pointer[context.Context]
+	taking   sync.RWMutex // held to read by the calls that a server has taken
+	stop     func()
 
 	// work is what the command of a job does; it returns the command's result.
 	work func(ctx context.Context, a *wire.Assignment) wire.Result
 	// mute, when it returns true, keeps an agent from sending heartbeats.
 	mute func(a *wire.Assignment) bool
+	// spoil says what a job leaves on a machine of a pool that cannot be cleaned up, or "".
+	spoil     func(a *wire.Assignment) string
+	stillborn atomic.Bool // machines of pools end before they call
 
 	nonces atomic.Int64
 	mu     sync.Mutex
-	starts map[string]int // by attempt: how often user code was started
+	starts map[string]int                // by attempt: how often user code was started
+	served map[string][]*wire.Assignment // by machine of a pool: what it has carried out
 }
 
 // newFleet starts an engine. change may alter its options.
 func newFleet(t *testing.T, change func(*engine.Options)) *fleet {
 	t.Helper()
-	f := &fleet{t: t, starts: map[string]int{}, work: succeed}
+	f := &fleet{t: t, starts: map[string]int{}, served: map[string][]*wire.Assignment{}, work: succeed}
 	dir := t.TempDir()
 	f.file = filepath.Join(dir, "test.db")
 	db, err := sqlite.Open(t.Context(), f.file, nil)
@@ -99,9 +106,12 @@ func (f *fleet) start() {
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
 	f.engine.Store(e)
+	patience, impatient := context.WithCancel(context.Background())
+	f.patience.Store(&patience)
 	f.down.Store(false)
 	f.stop = func() {
 		f.down.Store(true)
+		impatient()
 		f.taking.Lock()   // when nothing is taken any more, what was taken is answered
 		f.taking.Unlock() //nolint:staticcheck // nothing else is to be done meanwhile
 		cancel()
@@ -123,6 +133,9 @@ func (f *fleet) agent(ctx context.Context, spec *machine.Spec) machine.Exit {
 		return memmachine.Idle(ctx, spec)
 	}
 	nonce := fmt.Sprint(f.nonces.Add(1))
+	if strings.HasPrefix(spec.Agent.Attempt, wire.RunnerPrefix) {
+		return f.serve(ctx, spec, nonce)
+	}
 	var assignment *wire.Assignment
 	err := f.call(ctx, func(e *engine.Engine) (err error) {
 		assignment, err = e.Claim(ctx, spec.Agent.Token, &wire.ClaimRequest{
@@ -133,6 +146,50 @@ func (f *fleet) agent(ctx context.Context, spec *machine.Spec) machine.Exit {
 	if err != nil {
 		return machine.Exit{Code: 75, Message: err.Error()}
 	}
+	_, exit := f.carryOut(ctx, assignment)
+	return exit
+}
+
+// serve plays the agent of a machine of a pool.
+func (f *fleet) serve(ctx context.Context, spec *machine.Spec, nonce string) machine.Exit {
+	if f.stillborn.Load() {
+		return machine.Exit{Code: 3, Message: "there is no such program"}
+	}
+	done, spoiled := "", ""
+	for {
+		var assignment *wire.Assignment
+		err := f.call(ctx, func(e *engine.Engine) (err error) {
+			held, cancel := context.WithCancel(ctx)
+			defer cancel()
+			defer context.AfterFunc(*f.patience.Load(), cancel)()
+			assignment, err = e.Claim(held, spec.Agent.Token, &wire.ClaimRequest{
+				Attempt: spec.Agent.Attempt, Instance: spec.Name, Nonce: nonce, Protocol: wire.Version, WaitMS: 2000, Done: done, Spoiled: spoiled,
+			})
+			return err
+		})
+		switch {
+		case err != nil || ctx.Err() != nil: // refused, or the machine ends
+			return machine.Exit{Code: 75, Message: fmt.Sprint(err)}
+		case assignment.Wait:
+			wait(ctx, 10*time.Millisecond) // an engine that is stopping answers at once
+			continue
+		}
+		f.mu.Lock()
+		f.served[spec.Name] = append(f.served[spec.Name], assignment)
+		f.mu.Unlock()
+		accepted, exit := f.carryOut(ctx, assignment)
+		if !accepted {
+			return exit
+		}
+		done = assignment.Attempt
+		if f.spoil != nil {
+			spoiled = f.spoil(assignment)
+		}
+	}
+}
+
+// carryOut plays what comes after a claim, and reports whether the result was accepted.
+func (f *fleet) carryOut(ctx context.Context, assignment *wire.Assignment) (accepted bool, exit machine.Exit) {
 	life := ctx // of the machine
 	ctx, cancel := context.WithCancelCause(life)
 	defer cancel(nil)
@@ -147,13 +204,13 @@ func (f *fleet) agent(ctx context.Context, spec *machine.Spec) machine.Exit {
 	} else if errors.Is(cause, errTimedOut) {
 		result = wire.Result{Outcome: wire.TimedOut, Reason: string(dayfly.ReasonDeadline), Started: true, Exit: &machine.Exit{Code: -1, Signal: "SIGTERM"}}
 	} else if errors.Is(cause, errStale) {
-		return machine.Exit{Code: 75}
+		return false, machine.Exit{Code: 75}
 	}
-	_ = f.call(life, func(e *engine.Engine) error { return e.Result(life, assignment.Token, &result) })
+	err := f.call(life, func(e *engine.Engine) error { return e.Result(life, assignment.Token, &result) })
 	if keep := time.Duration(assignment.KeepMS) * time.Millisecond; keep > 0 && result.Outcome != wire.Succeeded {
 		wait(life, keep)
 	}
-	return machine.Exit{Code: 0}
+	return err == nil, machine.Exit{Code: 0}
 }
 
 // call makes a call of an agent's until it is answered, ten minutes at most. A server that stops answers the calls it has

@@ -24,6 +24,8 @@ type verdict struct {
 	started bool
 	// patient is set for a refusal that is nobody's fault and will pass, such as no capacity: it counts as nothing.
 	patient bool
+	// again is set when the job may go on at once, on another machine.
+	again bool
 	// final is set when trying again is pointless.
 	final bool
 	// refusal is what the provider said, when it refused the machine. elsewhere is set when another of the job's choices may
@@ -99,8 +101,8 @@ func next(job *store.Job, v verdict, now time.Time, luck float64) store.Next {
 		return end(dayfly.Failed, v.reason, v.message+" The same size would fail the same way, so it was not tried again; set retry.oom_killed to do so.")
 	}
 
-	if v.refusal != nil && (v.elsewhere || forGood(v.refusal.Kind)) {
-		n.State = dayfly.Queued // for the next of its choices
+	if v.again || v.refusal != nil && (v.elsewhere || forGood(v.refusal.Kind)) {
+		n.State = dayfly.Queued // for the next of its choices, or another machine of its pool
 		return n
 	}
 	n.State = dayfly.Scheduled

@@ -22,6 +22,8 @@ type world struct {
 	attempts []attemptView
 	listing  *listingView
 	kept     []keptView
+	idle     map[string]*poolView // by pool: what jobs may get of it
+	pools    []poolState
 }
 
 // timers are how long the engine is patient.
@@ -80,6 +82,7 @@ type attemptView struct {
 	gone        bool          // and that has been confirmed
 	sends       int           // how often the create was sent
 	lookDue     bool          // create_unknown: time to look for the machine again
+	lent        bool          // its machine is a pool's, and waited for it; boot is for that
 	bare        bool          // its machine runs without an agent
 	sending     bool          // a create has not been answered yet
 	polls       bool          // bare: its provider does not tell of changes by itself
@@ -122,6 +125,9 @@ const (
 	adopt        actionKind = "adopt"  // a listed machine belongs to a live attempt: record it
 	watchStray   actionKind = "watch"  // record a stranger and wait
 	dropKept     actionKind = "drop"   // a machine was kept long enough
+	drainRunner  actionKind = "drain"  // destroy a machine of a pool
+	warmRunner   actionKind = "warm"   // make a machine for a pool
+	bringRunner  actionKind = "bring"  // ask for a machine of a pool, which was meant to be made
 	brake        actionKind = "brake"  // too much at once: do nothing and raise the alarm
 )
 
@@ -130,6 +136,8 @@ type action struct {
 	job      *store.Job
 	choice   choice           // where to launch it
 	passed   []dayfly.Refusal // the choices before that, and why not
+	lent     string           // on this machine of its pool
+	grow     bool             // on a machine that is its pool's afterwards
 	attempt  string
 	machine  string
 	provider string
@@ -146,6 +154,9 @@ func plan(w *world) []action {
 		actions = append(actions, planAttempt(&w.attempts[i], &w.timers)...)
 	}
 	actions = append(actions, planKept(w.kept, w.now)...)
+	for i := range w.pools {
+		actions = append(actions, planPool(&w.pools[i], &w.timers, defaultBoot)...)
+	}
 	if w.listing != nil {
 		actions = append(actions, planListing(w.listing, &w.timers)...)
 	}
@@ -189,7 +200,11 @@ func planLanes(w *world) []action {
 		if lane.queueRoom <= 0 {
 			continue
 		}
-		if n, _ := roomFor(h.choices, room, nil); n <= 0 {
+		pool, lent := w.idle[job.Spec.Pool], -1
+		if pool != nil {
+			lent = pool.pick(job)
+		}
+		if n, _ := roomFor(h.choices, room, nil); n <= 0 && lent < 0 {
 			continue
 		}
 		if left, limited := lane.keyRoom[job.Key]; limited && job.Key != "" {
@@ -199,16 +214,25 @@ func planLanes(w *world) []action {
 				continue
 			}
 		}
-		where, passed, ok := selectChoice(h.choices, job, room, gates, w.now)
-		if !ok {
-			continue
+		a := action{kind: launchJob, job: job}
+		if lent >= 0 {
+			a.choice, a.lent = pool.pool.where, pool.idle[lent].name
+			pool.idle = slices.Delete(pool.idle, lent, lent+1)
+		} else {
+			var ok bool
+			if a.choice, a.passed, ok = selectChoice(h.choices, job, room, gates, w.now); !ok {
+				continue
+			}
+			if room[a.choice.provider]--; pool != nil && pool.room > 0 {
+				a.grow = true
+				pool.room--
+			}
 		}
 		if _, limited := lane.keyRoom[job.Key]; limited && job.Key != "" {
 			lane.keyRoom[job.Key]--
 		}
-		room[where.provider]--
 		lane.queueRoom--
-		actions = append(actions, action{kind: launchJob, job: job, choice: where, passed: passed})
+		actions = append(actions, a)
 	}
 	return actions
 }
@@ -251,6 +275,8 @@ func planAttempt(a *attemptView, t *timers) []action {
 		return planBare(a, t)
 	case running:
 		return planRunning(a, t)
+	case a.lent:
+		return planLent(a, t)
 	}
 	return planBooting(a, t)
 }

@@ -35,6 +35,9 @@ func (e *Engine) reconcileLoop(ctx context.Context) {
 		if err == nil {
 			_, err = e.condemn(ctx, launching)
 		}
+		if err == nil && (len(e.pools) > 0 || e.anyRunner()) {
+			err = e.recallRunners(ctx)
+		}
 		if err == nil {
 			err = e.countOpen(ctx)
 		}
@@ -96,6 +99,11 @@ func (e *Engine) adopt(ctx context.Context, attempt string) {
 	if err != nil || a.State.Terminal() {
 		return // if it cannot be read now, the next time will do
 	}
+	if a.Runner != "" {
+		if err := e.syncRunner(ctx, a.Runner); err != nil {
+			return
+		}
+	}
 	f := newFlight(a, e.clock.now())
 	if !e.addFlight(f) {
 		return
@@ -124,6 +132,9 @@ func (e *Engine) refresh(f *flight, a *store.Attempt, now time.Time) {
 // settle learns from the store what has become of an attempt and acts upon it. live reports that it is still in flight.
 func (e *Engine) settle(ctx context.Context, f *flight) (live bool, err error) {
 	a, err := e.store.Attempt(ctx, f.id)
+	if err == nil && f.runner != "" {
+		err = e.syncRunner(ctx, f.runner)
+	}
 	switch {
 	case errors.Is(err, fault.NotFound):
 		e.land(f)

@@ -77,6 +77,9 @@ func (e *Engine) normalize(spec *dayfly.JobSpec, wall time.Time) error {
 	if len(spec.Queue) > 64 || !queueName.MatchString(spec.Queue) {
 		return fault.Field("queue", "must be 1 to 64 characters of a-z, 0-9, '_', '.' and '-', beginning with a letter or digit")
 	}
+	if err := e.placePool(spec); err != nil {
+		return err
+	}
 	if err := e.placeJob(spec); err != nil {
 		return err
 	}

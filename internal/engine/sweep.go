@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
 )
 
@@ -154,6 +156,17 @@ func (s *sweep) forgetGone(ctx context.Context, list []*machine.Machine, now tim
 // attempt reports whether the store knows the attempt a machine was made for, and whether it is in flight on it.
 func (s *sweep) attempt(ctx context.Context, m *machine.Machine) (known, live bool, err error) {
 	id := m.Labels["attempt"]
+	if strings.HasPrefix(id, wire.RunnerPrefix) { // a machine of a pool
+		r, err := s.engine.store.Runner(ctx, id)
+		switch {
+		case err == nil:
+			return true, r.State != store.RunnerDraining && r.State != store.RunnerGone, nil
+		case fault.Of(err) == fault.NotFound:
+			return false, false, nil
+		default:
+			return false, false, err
+		}
+	}
 	if s.engine.flightOf(id) != nil {
 		return true, true, nil
 	}

@@ -35,6 +35,7 @@ func (e *Engine) saw(m *machine.Machine) {
 	if f == nil {
 		e.mu.Unlock()
 		e.sawKept(m)
+		e.sawRunner(m)
 		return
 	}
 	news := f.see(m)
@@ -45,6 +46,9 @@ func (e *Engine) saw(m *machine.Machine) {
 		f.image = m.Image
 	}
 	e.mu.Unlock()
+	if f.runner != "" {
+		e.sawRunner(m)
+	}
 	if untold {
 		e.notes.add(e.lifetime, &store.Note{Attempt: f.id, Time: e.clock.now(), Booted: m})
 	}
@@ -133,6 +137,12 @@ func (e *Engine) view(f *flight, now time.Time) attemptView {
 		v.polls = !told
 		if f.state == dayfly.AttemptRunning {
 			v.asking = f.asking || now.Sub(f.askedAt) < barePoll
+		}
+	}
+	if r := e.runners[f.runner]; r != nil && r.row.State == store.RunnerReserved {
+		v.lent, v.boot = true, reserveTTLBoot
+		if f.booted {
+			v.boot = reserveTTL
 		}
 	}
 	v.doubt = !f.confirmed
@@ -271,6 +281,11 @@ func (e *Engine) kill(ctx context.Context, f *flight, why string) {
 	if again {
 		return
 	}
+	e.mu.Lock()
+	if r := e.runners[f.runner]; r != nil {
+		r.row.State, r.row.Message = store.RunnerDraining, why
+	}
+	e.mu.Unlock()
 	e.logger.Warn("destroying a machine whose attempt is in flight", "job", f.jobID, "attempt", f.number, "machine", f.machine, "why", why)
 	err := e.store.MoveMachine(ctx, []*store.MachineMove{{
 		Name: f.machine, From: []store.MachineState{store.MachineCreating, store.MachinePresent},

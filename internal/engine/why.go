@@ -95,6 +95,7 @@ func (e *Engine) whyQueued(ctx context.Context, w *dayfly.Why, job *store.Job) e
 	if limits.Concurrency > 0 && inQueue >= limits.Concurrency {
 		say(w, "The queue %s is at its limit: %d of %d jobs run.", job.Queue, inQueue, limits.Concurrency)
 	}
+	e.whyPool(w, job, nil)
 	e.whyFull(w, job)
 	ahead, err := e.store.Ahead(ctx, job)
 	if err != nil {
@@ -147,6 +148,32 @@ func (e *Engine) whyFull(w *dayfly.Why, job *store.Job) {
 	}
 }
 
+// whyPool says what a job's pool has to do with where it is.
+func (e *Engine) whyPool(w *dayfly.Why, job *store.Job, f *flight) {
+	p := e.pools[job.Spec.Pool]
+	if p == nil {
+		return
+	}
+	now := e.clock.now()
+	e.mu.Lock()
+	paused, message, until := now.Before(p.until), p.pauseMessage(), p.until
+	have := 0
+	for _, r := range e.runners {
+		if r.row.Pool == p.name && r.row.State != store.RunnerDraining {
+			have++
+		}
+	}
+	e.mu.Unlock()
+	switch {
+	case f != nil && f.runner != "":
+		say(w, "The machine is one of pool %s, which keeps it for other jobs.", p.name)
+	case paused:
+		say(w, "The pool %s makes no machines for another %s: %s", p.name, spoken(until.Sub(now)), message)
+	case f != nil && have >= p.Max:
+		say(w, "No machine of pool %s was idle, and it has as many as it may have, %d; so this one is the job's alone.", p.name, p.Max)
+	}
+}
+
 func (e *Engine) whyActive(w *dayfly.Why, job *store.Job) {
 	if !job.CancelRequestedAt.IsZero() {
 		say(w, "It is being stopped since %s, because it was canceled: the job is over when nothing of it runs.", clockTime(job.CancelRequestedAt))
@@ -171,6 +198,8 @@ func (e *Engine) whyActive(w *dayfly.Why, job *store.Job) {
 		if said.Text != "" {
 			say(w, "It says of that: %s%s", said.Text, percent(said))
 		}
+	case v.lent:
+		say(w, "It was given machine %s of pool %s %s ago, which has not taken it yet (of at most %s).", v.machine, job.Spec.Pool, spoken(v.age), spoken(v.boot))
 	case v.state == dayfly.AttemptCreating:
 		say(w, "The provider %s was asked for machine %s %s ago.", v.provider, v.machine, spoken(v.age))
 	case v.state == dayfly.AttemptCreateUnknown:
@@ -189,6 +218,7 @@ func (e *Engine) whyActive(w *dayfly.Why, job *store.Job) {
 	default:
 		say(w, "Its command runs on machine %s since %s; its agent was last heard of %s ago.", v.machine, spoken(v.running), spoken(v.silence))
 	}
+	e.whyPool(w, job, f)
 	for _, r := range job.Refusals {
 		where, at := choice{r.Provider, r.Region}, r.At.Format(time.RFC3339)
 		if tooDearThere(r) {
