@@ -177,10 +177,10 @@ func (c *connection) introduce(conn net.Conn, hi *greeting) error {
 		return err
 	}
 	switch r := a.Refusal; {
-	case r != nil && r.Mismatch, a.Hello.Build != hi.Hello.Build:
-		return &Mismatch{Parent: a.Hello, Runner: hi.Hello}
-	case r != nil:
+	case r != nil && !r.Mismatch:
 		return &Refused{r.Kind, r.Reason}
+	case r != nil, a.Hello.Build != hi.Hello.Build:
+		return &Mismatch{Parent: a.Hello, Runner: hi.Hello}
 	case a.Silence < minSilence || a.Silence > maxSilence:
 		return fault.Say(fault.Invalid, "link: the parent names a silence of %v", a.Silence)
 	}

@@ -270,13 +270,17 @@ func (h *Home) greet(socket net.Conn, stays func() bool) (err error) {
 	var hi greeting
 	if err := readMessage(conn, &hi); err != nil {
 		if k := fault.Of(err); k == fault.Unsupported {
-			_ = writeMessage(conn, answer{Refusal: &refusal{Kind: k, Reason: sentence(err)}, Hello: h.hello}) // it may be gone
+			_ = writeMessage(conn, answer{Refusal: &refusal{Kind: k, Reason: sentence(err)}}) // it may be gone
 		}
 		return err
 	}
 	g, l, received, refused := h.admit(&hi, !local)
 	if refused != nil {
-		_ = writeMessage(conn, answer{Refusal: refused, Hello: h.hello}) // it may be gone
+		a := answer{Refusal: refused}
+		if refused.Mismatch {
+			a.Hello = h.hello // a stranger is not told whom it has found
+		}
+		_ = writeMessage(conn, a) // it may be gone
 		return &Refused{refused.Kind, refused.Reason}
 	}
 	if !stays() {

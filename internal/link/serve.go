@@ -75,7 +75,7 @@ func (l *Link) lostWire(w *wire, err error) {
 	case l.left != nil:
 		l.end(l.left)
 	case !l.resumable:
-		l.end(&End{Lost: true, Kind: fault.Unavailable, Reason: "the other process has ended: its socket was closed without a goodbye", Cause: unless(err, io.EOF)})
+		l.end(&End{Lost: true, Kind: fault.Unavailable, Reason: "the other process has ended, or has given this one up: its socket was closed without a goodbye", Cause: unless(err, io.EOF)})
 	default:
 		l.drop(w)
 	}

@@ -3,6 +3,7 @@ package link
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -178,6 +179,21 @@ func TestALargeFrameThatWasBegunArrivesWholeAlthoughItsSenderLeft(t *testing.T) 
 		t.Error(checked.wrong)
 	}
 	runner.Close(nil)
+}
+
+func TestAStrangerIsNotToldWhomItHasFound(t *testing.T) {
+	t.Parallel()
+	_, _, d := admitted(t, tcpPrefix)
+	socket, err := d.connect(t.Context(), d.invitation.Addresses[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	var c connection
+	err = c.introduce(tls.Client(socket, pinned(d.invitation.Pin)), &greeting{ID: "r", Token: newSecret(), Secret: newSecret(), Attempt: 9, Hello: Hello{Build: "b"}})
+	if fault.Of(err) != fault.Unauthenticated || c.answer.Hello != (Hello{}) {
+		t.Errorf("the answer to a stranger: got %v and %+v, want unauthenticated and nothing", err, c.answer.Hello)
+	}
 }
 
 func TestALateAnswerDoesNotWaitForAFrameThatNeverComes(t *testing.T) {

@@ -58,6 +58,7 @@ func (l *Link) write(patient bool) {
 		l.pushing = true
 		l.mu.Unlock()
 		n, err := w.push(l.pieces, patient)
+		clear(l.pieces) // or they would keep memory that is given back
 		l.mu.Lock()
 		l.pushing = false
 		if l.wire == w {
