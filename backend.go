@@ -88,7 +88,7 @@ func (r *runner) lost(err error) error {
 	if why := r.Why(); why != nil {
 		err = why
 	}
-	r.retire(err)
+	r.retire(err) // before a call can be refused because of it, which would be given to the same runner once more
 	return err
 }
 

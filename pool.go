@@ -10,6 +10,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/boot"
 	"github.com/dayfly-run/dayfly/internal/link"
 	"github.com/dayfly-run/dayfly/internal/pool"
+	"github.com/dayfly-run/dayfly/internal/rehearsal"
 	"github.com/dayfly-run/dayfly/machine"
 )
 
@@ -132,7 +133,8 @@ type PoolStats = pool.Stats
 //
 // fault.Invalid: an option cannot be, or Main was not called, without which runners would begin to do what this process does.
 func NewPool(p machine.Provider, o *PoolOptions) (*Pool, error) {
-	if !program.prepared.Load() {
+	stage, played := p.(rehearsal.Stage)
+	if !played && !program.prepared.Load() {
 		return nil, fault.Say(fault.Invalid, "a pool starts this program once more, and only dayfly.Main() tells a runner from the program itself: "+
 			"call it first of all in main, or in TestMain, before NewPool.")
 	}
@@ -151,9 +153,11 @@ func NewPool(p machine.Provider, o *PoolOptions) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	made.booter, err = boot.New(p, made.name, hello, &boot.Options{
-		Spec: made.o.Spec, Address: made.o.Address, Silence: made.o.Silence, Logger: made.o.Logger,
-	})
+	options := &boot.Options{Spec: made.o.Spec, Address: made.o.Address, Silence: made.o.Silence, Logger: made.o.Logger}
+	if played {
+		options.Network = stage.Rehearse(play)
+	}
+	made.booter, err = boot.New(p, made.name, hello, options)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package dayfly
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/boot"
 	"github.com/dayfly-run/dayfly/internal/call"
 	"github.com/dayfly-run/dayfly/internal/link"
+	"github.com/dayfly-run/dayfly/internal/rehearsal"
 )
 
 // program is what this process is. It is the one variable of the package that changes, because a process is one program: its
@@ -110,7 +112,38 @@ func serve(word string) error {
 		<-asked
 		server.Leave()
 	}()
-	err = server.Serve()
+	return orderly(server.Serve())
+}
+
+// play is the life of a runner whose process is also its parent's, as package dayflytest has them. What belongs to the process, such as
+// its standard output and its signals, stays as it is.
+func play(ctx context.Context, part *rehearsal.Part) error {
+	invitation, err := link.ParseInvitation(part.Spec.Env[boot.ParentVariable])
+	if err != nil {
+		return err
+	}
+	hello, err := link.ThisProcess()
+	if err != nil {
+		return err
+	}
+	hello.Build = cmp.Or(part.Build, hello.Build)
+	dialing, stop := context.WithTimeout(ctx, dialTimeout)
+	l, err := link.DialOver(dialing, part.Network, invitation, hello)
+	stop()
+	if err != nil {
+		return err
+	}
+	server := call.NewServer(&program.functions, l, call.NewLogs())
+	server.Around(part.Around)
+	defer context.AfterFunc(ctx, func() {
+		l.Lose(context.Cause(ctx))
+		server.Abandon(context.Cause(ctx))
+	})()
+	return orderly(server.Serve())
+}
+
+// orderly returns why a runner has lost its parent, and nil when that has closed the link.
+func orderly(err error) error {
 	if end, ok := errors.AsType[*link.End](err); ok && !end.Lost {
 		return nil
 	}

@@ -38,6 +38,8 @@ type Options struct {
 	Poll time.Duration
 	// Environment says what is in a variable of this process's environment. Default: os.Getenv.
 	Environment func(name string) string
+	// Network is where runners reach this process, when that is not a computer's network.
+	Network link.Network
 	// Logger is told what nobody else is. nil: discards.
 	Logger *slog.Logger
 }

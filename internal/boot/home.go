@@ -64,11 +64,14 @@ func (b *Booter) reach(ctx context.Context) (*home, error) {
 }
 
 func (b *Booter) newHome(listen string) (*link.Home, error) {
-	return link.NewHome(b.hello, &link.HomeOptions{Listen: listen, Silence: b.options.Silence, Logger: b.log})
+	return link.NewHome(b.hello, &link.HomeOptions{Listen: listen, Silence: b.options.Silence, Logger: b.log, Network: b.options.Network})
 }
 
 // way says where to listen for runners, and by which address they get there if not by that.
 func (b *Booter) way(ctx context.Context) (listen, advertise string, err error) {
+	if b.options.Network != nil {
+		return ":0", "", nil
+	}
 	if address := b.options.Address; address != "" {
 		_, port, err := net.SplitHostPort(address)
 		if err != nil {

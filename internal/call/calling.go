@@ -233,12 +233,11 @@ func (k *Call) await(ctx context.Context, ready func() bool) error {
 	var expired <-chan time.Time
 	if !k.Deadline.IsZero() {
 		if own, ok := ctx.Deadline(); !ok || own.After(k.Deadline) {
-			t := timers.Get().(*time.Timer)
-			t.Reset(time.Until(k.Deadline))
+			t := k.client.timer(time.Until(k.Deadline))
 			expired = t.C
 			defer func() {
 				t.Stop()
-				timers.Put(t)
+				k.client.timers.Put(t)
 			}()
 		}
 	}
@@ -523,9 +522,11 @@ func (k *Call) takeProgress(r *reader) error {
 	return nil
 }
 
-// timers are for calls whose deadline is not that of their context.
-var timers = sync.Pool{New: func() any {
-	t := time.NewTimer(time.Hour)
-	t.Stop()
-	return t
-}}
+// timer returns a timer for a call whose deadline is not that of its context.
+func (c *Client) timer(d time.Duration) *time.Timer {
+	if t, ok := c.timers.Get().(*time.Timer); ok {
+		t.Reset(d)
+		return t
+	}
+	return time.NewTimer(d)
+}

@@ -44,6 +44,7 @@ type Client struct {
 	settings Settings
 	o        ClientOptions
 	logs     shipper
+	timers   sync.Pool // of *time.Timer, for waits; not shared with other clients, whose clocks may be others in tests
 
 	mu    sync.Mutex
 	last  uint64 // the last id

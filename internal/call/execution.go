@@ -142,8 +142,14 @@ func (x *Execution) run() {
 		}
 		x.finish(codec.Value{}, err)
 	}()
+	var v codec.Value
+	var err error
 	began := time.Now()
-	v, err := x.function.Run(x.ctx, x)
+	if around := x.server.around; around != nil {
+		around(x.function.Name, func() { v, err = x.function.Run(x.ctx, x) })
+	} else {
+		v, err = x.function.Run(x.ctx, x)
+	}
 	x.function.pace.ran(time.Since(began))
 	if err == nil {
 		err = x.tooLarge(v, "the result")

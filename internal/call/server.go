@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,7 +39,12 @@ type Server struct {
 	idle     chan struct{} // closed when nothing runs, once the link is over
 	over     bool
 	told     func(Settings)
+	around   func(function string, run func())
 }
+
+// Around makes every function be run by f, which may do something before and after, or not run it: then nobody may hear of its
+// result. It is for before Serve.
+func (s *Server) Around(f func(function string, run func())) { s.around = f }
 
 // OnSettings makes f be called with what the parent says first, before any function runs. It is for before Serve.
 func (s *Server) OnSettings(f func(Settings)) { s.told = f }
@@ -131,6 +138,17 @@ func wait(done <-chan struct{}, limit time.Duration) {
 func (s *Server) Leave() {
 	s.warn()
 	_ = s.link.Post([]byte{byte(kindLeaving)}) // or the link is over, and so is the runner
+}
+
+// Abandon ends the contexts of all functions and takes no more calls, as if the process were gone.
+func (s *Server) Abandon(why error) {
+	s.drain()
+	s.mu.Lock()
+	running := slices.Collect(maps.Values(s.running))
+	s.mu.Unlock()
+	for _, x := range running {
+		x.end(why)
+	}
 }
 
 // warn tells functions that they should come to their end.

@@ -31,10 +31,15 @@ const (
 // A *[Refused]: the parent does not let the runner in. A *[Mismatch]: it is another build. fault.Unavailable: the parent
 // is gone, or ctx ended.
 func Dial(ctx context.Context, i *Invitation, hello Hello) (*Link, error) {
+	return DialOver(ctx, nil, i, hello)
+}
+
+// DialOver is [Dial] over a network. nil is the computer's own.
+func DialOver(ctx context.Context, n Network, i *Invitation, hello Hello) (*Link, error) {
 	if err := hello.check(); err != nil {
 		return nil, err
 	}
-	d := &dialer{invitation: *i, hello: hello, secret: newSecret(), timeout: handshakeTimeout}
+	d := &dialer{network: n, invitation: *i, hello: hello, secret: newSecret(), timeout: handshakeTimeout}
 	for p := (pauses{}); ; {
 		got, err := d.dial(ctx, 0)
 		if err == nil {
@@ -54,6 +59,7 @@ func Dial(ctx context.Context, i *Invitation, hello Hello) (*Link, error) {
 
 // dialer makes a runner's connections.
 type dialer struct {
+	network    Network // nil: the computer's
 	invitation Invitation
 	hello      Hello
 	secret     string
@@ -142,7 +148,11 @@ func (d *dialer) connect(ctx context.Context, address string) (net.Conn, error) 
 		}
 		return dialUnix(ctx, path)
 	}
-	return new(net.Dialer).DialContext(ctx, "tcp", strings.TrimPrefix(address, tcpPrefix))
+	network := d.network
+	if network == nil {
+		network = computer{}
+	}
+	return network.Dial(ctx, strings.TrimPrefix(address, tcpPrefix))
 }
 
 // greet carries out the runner's side of the handshake.

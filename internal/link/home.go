@@ -31,6 +31,27 @@ type HomeOptions struct {
 	Silence time.Duration
 	// Logger is told of connections that were turned away. nil: nobody is.
 	Logger *slog.Logger
+	// Network is where Listen is, when that is not this computer's network. There is no Unix socket then.
+	Network Network
+}
+
+// Network is where links are made when that is not the computer's own network: one within the process, for tests.
+type Network interface {
+	// Listen returns where connections arrive. It may choose the address, as net.Listen does when the port is 0.
+	Listen(ctx context.Context, address string) (net.Listener, error)
+	// Dial makes a connection to an address that a listener has.
+	Dial(ctx context.Context, address string) (net.Conn, error)
+}
+
+// computer is the network of this computer.
+type computer struct{}
+
+func (computer) Listen(ctx context.Context, address string) (net.Listener, error) {
+	return new(net.ListenConfig).Listen(ctx, "tcp", address)
+}
+
+func (computer) Dial(ctx context.Context, address string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "tcp", address)
 }
 
 const (
@@ -92,7 +113,10 @@ func NewHome(hello Hello, o *HomeOptions) (*Home, error) {
 
 func (h *Home) listen(o *HomeOptions) error {
 	address := o.Listen
-	if canKnowPeers {
+	var network Network = computer{}
+	if o.Network != nil {
+		network = o.Network
+	} else if canKnowPeers {
 		s, err := listenUnix(o.Dir)
 		if err != nil {
 			return err
@@ -109,7 +133,7 @@ func (h *Home) listen(o *HomeOptions) error {
 	if err != nil {
 		return err
 	}
-	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", address)
+	l, err := network.Listen(context.Background(), address)
 	if err != nil {
 		return fmt.Errorf("link: listen: %w: %w", fault.Unavailable, err)
 	}
