@@ -64,3 +64,13 @@ func TestWhyThereIsNoEngineIsSaidWithItsPlace(t *testing.T) {
 		t.Errorf("an engine elsewhere: got %q, want nothing against it", got)
 	}
 }
+
+func TestTheDoctorSaysWhyJobsCannotRunInContainers(t *testing.T) {
+	t.Parallel()
+	c := Default()
+	c.Providers.Docker.Host = "unix://" + filepath.Join(t.TempDir(), "docker.sock")
+	got := examineContainers(t.Context(), &c.Providers.Docker)
+	if got.Result != Note || !strings.Contains(got.Text, "docker.sock") || !strings.Contains(got.Text, "start the engine") {
+		t.Errorf("without an engine: got %+v, want a note that says where it was looked for and what to do", got)
+	}
+}

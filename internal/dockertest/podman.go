@@ -11,11 +11,12 @@ import (
 )
 
 // podmanConfig makes Podman do without systemd, with cgroups of either version, and with what it may do in a container itself:
-// it would raise limits that it finds otherwise.
+// it would raise limits that it finds otherwise. Its locks are files, because those in memory would be every other Podman's, too.
 const podmanConfig = `[engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "runc"
+lock_type = "file"
 
 [network]
 network_backend = "cni"

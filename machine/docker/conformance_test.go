@@ -28,16 +28,16 @@ func TestMain(m *testing.M) {
 
 func TestProvider(t *testing.T) {
 	t.Parallel()
-	conforms(t, dockertest.Shared(t))
+	conforms(t, dockertest.Shared(t), 10*time.Second)
 }
 
 func TestProviderWithPodman(t *testing.T) {
 	t.Parallel()
-	conforms(t, dockertest.SharedPodman(t))
+	conforms(t, dockertest.SharedPodman(t), 30*time.Second) // it starts programs for all that it does, so a busy computer slows it more
 }
 
 // conforms checks that machines of an engine are as they must be.
-func conforms(t *testing.T, e *dockertest.Engine) {
+func conforms(t *testing.T, e *dockertest.Engine, settle time.Duration) {
 	t.Helper()
 	image := e.Image(t, "dayfly-test/here:1", "WORKDIR /tmp") // elsewhere Podman lets nobody write who has no capabilities
 	machinetest.Run(t, machinetest.Harness{
@@ -91,7 +91,7 @@ func conforms(t *testing.T, e *dockertest.Engine) {
 		Program:  machine.Spec{Program: &machine.Program{File: busybox(t), Args: []string{"sh", "-c", `eval "$SCRIPT"`}}},
 		User:     "1000",
 		Parallel: true,
-		Settle:   10 * time.Second,
+		Settle:   settle,
 		Lifetime: 2 * time.Second,
 	})
 }
