@@ -309,6 +309,7 @@ func (e *Engine) takeOff(l *store.Launch, job *store.Job) {
 
 // occupied notes that a launch has got its machine of a pool.
 func (e *Engine) occupied(l *store.Launch, jobID string) {
+	defer e.wakePools.set() // it may want another one
 	if made := l.Lend.New; made != nil {
 		row := *made
 		row.State, row.Version, row.Attempt, row.JobID, row.Tenant = store.RunnerWarming, 1, l.AttemptID, jobID, l.Lend.Tenant

@@ -52,6 +52,10 @@ func stories() map[string]story {
 		"a job is removed":          {tell: removeJob, points: []string{"blob.delete", "log.close", "log.remove", "store.delete"}},
 		"a bare container runs": {tell: runBareContainer, points: []string{"provider.prepare", "provider.logs"},
 			place: func(t *testing.T) *installation { return installWithDocker(t, dockertest.Shared(t)) }},
+		"jobs share a machine": {tell: shareMachine, points: []string{"store.add_runner", "store.move_runner", "store.submit", "store.claim", "store.end"},
+			place: func(t *testing.T) *installation {
+				return install(t, "DAYFLY_POOLS_WARM_MAX=3", "DAYFLY_POOLS_WARM_PREWARM=0.5", "DAYFLY_POOLS_WARM_IDLE=500ms")
+			}},
 		"a token is made":      {tell: makeToken, points: []string{"store.add_token", "store.revoke_token"}},
 		"a backup is restored": {begin: restoreBackup, tell: findStray, points: []string{"store.adopt_machine"}, endless: true},
 	}
@@ -102,6 +106,17 @@ func runJobAfterAnother(t *testing.T, in *installation) {
 	first, second := in.job(ids[0]), in.job(ids[1])
 	if began, ended := second.Attempts[0].CreatedAt, first.FinishedAt; ended == nil || began.Before(*ended) {
 		t.Errorf("the second job's attempt began at %v, before the first job's end at %v", began, ended)
+	}
+	in.empty()
+}
+
+// shareMachine runs jobs of a pool one after the other. While one runs another machine is made, and when none does all go.
+func shareMachine(t *testing.T, in *installation) {
+	k := task{lines: 10, exit: taskExit}
+	for range 2 {
+		spec := in.spec(k)
+		spec.Pool = "warm"
+		in.checkTask(in.submit(spec).ID, k)
 	}
 	in.empty()
 }
