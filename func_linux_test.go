@@ -29,7 +29,7 @@ func kill(t *testing.T, p *dayfly.Pool) {
 }
 
 // children returns the processes that are runners of the pool, as far as their environment says so.
-func children(t *testing.T, pool string) (pids []int) {
+func children(t testing.TB, pool string) (pids []int) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
