@@ -134,7 +134,7 @@ func (f *Function[A, R]) Cast(ctx context.Context, p *Pool, a A) error {
 		return err
 	}
 	c.own()
-	c.placed = true // unlimited, as nobody waits
+	c.unlimited = true // nobody waits
 	go func() {
 		ctx, cancel := c.limit(ctx)
 		defer cancel()
@@ -157,13 +157,14 @@ type calling struct {
 	options CallOptions
 	value   codec.Value
 	retains bool
-	placed  bool // PoolOptions.Timeout does not hold
 	tells   bool // says when it starts
+
+	unlimited bool // PoolOptions.Timeout does not hold
 }
 
 // encode makes a call of an argument.
 func (f *Function[A, R]) encode(a *A) (*calling, error) {
-	c := &calling{attempt: attempt{function: f.name}, options: f.options, retains: f.signature.Retains()}
+	c := &calling{attempt: attempt{function: f.name}, options: f.options, retains: f.signature.Retains(), unlimited: f.signature.Streams()}
 	var err error
 	if c.value, err = f.signature.Encode(a); err != nil {
 		return nil, c.tell(err)
@@ -207,7 +208,7 @@ func (c *calling) start(ctx context.Context, p *Pool) (*call.Call, error) {
 		case c.options.Detached || c.tells || !deadline.IsZero():
 		case has:
 			request.Deadline = own
-		case !c.placed && p.timeout > 0:
+		case !c.unlimited && p.timeout > 0:
 			request.Deadline = time.Now().Add(p.timeout)
 		}
 		k, err := r.client.Start(ctx, &request)

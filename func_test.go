@@ -321,6 +321,21 @@ func TestTheDefaultTimeoutEndsFunctionsWithoutADeadline(t *testing.T) {
 	if !ok || !failed.Ran || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want that its time was up", err)
 	}
+	// What lasts as long as its caller likes has none.
+	got, err := upper.Call(t.Context(), p, document{Name: "a", Text: io.NopCloser(strings.NewReader("slow"))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(60 * time.Millisecond)
+	if text, err := io.ReadAll(got.Text); string(text) != "SLOW" || err != nil {
+		t.Errorf("a result that is read slowly: got %q, %v", text, err)
+	}
+	for _, err := range count.Call(t.Context(), p, 3) {
+		if err != nil {
+			t.Errorf("a stream that is read slowly: %v", err)
+		}
+		<-time.After(30 * time.Millisecond)
+	}
 }
 
 func TestAFunctionThatIgnoresItsContextIsNeverJoinedByMoreThanConcurrency(t *testing.T) {

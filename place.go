@@ -33,7 +33,7 @@ func (f *Function[A, R]) Place(ctx context.Context, p *Pool, a A) (*Placed[R], e
 	placing, cancel := c.limit(ctx)
 	defer cancel()
 	c.options.Timeout = 0 // it is the limit of placing
-	c.tells, c.placed = true, true
+	c.tells, c.unlimited = true, true
 	k, err := c.start(placing, p)
 	if err != nil {
 		return nil, err

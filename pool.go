@@ -72,8 +72,9 @@ type PoolOptions struct {
 	// IdleCheck is asked before an idle runner is stopped; when it says no the runner is kept for as long again.
 	IdleCheck func() bool
 
-	// Timeout is how long a function may run whose call has no deadline of its own. Waiting for a runner does not count. 0:
-	// DefaultTimeout. Never: no limit.
+	// Timeout is how long a function may run whose call has no deadline of its own. Waiting for a runner does not count. What
+	// lasts as long as its caller likes has no such limit: casts, placed functions, streams, and calls whose result has a
+	// reader. 0: DefaultTimeout. Never: no limit.
 	Timeout time.Duration
 	// BootTimeout is how long a runner may take to be up. While no runner is up and boots fail, calls wait that long before
 	// they fail, too. 0: 30 s.

@@ -63,7 +63,7 @@ func (f *StreamFunction[A, R]) run(ctx context.Context, p *Pool, a A, yield func
 	if err != nil {
 		return err
 	}
-	c.options.Detached = false
+	c.options.Detached, c.unlimited = false, true
 	ctx, cancel := c.limit(ctx)
 	defer cancel()
 	k, err := c.start(ctx, p)
