@@ -52,17 +52,24 @@ func listenUnix(dir string) (*socket, error) {
 		return nil, err
 	}
 	clearSockets(dir)
-	s.path = filepath.Join(dir, fmt.Sprintf("%d-%s%s", os.Getpid(), newSecret()[:8], socketSuffix))
-	short, release, err := shorten(s.path)
+	// It gets its name when it listens: one that is bound and does not yet refuses connections, as one of a killed home does, and
+	// another home that begins would remove it.
+	begun := filepath.Join(dir, fmt.Sprintf("%d-%s", os.Getpid(), newSecret()[:8]))
+	s.path = begun + socketSuffix
+	short, release, err := shorten(begun)
 	if err == nil {
 		defer release()
 		s.listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
 	}
+	if err == nil {
+		s.listener.SetUnlinkOnClose(false) // it has been bound by another name, and close removes it
+		err = os.Rename(begun, s.path)
+	}
 	if err != nil {
+		os.Remove(begun)
 		s.close()
 		return nil, fmt.Errorf("link: listen on %s: %w: %w", s.path, fault.Unavailable, err)
 	}
-	s.listener.SetUnlinkOnClose(false) // it may have been bound by another name, and close removes it
 	return s, nil
 }
 
