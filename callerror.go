@@ -90,6 +90,9 @@ func (e *CallError) Error() string {
 		return b.String()
 	case errors.Is(e.Err, context.Canceled) && e.Runner != "":
 		fmt.Fprintf(&b, "canceled while it ran on runner %s", e.Runner)
+		if why := strings.TrimPrefix(e.Err.Error(), context.Canceled.Error()); why != "" {
+			b.WriteString(" (" + strings.TrimPrefix(why, ": ") + ")")
+		}
 		return b.String()
 	case e.Ran:
 		b.WriteString("it may have run: ")

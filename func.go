@@ -40,13 +40,19 @@ type Function[A, R any] struct {
 // The function's context ends when the caller's does, at its deadline, and when the caller's process is gone. A function that
 // does not end then keeps its slot on the runner. A panic ends the call, not the runner.
 //
-// Func panics if the name is taken or is none, and if A or R cannot travel.
+// Func panics if the name is taken or is none, if f is nil, and if A or R cannot travel.
 func Func[A, R any](name string, f func(context.Context, A) (R, error)) *Function[A, R] {
 	place := callerPlace()
 	signature, err := call.NewSignature[A, R](false)
+	if f == nil {
+		err = errNil
+	}
 	declare(name, place, err, func() *call.Function { return signature.Function(name, place, f) })
 	return &Function[A, R]{name: name, signature: signature}
 }
+
+// errNil is why nothing can be declared.
+var errNil = fault.Say(fault.Invalid, "it is nil")
 
 // declare registers a function, and panics with the place of its declaration if that cannot be.
 func declare(name, place string, err error, f func() *call.Function) {

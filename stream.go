@@ -24,6 +24,9 @@ type StreamFunction[A, R any] struct {
 func Stream[A, R any](name string, f func(ctx context.Context, a A, yield func(R) error) error) *StreamFunction[A, R] {
 	place := callerPlace()
 	signature, err := call.NewSignature[A, R](true)
+	if f == nil {
+		err = errNil
+	}
 	declare(name, place, err, func() *call.Function { return signature.Streaming(name, place, f) })
 	return &StreamFunction[A, R]{Function[A, R]{name: name, signature: signature}}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"sync"
@@ -133,7 +134,7 @@ func sendValue(ctx context.Context, l Link, scratch *[]byte, head []byte, id uin
 // sendError says why nothing could be sent.
 func sendError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return endOf(ctx)
 	}
 	return &lostError{err}
 }
@@ -258,7 +259,7 @@ func (k *Call) await(ctx context.Context, ready func() bool) error {
 		select {
 		case <-k.wake:
 		case <-ctx.Done():
-			return k.abandon(reasonOf(ctx), context.Cause(ctx))
+			return k.abandon(reasonOf(ctx), endOf(ctx))
 		case <-expired:
 			return k.abandon(cancelDeadline, context.DeadlineExceeded)
 		}
@@ -295,6 +296,15 @@ func (k *Call) leave() {
 			_ = f.Close() // it cannot fail
 		}
 	}
+}
+
+// endOf returns why the context has ended: its own error, which says that it was canceled or too late, and the cause it was given.
+func endOf(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if errors.Is(cause, err) {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", err, cause)
 }
 
 func reasonOf(ctx context.Context) byte {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/link"
 )
 
@@ -179,7 +180,7 @@ func (o *outflow) pump(ctx context.Context, r io.Reader) {
 		if o.allowed.take(ctx, 0) != nil {
 			return
 		}
-		n, err := r.Read(buf)
+		n, err := readSafely(r, buf)
 		if n > 0 {
 			if o.allowed.take(ctx, n) != nil || o.send(ctx, 0, buf[:n]) != nil {
 				return
@@ -198,6 +199,17 @@ func (o *outflow) pump(ctx context.Context, r io.Reader) {
 			return
 		}
 	}
+}
+
+// readSafely is r.Read, whose panic is an error: it is not run by whoever made the reader, and would take the process along, with
+// all other calls there are.
+func readSafely(r io.Reader, buf []byte) (n int, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			n, err = 0, fault.Say(fault.Internal, "the reader panicked: %v", cause)
+		}
+	}()
+	return r.Read(buf)
 }
 
 func (o *outflow) send(ctx context.Context, flags byte, data []byte) error {

@@ -208,7 +208,15 @@ func TestAReaderThatFailsFailsOnTheOtherSide(t *testing.T) {
 	if got, err := f.call(t.Context(), j, iotestErr{}); err != nil || !strings.Contains(got, "broken") {
 		t.Errorf("got %q, %v, want the reason", got, err)
 	}
+	if got, err := f.call(t.Context(), j, panicking{}); err != nil || !strings.Contains(got, "a reader's panic") {
+		t.Errorf("one that panics: got %q, %v, want the panic as the reason", got, err)
+	}
 }
+
+// panicking is a reader with a mistake in it, which nobody's process has to end for.
+type panicking struct{}
+
+func (panicking) Read([]byte) (int, error) { panic("a reader's panic") }
 
 func TestAFunctionThatFailsForItsCallersReaderSaysSo(t *testing.T) {
 	t.Parallel()

@@ -104,10 +104,18 @@ func (s *Signature[A, R]) Result(k *Call) (R, error) {
 	types, data := k.Result()
 	r, err := s.results.Decode(types, data, k.Reader)
 	k.Free()
+	if err != nil {
+		k.leave()
+		err = &Failure{Ran: true, Err: err}
+	}
 	return r, err
 }
 
 // Item decodes an item of a stream.
 func (s *Signature[A, R]) Item(types string, data []byte) (R, error) {
-	return s.results.Decode(types, data, func(int) io.ReadCloser { return nil })
+	r, err := s.results.Decode(types, data, func(int) io.ReadCloser { return nil })
+	if err != nil {
+		err = &Failure{Ran: true, Err: err}
+	}
+	return r, err
 }

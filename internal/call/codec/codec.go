@@ -147,10 +147,10 @@ func (c *Codec[T]) Encode(v *T) (Value, error) {
 	if len(c.streams) > 0 {
 		v, readers = c.takeReaders(v)
 	}
-	if c.form == pointer && reflect.ValueOf(v).Elem().IsNil() {
-		return Value{}, nil
-	}
 	types := c.prime()
+	if c.form == pointer && reflect.ValueOf(v).Elem().IsNil() {
+		return Value{Types: types}, nil // which may be the first that the receiver gets, and so the only one it gets them with
+	}
 	if types == nil {
 		w := newWriter()
 		if err := c.write(w, v); err != nil {

@@ -298,3 +298,44 @@ func BenchmarkStruct(b *testing.B) {
 		e.Release()
 	}
 }
+
+// A receiver keeps the description that came with the first value it was sent.
+func TestANilPointerBringsTheDescriptionForThoseThatFollow(t *testing.T) {
+	t.Parallel()
+	c, err := codec.New[*video]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var none *video
+	first, err := c.Encode(&none)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := &video{Name: "a.mp4"}
+	second, err := c.Encode(&sent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.Decode(string(first.Types), first.Data, nil); err != nil || got != nil {
+		t.Errorf("the first: got %v, %v, want nil", got, err)
+	}
+	if got, err := c.Decode(string(first.Types), second.Data, nil); err != nil || !reflect.DeepEqual(got, sent) {
+		t.Errorf("the second, by the description of the first: got %v, %v, want %v", got, err, sent)
+	}
+}
+
+func TestASetTravels(t *testing.T) {
+	t.Parallel()
+	type tagged struct {
+		Tags  map[string]struct{}
+		Empty struct{}
+	}
+	c, err := codec.New[tagged]()
+	if err != nil {
+		t.Fatalf("got %v, want a codec", err)
+	}
+	want := tagged{Tags: map[string]struct{}{"a": {}, "b": {}}}
+	if got, _ := travel(t, c, want); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

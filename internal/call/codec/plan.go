@@ -94,7 +94,7 @@ func (w *walk) fields(t reflect.Type, where string, direct bool, path []int) {
 		sent++
 		w.visit(f.Type, where+"."+f.Name, direct, append(path[:len(path):len(path)], i))
 	}
-	if sent == 0 && w.err == nil {
+	if sent == 0 && t.NumField() > 0 && w.err == nil { // struct{}, as in a set, has nothing to lose
 		w.refuse("%s is of type %s, which has no exported field and does not say how it travels (gob.GobEncoder or encoding.BinaryMarshaler)", where, t)
 	}
 }
