@@ -144,6 +144,14 @@ func (f *Figure) ratioAtLeast(limit float64) *Figure {
 	return f
 }
 
+// ratioAtMost aims at a median ratio to the baseline of at most limit.
+func (f *Figure) ratioAtMost(limit float64) *Figure {
+	f.want = func(f *Figure) (string, bool) {
+		return "<= " + number(limit) + "x", f.Ratio != nil && f.Ratio.Median <= limit
+	}
+	return f
+}
+
 // atMostOf aims at a median of at most factor times that of the baseline, and plus more.
 func (f *Figure) atMostOf(factor, plus float64) *Figure {
 	f.want = func(f *Figure) (string, bool) {

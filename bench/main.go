@@ -47,6 +47,14 @@ type counts struct {
 	artifact int64 // bytes of the large file
 	clip     int   // seconds of sound to transcode
 
+	calls   int           // warm calls in one round
+	larges  int           // of them, with 1 MiB
+	crowded int           // calls of 64 callers at once
+	colds   int           // calls that boot a runner
+	idles   int           // idle runners of one parent
+	kills   int           // runners killed
+	silence time.Duration // after which the other side is lost
+
 	settling time.Duration // how long a server is left alone before its memory is looked at
 }
 
@@ -68,6 +76,7 @@ func measurements() []measurement {
 		{"backlog", "running no-op jobs out of a long queue and out of a short one", measureBacklog},
 		{"memory", "resident memory", measureMemory},
 		{"flyapi", "machines of Fly's API over processes of this computer", measureFlyAPI},
+		{"calls", "functions called in other processes of this computer", measureCalls},
 		{"artifact", "one large file in, out and made by a job", measureArtifact},
 		{"transcode", "a real command with a file in and a file out", measureTranscode},
 	}
@@ -167,12 +176,14 @@ func (o *options) counts() counts {
 	c := counts{
 		submits: 20_000, starts: 200, noops: 5_000, spawns: 3_000,
 		backlog: 100_000, shallow: 1_000, drained: 1_000, memoried: 10_000, clip: 240, flies: 500,
+		calls: 20_000, larges: 1_000, crowded: 500_000, colds: 50, idles: 1_000, kills: 20, silence: 15 * time.Second,
 		settling: 3 * time.Second,
 	}
 	if o.quick {
 		c = counts{
 			submits: 500, starts: 15, noops: 100, spawns: 200,
 			backlog: 2_000, shallow: 100, drained: 100, memoried: 100, clip: 10, flies: 50,
+			calls: 400, larges: 50, crowded: 5_000, colds: 5, idles: 50, kills: 3, silence: time.Second,
 			settling: 300 * time.Millisecond,
 		}
 	}
