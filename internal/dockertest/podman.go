@@ -53,7 +53,7 @@ func startPodman() (*Engine, error) {
 			return nil, fmt.Errorf("%s is not installed; run scripts/setup, or: apt-get install --no-install-recommends podman runc busybox-static", program)
 		}
 	}
-	dir, err := os.MkdirTemp("", "dayfly-podman-")
+	dir, err := os.MkdirTemp(shortTemp(), "dfpm-")
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +66,16 @@ func startPodman() (*Engine, error) {
 		return nil, errors.Join(err, e.close())
 	}
 	return e, nil
+}
+
+// shortTemp is the directory for temporary files, or one with a shorter name: Podman takes none for what it keeps while it
+// runs whose name has more than 50 characters.
+func shortTemp() string {
+	const longest = 50 - len("/dfpm-4294967295/run")
+	if dir := os.TempDir(); len(dir) <= longest {
+		return dir
+	}
+	return "/tmp"
 }
 
 // configurePodman writes what a Podman reads when it starts.
@@ -88,6 +98,6 @@ func (e *Engine) podman() *exec.Cmd {
 	cmd := exec.CommandContext(context.Background(), "podman", "--root", at("root"), "--runroot", at("run"), "--tmpdir", at("tmp"),
 		"--network-config-dir", at("networks"), "--storage-driver", "overlay", "system", "service", "--time", "0", e.Host)
 	cmd.Dir = e.dir // the monitors of its containers leave files where it was started
-	cmd.Env = append(os.Environ(), "CONTAINERS_CONF="+at("containers.conf"))
+	cmd.Env = append(os.Environ(), "CONTAINERS_CONF="+at("containers.conf"), "TMPDIR="+e.dir) // where it forgets archives
 	return cmd
 }
