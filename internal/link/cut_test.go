@@ -89,7 +89,7 @@ func (c *cutter) cutAll() {
 
 func TestARunnerComesBackHoweverOftenItsConnectionsAreCut(t *testing.T) {
 	t.Parallel()
-	guest, i := expect(t, newHome(t, nil), "r", "tcp:")
+	guest, i := expect(t, newHome(t, &link.HomeOptions{Silence: time.Hour}), "r", "tcp:")
 	seed := [32]byte{byte(time.Now().UnixNano())}
 	t.Logf("seed %d", seed[0])
 	random := rand.New(rand.NewChaCha8(seed))
@@ -106,7 +106,7 @@ func TestARunnerComesBackHoweverOftenItsConnectionsAreCut(t *testing.T) {
 		}
 	})
 	i.Addresses = []string{"tcp:" + between.Addr().String()}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	runner, err := link.Dial(ctx, i, hello())
 	if err != nil {
@@ -158,7 +158,7 @@ func TestARunnerComesBackHoweverOftenItsConnectionsAreCut(t *testing.T) {
 	case <-runner.Done():
 		t.Fatalf("the runner's link is over: %v", runner.Err())
 	case <-ctx.Done():
-		t.Fatal("not everything arrived within a minute")
+		t.Fatal("not everything arrived within two minutes")
 	}
 	between.mu.Lock()
 	t.Logf("%d connections", between.count)
@@ -172,10 +172,10 @@ func TestARunnerComesBackHoweverOftenItsConnectionsAreCut(t *testing.T) {
 
 func TestManyRunnersThatAreCutOffAtOnceAllComeBack(t *testing.T) {
 	t.Parallel()
-	home := newHome(t, nil)
+	home := newHome(t, &link.HomeOptions{Silence: time.Hour})
 	_, i := expect(t, home, "to know the address", "tcp:")
 	between := newCutter(t, strings.TrimPrefix(i.Addresses[0], "tcp:"), func(int) int64 { return 1 << 40 })
-	const many = 100
+	const many = 40
 	var parents, runners []*link.Link
 	back := make(chan struct{}, many)
 	for n := range many {
@@ -202,8 +202,8 @@ func TestManyRunnersThatAreCutOffAtOnceAllComeBack(t *testing.T) {
 	for n := range many {
 		select {
 		case <-back:
-		case <-time.After(30 * time.Second):
-			t.Fatalf("runners that were back within 30 s: got %d, want %d", n, many)
+		case <-time.After(time.Minute):
+			t.Fatalf("runners that were back within a minute of the one before: got %d, want %d", n, many)
 		}
 	}
 	for _, l := range append(parents, runners...) {

@@ -163,7 +163,7 @@ func TestProcessesThatWereStoppedTogetherDoNotTakeEachOtherForLost(t *testing.T)
 	for name, way := range ways() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const silence = 2 * time.Second
+			const silence = 4 * time.Second
 			parent, invitation := start(t, -1, "parent", fmt.Sprint(t.TempDir(), "/home ", silence, " ", way))
 			runner, _ := start(t, -1, "runner", invitation)
 			ask(t, parent, "before")
@@ -172,7 +172,7 @@ func TestProcessesThatWereStoppedTogetherDoNotTakeEachOtherForLost(t *testing.T)
 					t.Fatal(err)
 				}
 			}
-			<-time.After(2 * silence)
+			<-time.After(silence * 3 / 2)
 			for _, p := range []*child{parent, runner} {
 				if err := p.Process.Signal(syscall.SIGCONT); err != nil {
 					t.Fatal(err)

@@ -218,19 +218,19 @@ func (h *Home) accept(l net.Listener) error {
 			<-time.After(50 * time.Millisecond)
 		default:
 			failures = -1
-			go h.meet(conn)
+			if s := (&stranger{conn: conn}); h.arrive(s) { // here, so that who came first is the oldest
+				go h.meet(s)
+			} else {
+				conn.Close()
+			}
 		}
 	}
 	return nil
 }
 
 // meet lets a connection prove itself.
-func (h *Home) meet(conn net.Conn) {
-	s := &stranger{conn: conn}
-	if !h.arrive(s) {
-		conn.Close()
-		return
-	}
+func (h *Home) meet(s *stranger) {
+	conn := s.conn
 	_ = conn.SetDeadline(time.Now().Add(handshakeTimeout)) // a socket that takes none is closed
 	err := h.greet(conn, func() bool { return h.depart(s) })
 	if err == nil {
