@@ -38,7 +38,9 @@ type Function[A, R any] struct {
 // caller has to close; the call lasts until it is read or closed.
 //
 // The function's context ends when the caller's does, at its deadline, and when the caller's process is gone. A function that
-// does not end then keeps its slot on the runner. A panic ends the call, not the runner.
+// does not end then keeps its slot on the runner. A panic ends the call, not the runner. A function that is done in microseconds
+// may run on a goroutine that runs others afterwards, so it must undo what it does to its thread: a runtime.LockOSThread is
+// paired.
 //
 // Func panics if the name is taken or is none, if f is nil, and if A or R cannot travel.
 func Func[A, R any](name string, f func(context.Context, A) (R, error)) *Function[A, R] {

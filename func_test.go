@@ -313,6 +313,29 @@ func TestTimeInLineCountsAgainstTheCallsTimeout(t *testing.T) {
 	}
 }
 
+func TestMoreCallsThanMayWaitAreRefusedAtOnce(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, dayfly.PoolOptions{Max: 1, Concurrency: 1, MaxQueued: 1})
+	busy, err := wait.Place(t.Context(), p, waiting{Until: t.TempDir() + "/never"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	queued := make(chan error, 1)
+	go func() {
+		_, err := double.Call(t.Context(), p, 1)
+		queued <- err
+	}()
+	eventually(t, "a call to wait", func() bool { return p.Stats().Queued == 1 })
+	_, err = double.Call(t.Context(), p, 1)
+	if failed, ok := errors.AsType[*dayfly.CallError](err); !ok || failed.Ran || !errors.Is(err, fault.Exhausted) {
+		t.Errorf("got %v, want a CallError of kind exhausted", err)
+	}
+	busy.Close()
+	if err := <-queued; err != nil {
+		t.Errorf("the call that waited: %v", err)
+	}
+}
+
 func TestTheDefaultTimeoutEndsFunctionsWithoutADeadline(t *testing.T) {
 	t.Parallel()
 	p := newPool(t, dayfly.PoolOptions{Timeout: 30 * time.Millisecond})
