@@ -121,13 +121,33 @@ type Growth struct {
 // Shrinkage is what PoolOptions.OnShrink is told.
 type Shrinkage struct {
 	Runner string // the runner's name
-	Reason string // "idle", "used" by its single call, "retired" before the end of its lifetime, "lost", or "closed" with the pool
-	Err    error  // how it ended, when it was lost
-	Count  int    // runners that are left
+	// Reason is "idle", "used" by its single call, "retired" before the end of its lifetime or because a function on it does not
+	// end, "lost", or "closed" with the pool.
+	Reason string
+	Err    error // how it ended, when it was lost; which function does not end, when that is why it was retired
+	Count  int   // runners that are left
 }
 
-// PoolStats is what a pool does now.
-type PoolStats = pool.Stats
+// PoolStats is what a pool does in one moment.
+type PoolStats struct {
+	Up       int // runners that do work or could: Idle and Busy together
+	Idle     int // runners without a call
+	Busy     int // runners with one or more
+	Booting  int // runners that boot
+	Stopping int // runners that are lost or being stopped, and not known to be gone
+
+	InUse  int           // slots that are taken, by calls that run or are being sent; those of runners that stop included
+	Queued int           // calls that wait for a runner
+	Oldest time.Duration // how long the first of them has waited
+
+	Boots    uint64 // boots that have succeeded
+	Failures uint64 // boots that have failed, and runners that were lost before they had any call
+	Row      int    // how many times in a row boots have failed, a burst counted once; 0 when the last has succeeded
+	// LastError is why the last boot failed, nil when one has succeeded since; NextBoot is in how much time one may be tried
+	// again because of it, 0 when at once.
+	LastError error
+	NextBoot  time.Duration
+}
 
 // NewPool returns a pool of runners on the provider's machines. It boots Min of them, and others when calls need them. The pool works
 // until it is closed, which ends its runners. When this process is killed they end by themselves.
@@ -271,7 +291,7 @@ func (p *Pool) Close() error {
 func (p *Pool) Name() string { return p.name }
 
 // Stats returns what the pool does now.
-func (p *Pool) Stats() PoolStats { return p.scheduler.Stats() }
+func (p *Pool) Stats() PoolStats { return PoolStats(p.scheduler.Stats()) }
 
 // castFailed tells of a cast that has failed.
 func (p *Pool) castFailed(function string, err error) {
