@@ -72,7 +72,7 @@ func (r *runner) Err() error {
 	return r.why
 }
 
-// retire makes the pool give the runner no more calls, and stop it when those on it have ended.
+// retire makes the pool give the runner no more calls, and stop it: those on it have PoolOptions.ShutdownTimeout to end.
 func (r *runner) retire(why error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -92,9 +92,9 @@ func (r *runner) lost(err error) error {
 	return err
 }
 
-// stuck is told of a function that does not end.
-func (r *runner) stuck(function string) {
-	r.retire(fault.Say(fault.Unavailable, "the function %s has not ended for %v after its context, so the runner %s is replaced", function, r.pool.o.Stuck, r.ID()))
+// stuck is told of a call whose function does not end.
+func (r *runner) stuck(request *call.Request) {
+	request.Slot.(*pool.Slot).Abandon(fault.Say(fault.Unavailable, "the function %s has not ended for %v after its context, so the runner %s is replaced", request.Function, r.pool.o.Stuck, r.ID()))
 }
 
 // lastMoment is how long functions have to return when their contexts have ended because their runner stops.

@@ -400,6 +400,41 @@ func TestARunnerWhoseFunctionNeverEndsIsReplaced(t *testing.T) {
 	}
 }
 
+func TestTheOtherCallsOfARunnerThatIsReplacedGoOn(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	shrunk := make(chan dayfly.Shrinkage, 10)
+	p := newPool(t, dayfly.PoolOptions{
+		Max: 1, Concurrency: 2, Stuck: 20 * time.Millisecond, ShutdownTimeout: time.Millisecond, OnShrink: func(s dayfly.Shrinkage) { shrunk <- s },
+	})
+	other := make(chan error, 1)
+	go func() {
+		_, err := wait.Call(t.Context(), p, waiting{Begun: dir + "/begun", Until: dir + "/go"})
+		other <- err
+	}()
+	eventually(t, "the other call to begin", func() bool { return exists(dir + "/begun") })
+	_, err := wait.With(&dayfly.CallOptions{Timeout: 500 * time.Millisecond}).Call(t.Context(), p, waiting{Until: dir + "/never", IgnoresContext: true})
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("got %v, want that its time was up", err)
+	}
+	next := make(chan error, 1)
+	go func() {
+		_, err := double.Call(t.Context(), p, 3)
+		next <- err
+	}()
+	eventually(t, "the next call to wait for another runner", func() bool { s := p.Stats(); return s.Queued == 1 && s.InUse == 1 })
+	touch(t, dir+"/go")
+	if err := <-other; err != nil {
+		t.Errorf("the other call on the runner: got %v, want its result", err)
+	}
+	if err := <-next; err != nil {
+		t.Errorf("the next call: got %v, want its result from another runner", err)
+	}
+	if s := <-shrunk; s.Reason != "retired" || s.Err == nil || !strings.Contains(s.Err.Error(), "test/wait") {
+		t.Errorf("the runner left as %s because of %v, want retired and the function's name", s.Reason, s.Err)
+	}
+}
+
 func TestARunnerThatIsKilledTakesItsOwnCallsAndNoOthers(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

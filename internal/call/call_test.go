@@ -290,7 +290,7 @@ func TestTheDeadlineIsKeptByTheRunnerWhenNobodyWaits(t *testing.T) {
 func TestAFunctionThatIgnoresItsDeadlineKeepsItsSlotAndNotItsCaller(t *testing.T) {
 	t.Parallel()
 	stuck := make(chan string, 1)
-	j := join(t, settings(), &call.ClientOptions{Patience: time.Millisecond, Stuck: func(f string) { stuck <- f }})
+	j := join(t, settings(), &call.ClientOptions{Patience: time.Millisecond, Stuck: func(r *call.Request) { stuck <- r.Function }})
 	f, begun, _, release := endless(t, j)
 	s := newSlot()
 	k, err := f.start(t.Context(), j, "ignores", call.Request{Slot: s, Deadline: time.Now().Add(10 * time.Millisecond)})

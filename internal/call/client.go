@@ -30,9 +30,9 @@ type ClientOptions struct {
 	// Lost is given the reason why the link ended and returns what the calls that were under way are told. It may
 	// take a moment to find out more. Nil changes nothing.
 	Lost func(error) error
-	// Stuck is told of a function that did not end within Patience after it was canceled. Its slot stays taken, and a
+	// Stuck is told of a call whose function did not end within Patience after it was canceled. Its slot stays taken, and a
 	// drain does not wait for it. Nil leaves it at that.
-	Stuck    func(function string)
+	Stuck    func(*Request)
 	Patience time.Duration
 	// Leaving is told that the runner is about to end, though nobody here has asked it to. Nil waits until it has.
 	Leaving func()
@@ -225,7 +225,7 @@ func (c *Client) despair(k *Call) {
 	}
 	c.mu.Unlock()
 	if runs {
-		c.o.Stuck(k.Function)
+		c.o.Stuck(&k.Request)
 	}
 }
 

@@ -18,7 +18,8 @@
 //   - Booting, up and stopping runners together are never more than Max: a runner counts until its Stop has said that
 //     it is gone.
 //   - A runner is held by at most Concurrency slots. A slot is free when the work has ended, which its holder says by
-//     Release; that the caller has gone away frees nothing.
+//     Release; that the caller has gone away frees nothing. Work that does not end is given up by Abandon, and with it
+//     the runner: it gets no more work, and is stopped when the rest of it has ended.
 //   - Callers are served in the order in which they came. Whoever frees a slot hands it to the first in line under the
 //     same lock, so nobody who comes later can take it, and no place in line is forgotten.
 //   - Every event that could free, add or remove a runner ends in settle, which serves the line, boots what is

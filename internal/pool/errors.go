@@ -25,7 +25,7 @@ const (
 const (
 	Idled   Reason = "idle"    // it had no work for long
 	Used    Reason = "used"    // its single use is over
-	Retired Reason = "retired" // it would end soon by itself
+	Retired Reason = "retired" // it would end soon by itself, or work on it does not end
 	Lost    Reason = "lost"    // it is gone, and nobody here stopped it
 )
 

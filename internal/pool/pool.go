@@ -63,6 +63,7 @@ type member struct {
 	checking bool   // IdleCheck is being asked
 	retireAt moment // when it gets no more work, if it ends by itself; 0: never
 	stopAt   moment // when its work is told to end for that reason
+	worn     error  // why it gets no more work, when work on it does not end
 }
 
 // state is where a member is in its life.
@@ -215,6 +216,23 @@ func (p *Pool) refusal(reason Reason, waited time.Duration) *Error {
 // Runner returns the runner that the slot is on.
 func (s *Slot) Runner() Runner { return s.member.runner }
 
+// Abandon gives the slot back though its work has not ended, because nobody knows whether it ever will. The runner gets no more work
+// from now on, and is stopped when all other work on it has ended. why is what OnShrink is told. After Release or another Abandon
+// it does nothing, nor does Release afterwards.
+func (s *Slot) Abandon(why error) {
+	p, m := s.member.pool, s.member
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s.released {
+		return
+	}
+	p.wear(m, why)
+	p.release(s)
+	if !p.closed {
+		p.settle()
+	}
+}
+
 // Release gives the slot back. It is called when the work has ended on the runner, or certainly never began there, and not when the
 // caller has lost interest: until then the work occupies the runner. Only the first call counts.
 func (s *Slot) Release() {
@@ -237,7 +255,7 @@ func (p *Pool) release(s *Slot) {
 	switch {
 	case m.state == stopping:
 	case m.state == retired && m.busy == 0:
-		p.stop(m, Retired, nil)
+		p.stop(m, Retired, m.worn)
 		p.settle()
 	case m.state == retired:
 	case p.o.SingleUse:

@@ -56,6 +56,25 @@ func (p *Pool) retire(m *member) {
 	}
 }
 
+// wear takes a member out of service whose work does not end. It serves on not even while its replacement boots.
+func (p *Pool) wear(m *member, why error) {
+	if m.worn == nil {
+		m.worn = why
+	}
+	switch m.state {
+	case stopping, retired:
+		return
+	case serving:
+		p.serving--
+		p.inUse -= m.busy
+		p.trouble.again = true
+		p.say(slog.LevelWarn, "a runner gets no more work", "runner", m.name, "error", why)
+	}
+	m.state = retired
+	p.shelf.take(m)
+	p.counted()
+}
+
 // retireWholly is called when nothing is to be waited for any more that would replace the member.
 func (p *Pool) retireWholly(m *member) {
 	m.state = retired

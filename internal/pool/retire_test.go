@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -209,5 +210,67 @@ func TestARetiringRunnerDoesNotWaitForABootThatHangs(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		wantUp(t, p, 0, "when the replacement is overdue")
 		close(stuck)
+	})
+}
+
+func TestARunnerWithWorkThatDoesNotEndIsStoppedWhenItsOtherWorkHasEnded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &cloud{}
+		told := make(chan pool.Shrinkage, 10)
+		p := start(t, c, &pool.Options{Max: 2, Concurrency: 3, ShutdownTimeout: time.Second, OnShrink: func(s pool.Shrinkage) { told <- s }})
+		hopeless, other := take(t, p), take(t, p)
+		old := hopeless.Runner().(*node)
+		if other.Runner() != hopeless.Runner() {
+			t.Fatal("the two are on different runners, want both on one")
+		}
+		why := errors.New("it does not end")
+		hopeless.Abandon(why)
+		hopeless.Abandon(errors.New("it still does not"))
+		next := take(t, p)
+		if next.Runner() == hopeless.Runner() {
+			t.Error("the next caller got the runner whose work does not end")
+		}
+		next.Release()
+		time.Sleep(time.Minute)
+		if old.stopped() > 0 {
+			t.Error("the runner was stopped while other work went on")
+		}
+		hopeless.Release() // it has ended after all, which changes nothing
+		if got := p.Stats().InUse; got != 1 {
+			t.Errorf("%d slots are in use, want that of the other work", got)
+		}
+		other.Release()
+		synctest.Wait()
+		if old.stopped() != 1 {
+			t.Errorf("when the other work had ended the runner was stopped %d times, want once", old.stopped())
+		}
+		for {
+			s := <-told
+			if s.Runner != old.name { // the other one has become idle
+				continue
+			}
+			if s.Reason != pool.Retired || !errors.Is(s.Err, why) {
+				t.Errorf("the runner left as %s because of %v, want that it was retired because of %v", s.Reason, s.Err, why)
+			}
+			return
+		}
+	})
+}
+
+func TestAClosedPoolDoesNotWaitForWorkThatWasAbandoned(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := start(t, &cloud{}, &pool.Options{SingleUse: true})
+		s := take(t, p)
+		s.Abandon(errors.New("it does not end"))
+		if err := p.Close(); err != nil {
+			t.Errorf("Close: got %v, want nil", err)
+		}
+		s.Abandon(nil)
+		s.Release()
+		if got := p.Stats(); got.InUse != 0 || got.Up != 0 {
+			t.Errorf("got %+v, want nothing left", got)
+		}
 	})
 }

@@ -159,7 +159,7 @@ func (p *Pool) due() moment {
 		if m.state == serving && m.retireAt > 0 {
 			at = min(at, m.retireAt)
 		}
-		if m.state == retiring || m.state == retired {
+		if m.retireAt > 0 && (m.state == retiring || m.state == retired) {
 			at = min(at, m.stopAt)
 		}
 	}
