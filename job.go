@@ -257,6 +257,7 @@ type Machine struct {
 	Location  string     `json:"location,omitempty" doc:"Where it runs, in the provider's words."`
 	Job       string     `json:"job,omitempty"`
 	Attempt   string     `json:"attempt,omitempty"`
+	HiredBy   string     `json:"hired_by,omitempty" doc:"Whose it is, when a program has hired it for the runners of a pool."`
 	CreatedAt time.Time  `json:"created_at"`
 	KeptUntil *time.Time `json:"kept_until,omitempty" doc:"Until when it is kept after its job's failure."`
 	GoneAt    *time.Time `json:"gone_at,omitempty" doc:"When the provider confirmed that nothing of it is left."`

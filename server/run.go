@@ -45,6 +45,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.fly != nil {
 		stopFly = start(s.fly.Run)
 	}
+	stopHire := start(s.hire.Run)
 	stopHomes := start(s.homes.run)
 	stopHTTP := start(s.serveHTTP)
 
@@ -55,6 +56,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	stopHomes()
 	stopHTTP()
+	stopHire()
 	stopFly()
 	stopEngine()
 	stopProviders()

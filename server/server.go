@@ -21,6 +21,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/api"
 	"github.com/dayfly-run/dayfly/internal/engine"
 	"github.com/dayfly-run/dayfly/internal/flyapi"
+	"github.com/dayfly-run/dayfly/internal/hire"
 	"github.com/dayfly-run/dayfly/internal/joblog"
 	"github.com/dayfly-run/dayfly/internal/store"
 	"github.com/dayfly-run/dayfly/internal/store/sqlite"
@@ -81,6 +82,8 @@ type Options struct {
 	OrphanAfter      time.Duration             // default ten minutes
 	Heartbeat        time.Duration             // default five seconds
 
+	HireLease time.Duration // how long whoever hired machines may be silent; default one minute
+
 	// FlyAPI serves Fly's Machines API too; nil: it is not served.
 	FlyAPI *FlyAPI
 
@@ -119,6 +122,7 @@ type Server struct {
 	blobs   blob.Store
 	engine  *engine.Engine
 	fly     *flyapi.Service // nil if it is not served
+	hire    *hire.Service
 	metrics *prometheus.Registry
 	token   string // the owner's
 
@@ -261,7 +265,7 @@ func CheckDir(dir string) (open bool, err error) {
 
 // ours reports whether a name in the data directory is one that Dayfly uses.
 func ours(name string) bool {
-	return slices.Contains([]string{"machines", "logs", "blobs", "spool", "key", "token", "port"}, name) ||
+	return slices.Contains([]string{"machines", "logs", "blobs", "spool", "hired", "key", "token", "port"}, name) ||
 		strings.HasPrefix(name, "dayfly.db") || strings.HasPrefix(name, "fly.db") || strings.HasPrefix(name, portFile(""))
 }
 
@@ -280,7 +284,14 @@ func (s *Server) assemble(ctx context.Context, requireToken bool) error {
 	if o.DirectBlobs {
 		direct, _ = s.blobs.(blob.Signer)
 	}
+	s.hire, err = hire.New(hire.Options{
+		Dir: filepath.Join(o.DataDir, "hired"), Providers: o.Providers, Owner: s.hireOwner, Room: func(provider string) int { return s.engine.Room(provider) }, Lease: o.HireLease, Logger: o.Logger,
+	})
+	if err != nil {
+		return err
+	}
 	s.engine, err = engine.New(engine.Options{
+		Hired: s.hire.Counts,
 		Store: s.store, Providers: o.Providers, Absent: o.Absent, DefaultProvider: o.DefaultProvider,
 		Logs: s.logs, Blobs: s.blobs, OwnsBlobs: o.OwnsBlobs, Direct: direct, Key: key, URL: s.homes.url,
 		Queues: queues, Pools: o.Pools, MaxMachines: o.MaxMachines, Prices: o.Prices, DailyCost: o.DailyCost, MaxOpenJobs: o.MaxOpenJobs, LogLimit: o.LogLimit,
@@ -295,11 +306,13 @@ func (s *Server) assemble(ctx context.Context, requireToken bool) error {
 		Tokens: &ownersTokens{tokens: s.store, hash: hashToken(s.token)}, RequireToken: requireToken,
 		FromMachine: fromMachine,
 		BaseURL:     s.front.baseURL, Version: o.Version, Logger: s.logger, Ready: s.engine.Ready, Metrics: s.metrics,
+		Hired: s.hired,
 	})
 	if err != nil {
 		return err
 	}
 	s.front.handler, err = s.openFlyAPI(ctx, handler)
+	s.front.handler = s.withHire(s.front.handler, handler)
 	return err
 }
 

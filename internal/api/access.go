@@ -18,6 +18,7 @@ const (
 	scopeRead   = "read"   // see jobs, their output and machines
 	scopeCancel = "cancel" // cancel and delete jobs
 	scopeFly    = "fly"    // use Fly's Machines API
+	scopeHire   = "hire"   // have machines for the runners of one's own programs
 	scopeShell  = "shell"  // enter the machines of jobs, and see all that is in them
 	scopeAdmin  = "admin"  // everything, tokens too
 )
@@ -139,6 +140,18 @@ func (a *API) PermitFly(r *http.Request) error {
 	}
 	return a.permit(r, access{scope: scopeFly})
 }
+
+// PermitHire reports whether a request may hire machines, which is served beside this API: as for a route that wants the scope
+// hire. The kinds are fault.Unauthenticated, fault.Denied and fault.Exhausted.
+func (a *API) PermitHire(r *http.Request) error {
+	if err := errors.Join(a.checkHost(r), a.checkOrigin(r)); err != nil {
+		return err
+	}
+	return a.permit(r, access{scope: scopeHire})
+}
+
+// Refuse answers a request that is served beside this API with an error, as this one does.
+func (a *API) Refuse(w http.ResponseWriter, r *http.Request, err error) { a.refuse(w, r, err) }
 
 // needsToken reports whether nobody is let in without a token where the request came.
 func (a *API) needsToken(r *http.Request) bool { return a.requireToken || a.fromMachine(r) }

@@ -122,6 +122,9 @@ type Options struct {
 	Key    ticket.Key
 	Tokens store.Tokens
 
+	// Hired returns the machines that programs have hired, newest first, to be shown with those of jobs. nil: there are none.
+	Hired func() []dayfly.Machine
+
 	// RequireToken asks everybody for a token. Without it, who sends none may do everything, and the host that a
 	// request names must be this computer: see checkHost.
 	RequireToken bool
@@ -161,6 +164,7 @@ type API struct {
 	ready   func(context.Context) error
 	now     func() time.Time
 
+	hired        func() []dayfly.Machine
 	requireToken bool
 	fromMachine  func(*http.Request) bool
 	guard        *guard
@@ -196,7 +200,7 @@ func New(o Options) (*API, error) {
 	a := &API{
 		engine: o.Engine, logs: o.Logs, blobs: o.Blobs, direct: o.Direct, key: o.Key, tokens: o.Tokens, baseURL: o.BaseURL,
 		limits: o.Limits, version: o.Version, logger: o.Logger, ready: o.Ready, now: o.Now,
-		requireToken: o.RequireToken, fromMachine: o.FromMachine,
+		requireToken: o.RequireToken, fromMachine: o.FromMachine, hired: o.Hired,
 		guard:   newGuard(o.Tokens, o.Now),
 		origins: http.NewCrossOriginProtection(),
 		decoders: decoders{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
@@ -13,7 +14,8 @@ import (
 func (a *API) addMachines() {
 	add(a, route{
 		method: http.MethodGet, path: "/v1/machines", id: "list-machines", summary: "List machines, newest first",
-		text: "The ledger of what was asked of providers: those that are not confirmed gone, or with all=true those too.",
+		text: "The ledger of what was asked of providers: those that are not confirmed gone, or with all=true those too. " +
+			"Before them, on the first page, come those that programs have hired.",
 	}, a.machines)
 	add(a, route{
 		method: http.MethodGet, path: "/v1/pools", id: "list-pools", summary: "List the pools of warm machines",
@@ -89,6 +91,14 @@ func (a *API) machines(ctx context.Context, in *machinesInput) (*machinesOutput,
 		return nil, err
 	}
 	out := &machinesOutput{machineList{Items: make([]dayfly.Machine, 0, len(machines))}}
+	if a.hired != nil && in.Cursor == "" {
+		for _, m := range a.hired() { // all on the first page, as they are in no ledger
+			state := store.MachineState(m.State)
+			if (in.Provider == "" || in.Provider == m.Provider) && (len(q.States) == 0 || slices.Contains(q.States, state)) {
+				out.Body.Items = append(out.Body.Items, m)
+			}
+		}
+	}
 	view := a.view(in.r)
 	for _, m := range machines {
 		out.Body.Items = append(out.Body.Items, view.machine(m))

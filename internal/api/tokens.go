@@ -31,7 +31,7 @@ func (a *API) addTokens() {
 // tokenRequest asks for a token.
 type tokenRequest struct {
 	Name      string           `json:"name" minLength:"1" maxLength:"64" doc:"What it is for. No two live tokens have the same name."`
-	Scopes    []string         `json:"scopes,omitempty" maxItems:"6" doc:"What it may do: submit, read, cancel, shell, fly, admin. Default: submit, read and cancel."`
+	Scopes    []string         `json:"scopes,omitempty" maxItems:"7" doc:"What it may do: submit, read, cancel, shell, fly, hire, admin. Default: submit, read and cancel."`
 	ExpiresIn *dayfly.Duration `json:"expires_in,omitempty" doc:"When it ends by itself. Default: never."`
 }
 
@@ -72,8 +72,8 @@ func (a *API) createToken(ctx context.Context, in *createTokenInput) (*createTok
 		wanted.Scopes = []string{scopeSubmit, scopeRead, scopeCancel}
 	}
 	for _, s := range wanted.Scopes {
-		if !slices.Contains([]string{scopeSubmit, scopeRead, scopeCancel, scopeShell, scopeFly, scopeAdmin}, s) {
-			return nil, fault.Field("scopes", "%.40q is not a scope; submit, read, cancel, shell, fly and admin are", s)
+		if !slices.Contains([]string{scopeSubmit, scopeRead, scopeCancel, scopeShell, scopeFly, scopeHire, scopeAdmin}, s) {
+			return nil, fault.Field("scopes", "%.40q is not a scope; submit, read, cancel, shell, fly, hire and admin are", s)
 		}
 	}
 	if wanted.ExpiresIn != nil && *wanted.ExpiresIn == 0 {

@@ -108,11 +108,7 @@ func (r *Runner) exitedEarly(ctx context.Context) error {
 	if exit == nil {
 		return fault.Say(fault.Unavailable, early+"its machine is gone, and nobody knows why.", r.name)
 	}
-	printed := r.printed(context.WithoutCancel(ctx), time.Second)
-	said := "It printed nothing."
-	if printed != "" {
-		said = "It printed: " + printed
-	}
+	said := r.said(context.WithoutCancel(ctx))
 	switch {
 	case exit.OOMKilled:
 		return fault.Say(fault.Invalid, early+"it was killed for want of memory; %s.", r.name, memory(r.memoryMB))
@@ -148,12 +144,20 @@ func (r *Runner) late(ctx context.Context, invitation *link.Invitation) error {
 	if state == machine.Creating {
 		return fault.Say(fault.Unavailable, "The machine of the runner %s was made %v ago and does not run yet.", r.name, took)
 	}
-	said := "It printed nothing."
-	if printed := r.printed(context.WithoutCancel(ctx), time.Second); printed != "" {
-		said = "It printed: " + printed
-	}
+	said := r.said(context.WithoutCancel(ctx))
 	return fault.Say(fault.Unavailable, "The runner %s runs, and has not dialed home in %v. Its way is %s; see that it leads here and that no "+
 		"firewall is in it, or name another in the pool's Address, and that main calls dayfly.Main() first of all. %s", r.name, took, strings.Join(invitation.Addresses, ", "), said)
+}
+
+// said is a sentence about what the machine printed.
+func (r *Runner) said(ctx context.Context) string {
+	if _, keeps := r.booter.provider.(machine.Logger); !keeps {
+		return "What it printed is not to be had from this provider."
+	}
+	if printed := r.printed(ctx, time.Second); printed != "" {
+		return "It printed: " + printed
+	}
+	return "It printed nothing."
 }
 
 // maxPrinted is how much of what a machine printed is told, in bytes.

@@ -73,7 +73,7 @@ func stateOfMachine(m *dayfly.Machine) string {
 // poolOf says whose a machine is, and how many jobs it has begun there.
 func poolOf(m *dayfly.Machine) string {
 	if m.Pool == "" {
-		return ""
+		return m.HiredBy
 	}
 	return fmt.Sprintf("%s (%s)", m.Pool, counted(m.Uses, "use", "uses"))
 }
@@ -155,6 +155,9 @@ func (p *program) printFindings(checked int, findings []finding) error {
 
 // overdue says why a machine should be gone, or "" when it should not.
 func (p *program) overdue(ctx context.Context, c *connection, m *dayfly.Machine, grace time.Duration, jobs map[string]*dayfly.Job) (string, error) {
+	if m.HiredBy != "" { // the server looks after it, by its lease
+		return "", nil
+	}
 	if m.State == "gone" || m.KeptUntil != nil && time.Now().Before(m.KeptUntil.Add(grace)) {
 		return "", nil
 	}

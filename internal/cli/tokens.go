@@ -12,7 +12,7 @@ import (
 )
 
 // scopes are what a token can be allowed.
-func scopes() []string { return []string{"submit", "read", "cancel", "shell", "fly", "admin"} }
+func scopes() []string { return []string{"submit", "read", "cancel", "shell", "fly", "hire", "admin"} }
 
 func (p *program) tokensCommand() *cobra.Command {
 	cmd := &cobra.Command{

@@ -164,6 +164,10 @@ func (e *Engine) queueRoom(queue string) int {
 // room returns how many more machines each provider may be asked for now.
 func (e *Engine) room() map[string]int {
 	dying := e.doomed.count()
+	var hired map[string]int
+	if e.options.Hired != nil {
+		hired = e.options.Hired()
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	kept := map[string]int{}
@@ -177,13 +181,16 @@ func (e *Engine) room() map[string]int {
 	}
 	room := make(map[string]int, len(e.providers))
 	for name := range e.providers {
-		limit := e.maxMachines(name)
+		limit := e.maxMachines(name) - hired[name]
 		// Machines on their way out still hold memory and disk. They may be as many again as those at work; beyond
 		// that nothing new is started until they are gone.
 		room[name] = min(limit-e.busy[name]-kept[name], 2*limit-e.busy[name]-kept[name]-dying[name])
 	}
 	return room
 }
+
+// Room returns how many more machines a provider may be asked for now.
+func (e *Engine) Room(provider string) int { return e.room()[provider] }
 
 func (e *Engine) maxMachines(provider string) int {
 	if n := e.options.MaxMachines[provider]; n > 0 {

@@ -43,6 +43,7 @@ type Options struct {
 	Prices      map[string]machine.Pricer // by provider; one that is not named may be a machine.Pricer itself
 	DailyCost   machine.Money             // what all jobs together may cost in a day before no more are launched; 0: no limit
 	MaxMachines map[string]int            // by provider; 0: DefaultMaxMachines
+	Hired       func() map[string]int     // how many machines of each provider count beside those of jobs; nil: none
 	MaxOpenJobs int                       // jobs that are not terminal; 0: DefaultMaxOpenJobs
 
 	Retention        time.Duration // how long terminal jobs are kept; 0: for ever
@@ -207,6 +208,16 @@ func (e *Engine) Run(ctx context.Context) error {
 		group.Go(func() error { loop(ctx); return nil })
 	}
 	return group.Wait()
+}
+
+// Install returns what tells this installation's machines from those of others, or "" before Run has read it.
+func (e *Engine) Install() string {
+	select {
+	case <-e.ready:
+		return e.identity.Install
+	default:
+		return ""
+	}
 }
 
 // boot reads what the store knows of attempts in flight and machines to be destroyed. Their timers begin now: the time

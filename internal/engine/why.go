@@ -132,13 +132,17 @@ func (e *Engine) whyFull(w *dayfly.Why, job *store.Job) {
 	e.mu.Lock()
 	busy := maps.Clone(e.busy)
 	e.mu.Unlock()
+	var hired map[string]int
+	if e.options.Hired != nil {
+		hired = e.options.Hired()
+	}
 	told := map[string]bool{}
 	for _, c := range choicesOf(job.Provider) {
 		if told[c.provider] || e.providers[c.provider] == nil {
 			continue
 		}
 		told[c.provider] = true
-		switch busy, most := busy[c.provider], e.maxMachines(c.provider); {
+		switch busy, most := busy[c.provider]+hired[c.provider], e.maxMachines(c.provider); {
 		case busy >= most:
 			say(w, "The provider %s has as many machines as it may have: %d of %d.", c.provider, busy, most)
 		case room[c.provider] <= 0:

@@ -59,6 +59,7 @@ func layers() []layer {
 		{"internal/boot", "fault machine machine/local internal/pid1 internal/process internal/link third-party", "it brings a runner to its parent and knows nothing of what is called there"},
 		{"internal/rehearsal", "machine internal/link", "it is the seam between the root and what plays its runners, and does nothing itself"},
 		{"dayflytest", ". fault machine machine/memmachine internal/link internal/rehearsal", "who tests a program should get the pool and a provider in memory, and nothing of the server"},
+		{"internal/hire", "fault machine internal/wire", "it hires out machines of any provider, and knows nothing of jobs"},
 		{"internal/store", domain, "the store's interface is above no implementation"},
 		{"internal/store/...", domain + " internal/store internal/failpoint internal/store/storetest third-party", "a store knows its interface, never a sibling"},
 		{"internal/pool", "fault", "who runs where is decided without knowing what a runner is"},
