@@ -204,3 +204,21 @@ func ExampleFunction_Cast() {
 	fmt.Println(<-failed)
 	// Output: there is no dragon: not_found
 }
+
+// Video and thumbnail stand for what a program has of its own.
+type Video struct{ Data []byte }
+
+func thumbnail(context.Context, Video) (Picture, error) { return Picture{}, nil }
+
+var Thumbnail = dayfly.Func("thumbnail", thumbnail) // func(ctx, Video) (Picture, error)
+
+// The program calls dayfly.Main first of all in main, and then makes a pool and calls the function.
+func ExampleNewPool_onThisComputer() {
+	ctx, video := context.Background(), Video{}
+	pool, err := dayfly.NewPool(dayfly.Local(), &dayfly.PoolOptions{Max: 10, Concurrency: 5})
+	if err != nil {
+		log.Fatal(err)
+	}
+	picture, err := Thumbnail.Call(ctx, pool, video)
+	fmt.Println(picture, err, pool.Close())
+}

@@ -168,15 +168,19 @@ func TestTheMakeTargetsInTheREADMEExist(t *testing.T) {
 
 func TestTheGoInTheREADMECompiles(t *testing.T) {
 	t.Parallel()
-	examples, err := os.ReadFile("../../example_test.go")
-	if err != nil {
-		t.Fatal(err)
+	var examples []byte
+	for _, file := range []string{"example_test.go", "example_call_test.go"} {
+		text, err := os.ReadFile("../../" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		examples = append(examples, text...)
 	}
 	flat := func(s string) string { return strings.Join(strings.Fields(s), " ") }
 	for _, block := range blocks(readme(t), "go") {
 		for line := range strings.Lines(block) {
 			if !strings.Contains(flat(string(examples)), flat(line)) {
-				t.Errorf("README.md shows Go that example_test.go does not compile: %s", line)
+				t.Errorf("README.md shows Go that no example_test.go compiles: %s", line)
 			}
 		}
 	}
