@@ -38,6 +38,9 @@ func TestNoFaultLosesOrDoublesAJob(t *testing.T) {
 			fleet, memory := newForgetfulFleet(t, func(o *engine.Options) {
 				o.Queues = map[string]engine.QueueLimits{"narrow": {Concurrency: 2, KeyConcurrency: 1}}
 				o.MaxMachines = map[string]int{"mem": 8, "other": 3}
+				o.Pools = map[string]engine.Pool{"warm": {
+					Provider: "mem", Max: 3, Min: 1, Prewarm: 0.6, Idle: 2 * time.Minute, MaxAge: 20 * time.Minute, MaxUses: 5,
+				}}
 				o.Providers["other"] = other
 			})
 			t.Cleanup(other.Cloud().Close)
@@ -159,6 +162,9 @@ func (c *chaos) add() {
 			s.Queue, s.ConcurrencyKey = "narrow", []string{"", "x", "y"}[c.luck.IntN(3)]
 		}
 		s.Timeouts.Boot = dayfly.Duration(3 * time.Minute)
+		if s.Provider == "mem" && c.luck.IntN(2) == 0 {
+			s.Pool = "warm"
+		}
 	})
 	c.jobs[job.ID] = most
 }
@@ -197,6 +203,7 @@ func (c *chaos) check(seed uint64) {
 		}
 		c.checkEvents(seed, job)
 	}
+	c.checkPool(seed)
 	c.settled(10 * time.Minute)
 	c.fleet.cloud = c.other
 	c.settled(10 * time.Minute)
@@ -206,6 +213,37 @@ func (c *chaos) check(seed uint64) {
 	if err != nil || len(live) > 0 {
 		t.Errorf("seed %d: %d machines are not gone in the ledger (%v), want none", seed, len(live), err)
 	}
+}
+
+// checkPool checks what is promised of the machines of the pool, and then lets them go.
+func (c *chaos) checkPool(seed uint64) {
+	wait(context.Background(), 10*time.Minute) // it may still back off
+	if pools, err := c.engine.Load().Pools(context.Background()); err != nil || pools[0].Machines["idle"] < 1 {
+		c.t.Errorf("seed %d: the pool after all jobs: got %+v and error %v, want at least one idle machine", seed, pools, err)
+	}
+	queues, shared := map[string]string{}, 0
+	c.mu.Lock()
+	for name, jobs := range c.served {
+		if len(jobs) > 5 {
+			c.t.Errorf("seed %d: machine %s has begun %d jobs, want 5 at most", seed, name, len(jobs))
+		}
+		if len(jobs) > 1 {
+			shared++
+		}
+		for _, a := range jobs {
+			queue := c.job(a.Job).Queue
+			if had, ok := queues[name]; ok && had != queue {
+				c.t.Errorf("seed %d: machine %s has carried out jobs of the queues %s and %s", seed, name, had, queue)
+			}
+			queues[name] = queue
+		}
+	}
+	c.mu.Unlock()
+	if shared == 0 {
+		c.t.Errorf("seed %d: no machine has carried out two jobs, so nothing was tried", seed)
+	}
+	c.options.Pools = nil
+	c.restart()
 }
 
 func (c *chaos) checkEvents(seed uint64, job *store.Job) {

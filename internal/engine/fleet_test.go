@@ -175,6 +175,9 @@ func (f *fleet) serve(ctx context.Context, spec *machine.Spec, nonce string) mac
 			continue
 		}
 		f.mu.Lock()
+		if f.starts[assignment.Attempt] > 0 {
+			f.t.Errorf("attempt %s was given out twice", assignment.Attempt)
+		}
 		f.served[spec.Name] = append(f.served[spec.Name], assignment)
 		f.mu.Unlock()
 		accepted, exit := f.carryOut(ctx, assignment)

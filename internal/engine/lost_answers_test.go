@@ -108,6 +108,15 @@ func (s *forgetful) MoveMachine(ctx context.Context, m []*store.MachineMove) err
 	return s.do("move machine", func() error { return s.Store.MoveMachine(ctx, m) })
 }
 
+func (s *forgetful) AddRunner(ctx context.Context, r *store.Runner, most int) error {
+	return s.do("add runner", func() error { return s.Store.AddRunner(ctx, r, most) })
+}
+
+func (s *forgetful) MoveRunner(ctx context.Context, m *store.RunnerMove) (r *store.Runner, err error) {
+	err = s.do("claim", func() (err error) { r, err = s.Store.MoveRunner(ctx, m); return err }) // most are for the calls of agents
+	return r, err
+}
+
 // newForgetfulFleet is newFleet on a forgetful store, which forgets nothing before it is told to.
 func newForgetfulFleet(t *testing.T, change func(*engine.Options)) (*fleet, *forgetful) {
 	t.Helper()

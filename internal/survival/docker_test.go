@@ -184,3 +184,53 @@ func TestNobodyGetsInByTheMachinesDoor(t *testing.T) {
 		t.Errorf("what a container without a token gets: got %q, want only to know that there is a server", got)
 	}
 }
+
+func TestAContainerOfAPoolIsUsedAgainOnlyIfNothingOfItsJobIsLeft(t *testing.T) {
+	t.Parallel()
+	e := dockertest.Shared(t)
+	image := e.Image(t, "dayfly-test/bb:1")
+	in := install(t, "DAYFLY_PROVIDERS_DOCKER_HOST="+e.Host, "DAYFLY_PROVIDERS_DOCKER_NETWORK="+e.Network,
+		"DAYFLY_PROVIDERS_DOCKER_AGENT="+dockertest.Agent(t), "DAYFLY_POOLS_BOX_PROVIDER=docker", "DAYFLY_POOLS_BOX_IMAGE="+image,
+		"DAYFLY_POOLS_BOX_MAX=1", "DAYFLY_POOLS_BOX_IDLE=1m")
+	in.start("")
+	settled := func() string {
+		in.t.Helper()
+		use := ""
+		eventually(t, patience, "the machine waits, or is gone", func() error {
+			use = ""
+			for m, err := range in.client.Machines(t.Context(), false) {
+				if err != nil {
+					return err
+				}
+				if use = m.Use; use != "idle" {
+					return fmt.Errorf("it is %s", use)
+				}
+			}
+			return nil
+		})
+		return use
+	}
+	ran := func(script string) (machine, printed string) {
+		in.t.Helper()
+		spec := in.contained(image, script)
+		spec.Provider, spec.Pool = "", "box"
+		done := in.ended(in.submit(spec).ID)
+		if done.State != dayfly.Succeeded || len(done.Attempts) != 1 {
+			t.Fatalf("%s: got %s (%s) %s, want it to have succeeded", script, done.State, done.Reason, done.Message)
+		}
+		return done.Attempts[0].Machine.Name, string(in.printed(done.ID, 1, "stdout"))
+	}
+	first, _ := ran(`touch mine /dev/shm/mine; sleep 1000 & echo`)
+	if use := settled(); use != "idle" {
+		t.Fatalf("the machine after a job that left files where they may be: got %q, want it idle", use)
+	}
+	second, left := ran(`ls -A . /dev/shm; ps 2>/dev/null | grep -c "[s]leep 1000"; echo`)
+	if second != first || strings.Contains(left, "mine") {
+		t.Errorf("the second job: got machine %s with %q in it, want that of the first, %s, with nothing of it", second, left, first)
+	}
+	before, _ := ran("echo evil >/etc/evil")
+	settled()
+	if after, _ := ran("echo"); before == after {
+		t.Error("after a job that left a file in /etc the next one got the same machine")
+	}
+}
