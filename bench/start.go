@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -22,7 +24,15 @@ const (
 // runs, and until the client knows that the job has succeeded, when nothing else is to be done. The baseline starts
 // the same program with a bare os/exec.
 func measureStart(ctx context.Context, b *bench, g *Group) error {
-	server, err := b.serveDayfly(ctx)
+	dir, err := b.place("pool")
+	if err != nil {
+		return err
+	}
+	config := filepath.Join(dir, "dayfly.toml")
+	if err := os.WriteFile(config, []byte("[pools.warm]\nmin = 1\nmax = 1\n"), 0o600); err != nil {
+		return err
+	}
+	server, err := b.serveDayfly(ctx, "--config", config)
 	if err != nil {
 		return err
 	}
@@ -37,6 +47,12 @@ func measureStart(ctx context.Context, b *bench, g *Group) error {
 	done50 := g.figure("submit to done, p50", "ms").against(bare)
 	done99 := g.figure("submit to done, p99", "ms").against(bare)
 
+	warm50 := g.figure("submit to code running on a warm machine, p50", "ms").against(bare).atMost(4)
+	warm99 := g.figure("submit to code running on a warm machine, p99", "ms").against(bare)
+
+	asWarmJob := func() (begun, done time.Duration, err error) {
+		return startJob(ctx, client, &dayfly.JobSpec{Command: []string{date, dateFormat}, Pool: "warm"})
+	}
 	asJob := func() (begun, done time.Duration, err error) { return startAsJob(ctx, client) }
 	asProcess := func() (begun, done time.Duration, err error) { return startAsProcess(ctx) }
 	take := func(count int, start func() (begun, done time.Duration, err error)) (begun, done []time.Duration, err error) {
@@ -65,6 +81,12 @@ func measureStart(ctx context.Context, b *bench, g *Group) error {
 		if err != nil {
 			return err
 		}
+		warm, _, err := take(b.starts, asWarmJob)
+		if err != nil {
+			return err
+		}
+		warm50.add(milliseconds(percentile(warm, 0.50)), milliseconds(percentile(bareBegun, 0.50)))
+		warm99.add(milliseconds(percentile(warm, 0.99)), milliseconds(percentile(bareBegun, 0.99)))
 		running50.add(milliseconds(percentile(begun, 0.50)), milliseconds(percentile(bareBegun, 0.50)))
 		running99.add(milliseconds(percentile(begun, 0.99)), milliseconds(percentile(bareBegun, 0.99)))
 		done50.add(milliseconds(percentile(done, 0.50)), milliseconds(percentile(bareDone, 0.50)))
