@@ -3,6 +3,7 @@ package dayfly_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -259,7 +260,7 @@ func TestErrorsSayWhetherTheFunctionFailedOrTheCall(t *testing.T) {
 func TestAFunctionThatOnlyTheParentDeclaredIsUnknown(t *testing.T) {
 	t.Parallel()
 	p := newPool(t, dayfly.PoolOptions{})
-	late := dayfly.Func("test/late", func(context.Context, int) (int, error) { return 0, nil })
+	late := dayfly.Func("test/late-"+rand.Text(), func(context.Context, int) (int, error) { return 0, nil })
 	_, err := late.Call(t.Context(), p, 1)
 	if failed, ok := errors.AsType[*dayfly.CallError](err); !ok || failed.Ran || !errors.Is(err, fault.NotFound) || !strings.Contains(err.Error(), "package-level") {
 		t.Errorf("got %v, want a CallError of kind not_found that says what to do", err)
