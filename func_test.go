@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"os"
 	"strings"
@@ -35,6 +36,8 @@ var (
 		switch how {
 		case "exit":
 			os.Exit(3)
+		case "log.Fatal":
+			log.Fatal("the model is not there")
 		case "panic":
 			panic("a panic on purpose")
 		case "not found":
@@ -649,6 +652,17 @@ func TestWhatARunnerLogsAndPrintsReachesThePoolsLogger(t *testing.T) {
 	if n := len(progress); n == 0 || progress[n-1] != (dayfly.Progress{Fraction: 1, Text: "all of it"}) {
 		t.Errorf("progress: got %v, want the last report at the end", progress)
 	}
+}
+
+func TestWhyAFunctionEndsItsProcessIsLogged(t *testing.T) {
+	t.Parallel()
+	var out safeBuffer
+	p := newPool(t, dayfly.PoolOptions{Logger: slog.New(slog.NewTextHandler(&out, nil))})
+	if _, err := fail.Call(t.Context(), p, "log.Fatal"); !errors.Is(err, dayfly.ErrRunnerLost) || !strings.Contains(err.Error(), "status 1") {
+		t.Errorf("got %v, want that the runner was lost and its status", err)
+	}
+	const want = `msg="the model is not there"`
+	eventually(t, want+" in the log", func() bool { return strings.Contains(out.String(), want) })
 }
 
 // safeBuffer is a buffer for several goroutines.

@@ -5,9 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -101,6 +105,7 @@ func serve(word string) error {
 	}
 	server := call.NewServer(&program.functions, l, logs)
 	logs.Serve(server)
+	log.SetOutput(&lastWords{log.Writer(), logs})
 	server.OnSettings(func(s call.Settings) {
 		peer := l.Peer()
 		program.parent.Store(&Beginning{Pool: s.Pool, Runner: s.Runner, Program: peer.Program, Host: peer.Host, PID: peer.PID})
@@ -148,6 +153,38 @@ func orderly(err error) error {
 		return nil
 	}
 	return err
+}
+
+// lastWords is where package log writes to. Its Fatal ends the process, and what it says is why: it has to be on its way before that.
+type lastWords struct {
+	io.Writer
+	logs *call.Logs
+}
+
+// Write implements io.Writer.
+func (w *lastWords) Write(line []byte) (int, error) {
+	n, err := w.Writer.Write(line)
+	if isFatal() {
+		ctx, cancel := context.WithTimeout(context.Background(), lastMoment)
+		defer cancel()
+		w.logs.Flush(ctx)
+	}
+	return n, err
+}
+
+// isFatal reports whether it is called, by way of others, by one of package log's functions that end the process.
+func isFatal() bool {
+	var callers [16]uintptr
+	frames := runtime.CallersFrames(callers[:runtime.Callers(2, callers[:])])
+	for {
+		frame, more := frames.Next()
+		if strings.HasPrefix(frame.Function, "log.Fatal") || strings.HasPrefix(frame.Function, "log.(*Logger).Fatal") {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
 }
 
 // capture makes what the process prints go to the parent. Only what goes through the variables of package os does: what the

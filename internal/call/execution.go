@@ -180,7 +180,7 @@ func (x *Execution) leaveTurn() {
 func (x *Execution) finish(v codec.Value, err error) {
 	x.stopProgress()
 	x.server.logs.settle()
-	x.server.logs.flush(x.server.link)
+	x.server.logs.flush(context.Background(), x.server.link)
 	open := x.openReaders(v, err)
 	x.reply(v, err)
 	v.Release()

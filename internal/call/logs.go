@@ -72,15 +72,28 @@ func (l *Logs) ship(ctx context.Context, link Link) {
 	for {
 		select {
 		case <-l.wake:
-			l.flush(link)
+			l.flush(context.Background(), link)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
+// Flush sends what was logged and printed so far, for code that is about to end the process. It waits no longer than the context
+// lasts.
+func (l *Logs) Flush(ctx context.Context) {
+	l.mu.Lock()
+	server := l.server
+	l.mu.Unlock()
+	if server == nil {
+		return
+	}
+	l.settle()
+	l.flush(ctx, server.link)
+}
+
 // flush sends what there is.
-func (l *Logs) flush(link Link) {
+func (l *Logs) flush(ctx context.Context, link Link) {
 	l.mu.Lock()
 	nothing := len(l.ends) == 0
 	if !nothing && l.dropped > 0 { // when nothing follows, nobody would be told
@@ -103,7 +116,7 @@ func (l *Logs) flush(link Link) {
 		if i+1 < len(ends) && ends[i+1]-begin <= maxPart {
 			continue
 		}
-		if link.Send(context.Background(), []byte{byte(kindLog)}, encoded[begin:end]) != nil {
+		if link.Send(ctx, []byte{byte(kindLog)}, encoded[begin:end]) != nil {
 			return
 		}
 		begin = end
