@@ -14,8 +14,8 @@ func (p *program) poolsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "pools",
 		Short: "List the pools of warm machines",
-		Long: `Lists the pools that the server's configuration names, with their machines counted. A job that names a pool, with --pool,
-runs on one of its machines that is idle, and starts without a boot; when none is, it starts as any other.
+		Long: `Lists the pools that the server's configuration names, with their machines counted. A job that names a pool, with
+--pool, runs on one of its machines that is idle, and starts without a boot; when none is, it starts as any other.
 
   WARMING   are being made, or boot
   IDLE      wait for a job

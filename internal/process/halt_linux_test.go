@@ -113,3 +113,35 @@ func TestAKilledGroupCanBeUsedAgainOnceItIsRevived(t *testing.T) {
 		}
 	})
 }
+
+func TestARenewedGroupHasItsLimitsAnewAndNothingOfTheTreeBefore(t *testing.T) {
+	t.Parallel()
+	host := newHost(t, false)
+	group := newGroup(t, host, machine.Size{Processes: 64})
+	p, _ := start(t, group, t.TempDir(), "sleep 1000 & exec sleep 1000")
+	if err := group.Renew(); !errors.Is(err, fault.Conflict) {
+		t.Errorf("Renew while something runs: got error %v, want fault.Conflict", err)
+	}
+	for range 2 {
+		if err := group.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		<-p.Done()
+		if err := group.Renew(); err != nil {
+			t.Fatalf("Renew of a group that was killed: got error %v, want nil", err)
+		}
+		if empty, err := group.Empty(); !empty || err != nil {
+			t.Errorf("a renewed group: got empty %v and error %v, want true", empty, err)
+		}
+		p, _ = start(t, group, t.TempDir(), "exec sleep 1000")
+	}
+	if err := group.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := group.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := group.Renew(); !errors.Is(err, fault.Conflict) {
+		t.Errorf("Renew of a group that is closed: got error %v, want fault.Conflict", err)
+	}
+}
