@@ -10,6 +10,7 @@ import (
 	"log"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,6 +37,13 @@ var (
 		switch how {
 		case "exit":
 			os.Exit(3)
+		case "crash": // with what all goroutines do after the reason, as a fault of the runtime's has it
+			debug.SetTraceback("all")
+			for range 50 {
+				go func() { <-ctx.Done() }()
+			}
+			go func() { panic("a panic beside the function") }()
+			<-ctx.Done()
 		case "log.Fatal":
 			log.Fatal("the model is not there")
 		case "panic":
@@ -651,6 +659,15 @@ func TestWhatARunnerLogsAndPrintsReachesThePoolsLogger(t *testing.T) {
 	}
 	if n := len(progress); n == 0 || progress[n-1] != (dayfly.Progress{Fraction: 1, Text: "all of it"}) {
 		t.Errorf("progress: got %v, want the last report at the end", progress)
+	}
+}
+
+func TestWhyARunnerCrashedIsToldHoweverManyGoroutinesItHas(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, dayfly.PoolOptions{})
+	_, err := fail.Call(t.Context(), p, "crash")
+	if !errors.Is(err, dayfly.ErrRunnerLost) || !strings.Contains(err.Error(), "panic: a panic beside the function") {
+		t.Errorf("got %v, want that the runner was lost and the panic", err)
 	}
 }
 

@@ -66,8 +66,9 @@ func Main() {
 	}
 	// Programs that a function starts are no runners, even if they are this one.
 	_ = os.Unsetenv(boot.ParentVariable)
+	machine := os.Stderr // what is printed goes to the parent from now on, which may be the one that is gone
 	if err := serve(word); err != nil {
-		fmt.Fprintf(os.Stderr, "dayfly: this runner ends: %v\n", err)
+		fmt.Fprintf(machine, "dayfly: this runner ends: %v\n", err)
 		os.Exit(1)
 	}
 	os.Exit(0)

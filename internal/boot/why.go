@@ -163,7 +163,7 @@ func (r *Runner) said(ctx context.Context) string {
 // maxPrinted is how much of what a machine printed is told, in bytes.
 const maxPrinted = 1 << 10
 
-// printed returns the end of what the machine printed, in one line, or "" if that is not to be had in time.
+// printed returns the end of what the machine printed, or why it crashed, in one line, or "" if that is not to be had in time.
 func (r *Runner) printed(ctx context.Context, within time.Duration) string {
 	r.mu.Lock()
 	id := r.machine.ID
@@ -178,17 +178,41 @@ func (r *Runner) printed(ctx context.Context, within time.Duration) string {
 	if len(bytes.TrimSpace(kept)) == 0 {
 		kept = out.kept
 	}
+	if i := crashIn(kept); i >= 0 {
+		return shorten(oneLine(string(kept[i:min(len(kept), i+maxPrinted)]), 4*maxPrinted), maxPrinted)
+	}
 	return oneLine(string(kept), maxPrinted)
 }
 
-// tail keeps the last of what is written to it.
+// crashIn returns where the Go runtime begins to say why it ends the program, or -1. What all goroutines did comes after that, and can
+// be very long.
+func crashIn(text []byte) int {
+	at := -1
+	for _, begin := range []string{"panic: ", "fatal error: ", "SIG"} {
+		if bytes.HasPrefix(text, []byte(begin)) {
+			at = max(at, 0)
+		}
+		if i := bytes.LastIndex(text, []byte("\n"+begin)); i >= 0 {
+			at = max(at, i+1)
+		}
+	}
+	if at >= 0 && !bytes.Contains(text[at:], []byte("\ngoroutine ")) {
+		return -1 // words of the program's own
+	}
+	return at
+}
+
+// maxKept is how much of what a machine printed is looked through, in bytes.
+const maxKept = 256 << 10
+
+// tail keeps the last of what is written to it, at least maxKept bytes.
 type tail struct{ kept []byte }
 
 // Write implements io.Writer.
 func (t *tail) Write(text []byte) (int, error) {
 	t.kept = append(t.kept, text...)
-	if over := len(t.kept) - 2*maxPrinted; over > 0 {
-		t.kept = append(t.kept[:0], t.kept[over:]...)
+	if len(t.kept) > 2*maxKept { // seldom, as it moves all that is kept
+		t.kept = append(t.kept[:0], t.kept[len(t.kept)-maxKept:]...)
 	}
 	return len(text), nil
 }

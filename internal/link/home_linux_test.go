@@ -13,6 +13,14 @@ import (
 	"github.com/dayfly-run/dayfly/internal/link"
 )
 
+func TestAHomeWithoutADirectoryForTemporaryFilesSaysWhatToSet(t *testing.T) {
+	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "missing"))
+	_, err := link.NewHome(hello(), nil)
+	if fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), "TMPDIR") {
+		t.Errorf("NewHome: got %v of kind %v, want that TMPDIR is invalid, as trying again will not help", err, fault.Of(err))
+	}
+}
+
 func TestWhatAHomeCannotBeIsRefused(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

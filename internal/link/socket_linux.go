@@ -44,7 +44,11 @@ func listenUnix(dir string) (*socket, error) {
 	var err error
 	if dir == "" {
 		clearHomes(os.TempDir())
-		if dir, err = os.MkdirTemp("", homePrefix); err != nil {
+		dir, err = os.MkdirTemp("", homePrefix)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission): // as it will be when it is tried again
+			return nil, fault.Say(fault.Invalid, "link: a socket needs a directory for temporary files: %v; set TMPDIR to one that this user can write to", err)
+		case err != nil:
 			return nil, fmt.Errorf("link: a directory for a socket: %w: %w", fault.Unavailable, err)
 		}
 		s.made = dir
