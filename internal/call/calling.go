@@ -38,6 +38,7 @@ type Call struct {
 	unread   error // why a reader of the argument has failed
 	left     bool  // nobody waits any more
 	canceled bool
+	reason   byte // why it was canceled
 	stuck    *time.Timer
 	unfollow func() bool // ends what ends the readers of the result with the context
 
@@ -319,6 +320,9 @@ func (k *Call) cancel(reason byte) {
 	k.mu.Lock()
 	first := !k.canceled
 	k.canceled = true
+	if first {
+		k.reason = reason
+	}
 	if first && k.client.o.Stuck != nil && k.client.o.Patience > 0 {
 		k.stuck = time.AfterFunc(k.client.o.Patience, func() { k.client.despair(k) })
 	}
@@ -348,7 +352,7 @@ func (k *Call) ended() {
 	if k.stuck != nil {
 		k.stuck.Stop()
 	}
-	flows, unfollow, canceled, failure := k.results, k.unfollow, k.canceled, k.failure
+	flows, unfollow, canceled, reason, failure := k.results, k.unfollow, k.canceled, k.reason, k.failure
 	k.mu.Unlock()
 	if unfollow != nil {
 		unfollow()
@@ -360,6 +364,8 @@ func (k *Call) ended() {
 		switch {
 		case failure != nil:
 			f.end(failure)
+		case canceled && reason == cancelDeadline:
+			f.end(context.DeadlineExceeded)
 		case canceled:
 			f.end(context.Canceled)
 		default:

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dayfly-run/dayfly/internal/call"
 )
@@ -316,8 +317,10 @@ func TestClosingAResultEarlyEndsTheCall(t *testing.T) {
 func TestTheEndOfTheContextEndsAReadOfAResult(t *testing.T) {
 	t.Parallel()
 	j := join(t, settings(), nil)
-	silent, _ := io.Pipe()
-	f := declare(t, j.registry, "silent", func(context.Context, int) (io.ReadCloser, error) { return silent, nil })
+	f := declare(t, j.registry, "silent", func(context.Context, int) (io.ReadCloser, error) {
+		silent, _ := io.Pipe()
+		return silent, nil
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	s := newSlot()
 	k, err := f.start(ctx, j, 0, call.Request{Slot: s})
@@ -336,4 +339,22 @@ func TestTheEndOfTheContextEndsAReadOfAResult(t *testing.T) {
 		t.Errorf("Read: got %v, want that it was canceled", err)
 	}
 	receive(t, s.free, "the slot")
+
+	late, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer stop()
+	s = newSlot()
+	if k, err = f.start(late, j, 0, call.Request{Slot: s}); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Wait(late); errors.Is(err, context.DeadlineExceeded) {
+		return // the machine is that slow, and there is nothing to read
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	if r, err = f.Result(k); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Read of one that took too long: got %v, want that its time was up", err)
+	}
 }
