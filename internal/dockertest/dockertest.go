@@ -8,7 +8,7 @@
 //
 // The engine needs root, and the Debian packages docker.io, iptables, iproute2 and busybox-static. With DAYFLY_TEST_DOCKER_HOST set,
 // tests use that engine and its network called bridge instead of starting one. [SharedPodman] is a Podman instead, which needs the
-// packages podman and runc.
+// packages podman and runc. [StartRegistry] is a registry of images on this computer, which needs the package docker-registry.
 package dockertest
 
 import (
@@ -197,21 +197,8 @@ func (e *Engine) launch() error {
 	defer file.Close()
 	cmd := e.start(e)
 	cmd.Stdout, cmd.Stderr = file, file
-	// It ends with this process, whose threads it would otherwise be that matter: so one of them waits for it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
-	started := make(chan error, 1)
-	d := &daemon{ended: make(chan struct{})}
-	go func() {
-		runtime.LockOSThread()
-		defer close(d.ended)
-		err := cmd.Start()
-		d.process = cmd.Process
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // how it ends is in its log
-		}
-	}()
-	if err := <-started; err != nil {
+	d, err := spawn(cmd)
+	if err != nil {
 		return err
 	}
 	e.mu.Lock()
@@ -231,6 +218,25 @@ func (e *Engine) launch() error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// spawn starts a program that ends with this process.
+func spawn(cmd *exec.Cmd) (*daemon, error) {
+	// To the kernel it ends with the thread that has started it: so one of them waits for it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
+	started := make(chan error, 1)
+	d := &daemon{ended: make(chan struct{})}
+	go func() {
+		runtime.LockOSThread()
+		defer close(d.ended)
+		err := cmd.Start()
+		d.process = cmd.Process
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // how it ends is in its log
+		}
+	}()
+	return d, <-started
 }
 
 // tail is the end of the daemon's log.

@@ -97,7 +97,8 @@ func (e *Engine) podman() *exec.Cmd {
 	at := func(name string) string { return filepath.Join(e.dir, name) }
 	cmd := exec.CommandContext(context.Background(), "podman", "--root", at("root"), "--runroot", at("run"), "--tmpdir", at("tmp"),
 		"--network-config-dir", at("networks"), "--storage-driver", "overlay", "system", "service", "--time", "0", e.Host)
-	cmd.Dir = e.dir // the monitors of its containers leave files where it was started
+	// The monitors of its containers leave files where it was started.
+	cmd.Dir = e.dir
 	cmd.Env = append(os.Environ(), "CONTAINERS_CONF="+at("containers.conf"), "TMPDIR="+e.dir) // where it forgets archives
 	return cmd
 }

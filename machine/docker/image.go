@@ -195,7 +195,14 @@ func followPull(ctx context.Context, stream client.ImagePullResponse, ref string
 	defer stream.Close()
 	type layer struct{ done, total int64 }
 	layers := map[string]layer{}
-	var reported time.Time
+	var reported, last machine.Preparation
+	var at time.Time
+	tell := func() {
+		if last != reported {
+			reported, at = last, time.Now()
+			report(last)
+		}
+	}
 	for message, err := range stream.JSONMessages(ctx) {
 		switch {
 		case err != nil:
@@ -209,22 +216,32 @@ func followPull(ctx context.Context, stream client.ImagePullResponse, ref string
 		switch message.Status {
 		case "Downloading":
 			l = layer{message.Progress.Current, message.Progress.Total}
-		case "Download complete", "Pull complete", "Extracting":
+		case "Extracting":
+			// Of a download that is quick the engine may say nothing; but the whole layer is here now. Some engines count seconds.
+			if message.Progress.Units == "" {
+				l.total = max(l.total, message.Progress.Total)
+			}
+			l.done = l.total
+		case "Download complete", "Pull complete":
 			l.done = l.total
 		}
 		layers[message.ID] = l
-		if time.Since(reported) < 200*time.Millisecond {
-			continue
-		}
-		reported = time.Now()
-		progress := machine.Preparation{Text: "pulling " + ref}
+		last = machine.Preparation{Text: "pulling " + ref}
 		for l := range maps.Values(layers) {
-			progress.Done += l.done
-			progress.Total += l.total
+			last.Done += l.done
+			last.Total += l.total
 		}
-		report(progress)
+		if last.Total > 0 && time.Since(at) >= 200*time.Millisecond {
+			tell()
+		}
 	}
-	return ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if last.Total > 0 {
+		tell() // how it ended, however quickly
+	}
+	return nil
 }
 
 // pullFailed says why an image could not be had.
