@@ -95,7 +95,8 @@ type PoolOptions struct {
 	// Address is where machines that are elsewhere reach this process: a host, and a port where it has to be a certain one. "": what
 	// the provider knows.
 	Address string
-	// Silence is after how long without a sign of life a runner is lost, and its parent to it. 0: 15 s.
+	// Silence is after how long without a sign of life a runner is lost, and its parent to it. It counts from the last sign, which
+	// may be 6 of its 15 parts old when a side falls silent. 0: 15 s.
 	Silence time.Duration
 
 	// OnGrow is told when a boot begins and ends, OnShrink when a runner leaves the pool. They are called one at a time and in

@@ -55,7 +55,11 @@ func (e *Error) Error() string {
 	case BootFailed:
 		b.WriteString("no runner is up and none can be booted")
 	case TimeUp:
-		fmt.Fprintf(&b, "the caller waited %v for a runner, with %d more in line: %v", e.Waited.Round(time.Millisecond), e.Queued, e.Cause)
+		if e.Waited < time.Millisecond {
+			fmt.Fprintf(&b, "the caller's time was up before it could wait for a runner: %v", e.Cause)
+		} else {
+			fmt.Fprintf(&b, "the caller waited %v for a runner, with %d more in line: %v", e.Waited.Round(time.Millisecond), e.Queued, e.Cause)
+		}
 	}
 	if e.NotRun {
 		b.WriteString("; the pool boots nothing because its Run was never called")

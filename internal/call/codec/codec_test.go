@@ -1,10 +1,12 @@
 package codec_test
 
 import (
+	"context"
 	"encoding/gob"
 	"errors"
 	"io"
 	"math/big"
+	"os"
 	"reflect"
 	"strings"
 	"sync"
@@ -159,6 +161,14 @@ func TestWhatCannotTravelIsRefusedByNewWithItsPlace(t *testing.T) {
 	refused("a channel inside", err, ".List[].Done", "chan int")
 	_, err = codec.New[struct{ mu sync.Mutex }]()
 	refused("nothing exported", err, "no exported field")
+	_, err = codec.New[*os.File]()
+	refused("a file", err, "os.File", "declare it as io.Reader")
+	_, err = codec.New[struct{ In io.ReadSeeker }]()
+	refused("a reader that seeks", err, ".In", "declare it as io.Reader")
+	_, err = codec.New[struct{ Out io.Writer }]()
+	refused("a writer", err, ".Out", "io.Writer", "io.ReadCloser")
+	_, err = codec.New[struct{ Context context.Context }]()
+	refused("a context", err, ".Context", "a context that ends with its caller's")
 	_, err = codec.New[struct{ Mu sync.Mutex }]()
 	refused("a lock", err, "sync.Mutex")
 	_, err = codec.New[**int]()

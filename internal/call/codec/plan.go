@@ -1,6 +1,7 @@
 package codec
 
 import (
+	"context"
 	"encoding"
 	"encoding/gob"
 	"io"
@@ -70,6 +71,9 @@ func (w *walk) visit(t reflect.Type, where string, direct bool, path []int) {
 	switch t.Kind() {
 	case reflect.Interface:
 		w.interfaces = true
+		if advice := bound(t); advice != "" {
+			w.refuse("%s is of type %s, %s", where, t, advice)
+		}
 	case reflect.Chan, reflect.Func, reflect.UnsafePointer:
 		w.refuse("%s is of type %s, and only what is known on the other side too can travel: not a channel, a function or an address", where, t)
 	case reflect.Pointer:
@@ -95,8 +99,29 @@ func (w *walk) fields(t reflect.Type, where string, direct bool, path []int) {
 		w.visit(f.Type, where+"."+f.Name, direct, append(path[:len(path):len(path)], i))
 	}
 	if sent == 0 && t.NumField() > 0 && w.err == nil { // struct{}, as in a set, has nothing to lose
+		if advice := bound(t); advice != "" {
+			w.refuse("%s is of type %s, %s", where, t, advice)
+			return
+		}
 		w.refuse("%s is of type %s, which has no exported field and does not say how it travels (gob.GobEncoder or encoding.BinaryMarshaler)", where, t)
 	}
+}
+
+// bound says what to do about a type whose values are bound to the process they are in, "" if it is none of the known ones.
+func bound(t reflect.Type) string {
+	for _, b := range []struct {
+		is     reflect.Type
+		advice string
+	}{
+		{reflect.TypeFor[context.Context](), "which is this process's own: the function has a context that ends with its caller's"},
+		{reflect.TypeFor[io.Reader](), "which is this process's own: declare it as io.Reader or io.ReadCloser, and what it reads is streamed"},
+		{reflect.TypeFor[io.Writer](), "which is this process's own: let the function return an io.ReadCloser, or be a Stream"},
+	} {
+		if t.Implements(b.is) || t.Kind() != reflect.Interface && reflect.PointerTo(t).Implements(b.is) {
+			return b.advice
+		}
+	}
+	return ""
 }
 
 func (w *walk) refuse(format string, args ...any) {
