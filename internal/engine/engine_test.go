@@ -172,9 +172,19 @@ func TestARefusalIsTakenForWhatItIs(t *testing.T) {
 			if n := refused.Used(); n > 11 {
 				t.Errorf("the provider was asked %d times in 5 minutes, want at most one each 30 seconds", n)
 			}
-			why, err := f.engine.Load().Why(t.Context(), job.ID)
-			if err != nil || !strings.Contains(strings.Join(why.Answers, " ")+why.Next, "credentials") {
-				t.Errorf("why: got %v, %v; want it to name the credentials", why, err)
+			var why *dayfly.Why
+			for try := 0; try < 5; try++ { // an attempt may just be changing hands
+				var err error
+				if why, err = f.engine.Load().Why(t.Context(), job.ID); err != nil {
+					t.Fatal(err)
+				}
+				if strings.Contains(strings.Join(why.Answers, " ")+why.Next, "credentials") {
+					break
+				}
+				wait(t.Context(), time.Second)
+			}
+			if !strings.Contains(strings.Join(why.Answers, " ")+why.Next, "credentials") {
+				t.Errorf("why: got %v; want it to name the credentials", why)
 			}
 			refused.Stop()
 			check(t, f.finished(job.ID, 2*time.Minute), dayfly.Succeeded, "", len(f.job(job.ID).AttemptLog))

@@ -56,7 +56,8 @@ type pool struct {
 
 // runner is a machine of a pool. The engine's mu guards all but what never changes.
 type runner struct {
-	row store.Runner // as last read or written; what it is named and made as never changes
+	name string       // the machine's; never changes, so that it may be read without the lock
+	row  store.Runner // as last read or written
 
 	sight    machine.State
 	exit     string    // how it has ended, when sight says that it has
@@ -281,7 +282,7 @@ func (e *Engine) poolViews(now time.Time) map[string]*poolView {
 		slices.SortFunc(runners, func(a, b *runner) int { return b.row.IdleAt.Compare(a.row.IdleAt) })
 		for _, r := range runners {
 			views[name].idle = append(views[name].idle, idleView{
-				name: r.row.Machine, tenant: r.row.Tenant, left: r.row.CreatedAt.Add(r.row.Lifetime).Sub(now),
+				name: r.name, tenant: r.row.Tenant, left: r.row.CreatedAt.Add(r.row.Lifetime).Sub(now),
 			})
 		}
 	}

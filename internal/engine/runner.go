@@ -69,7 +69,7 @@ func (e *Engine) noteRunner(row *store.Runner) *runner {
 	}
 	if r == nil {
 		now := e.clock.now()
-		r = &runner{row: *row, since: now, heard: now}
+		r = &runner{name: row.Machine, row: *row, since: now, heard: now}
 		e.runners[row.Machine] = r
 		return r
 	}
@@ -161,7 +161,7 @@ func (e *Engine) claimNext(ctx context.Context, c *wire.ClaimRequest) (*wire.Ass
 				return w, err
 			}
 			// It was canceled in this moment, or the machine was given up: the store knows.
-			if err := e.syncRunner(ctx, r.row.Machine); err != nil {
+			if err := e.syncRunner(ctx, r.name); err != nil {
 				return nil, err
 			}
 			if e.attemptOfRunner(r) == attempt {
@@ -185,7 +185,7 @@ func (e *Engine) claimNext(ctx context.Context, c *wire.ClaimRequest) (*wire.Ass
 			return nil, err
 		}
 		if err != nil && ctx.Err() == nil {
-			if err := e.syncRunner(ctx, r.row.Machine); err != nil {
+			if err := e.syncRunner(ctx, r.name); err != nil {
 				return nil, err
 			}
 		}
@@ -220,7 +220,7 @@ func (e *Engine) greet(r *runner, by string, c *wire.ClaimRequest, mine *poll) (
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	r.heard = e.clock.now()
-	if e.runners[r.row.Machine] != r {
+	if e.runners[r.name] != r {
 		return "gone", ""
 	}
 	row := &r.row
@@ -312,7 +312,7 @@ func (e *Engine) claimLent(ctx context.Context, r *runner, attempt, by string, d
 // first. fault.Conflict: it has changed; it may have an attempt by now.
 func (e *Engine) drain(ctx context.Context, r *runner, why string) error {
 	e.mu.Lock()
-	row, f := r.row, e.byMachine[r.row.Machine]
+	row, f := r.row, e.byMachine[r.name]
 	e.mu.Unlock()
 	if f != nil { // what ends the attempt is that its machine is gone for certain
 		e.kill(ctx, f, why)
@@ -474,7 +474,7 @@ func (e *Engine) poolStates() []poolState {
 			since = 0
 		}
 		s.runners = append(s.runners, runnerView{
-			name: r.row.Machine, provider: r.row.Provider, state: r.row.State, spec: r.row.Spec, attempt: r.row.Attempt,
+			name: r.name, provider: r.row.Provider, state: r.row.State, spec: r.row.Spec, attempt: r.row.Attempt,
 			ended: r.sight.Rank() >= machine.Exited.Rank(), exit: r.exit, polls: r.poll != nil, bringing: r.bringing,
 			silence: e.vigil.elapsed(r.heard, now), idle: now.Sub(r.row.IdleAt), age: now.Sub(r.row.CreatedAt), since: since,
 		})

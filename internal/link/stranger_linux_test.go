@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -20,6 +21,14 @@ import (
 func knock(t *testing.T, i *link.Invitation) net.Conn {
 	t.Helper()
 	network, address, _ := strings.Cut(i.Addresses[0], ":")
+	if network == "unix" { // its path may be longer than one that can be dialed
+		dir, err := os.Open(filepath.Dir(address))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		address = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(address))
+	}
 	conn, err := net.Dial(network, address)
 	if err != nil {
 		t.Fatal(err)
