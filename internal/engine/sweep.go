@@ -86,6 +86,30 @@ func (s *sweep) once(ctx context.Context, p machine.Provider) error {
 // view reads what the store says of the machines that were listed.
 func (s *sweep) view(ctx context.Context, list []*machine.Machine, now time.Time) (*listingView, error) {
 	e := s.engine
+	view := &listingView{provider: s.provider, agreed: s.braked}
+	seen := make(map[string]time.Time, len(list))
+	for _, m := range list {
+		if m.Owner != ownerOf(e.identity.Install) {
+			continue // a provider's mistake is not a reason to touch what is not ours
+		}
+		first, ok := s.firstSeen[m.Name]
+		if !ok {
+			first = now
+		}
+		seen[m.Name] = first
+		item := listedMachine{machine: m, age: now.Sub(first)}
+		known, live, err := s.attempt(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		item.known, item.live = known, live
+		view.machines = append(view.machines, item)
+		if !known && e.mayBeNewer(m) {
+			e.noticeOlder(m, now)
+		}
+	}
+	// The rows are read after the attempts: the end of an attempt says in one step that its machine is kept, so whoever
+	// has seen the end sees that too.
 	rows := map[string]*store.Machine{}
 	for start := 0; start < len(list); start += 1000 {
 		q := &store.MachineQuery{Provider: s.provider, Limit: 1000}
@@ -100,27 +124,8 @@ func (s *sweep) view(ctx context.Context, list []*machine.Machine, now time.Time
 			rows[row.Name] = row
 		}
 	}
-	view := &listingView{provider: s.provider, agreed: s.braked}
-	seen := make(map[string]time.Time, len(list))
-	for _, m := range list {
-		if m.Owner != ownerOf(e.identity.Install) {
-			continue // a provider's mistake is not a reason to touch what is not ours
-		}
-		first, ok := s.firstSeen[m.Name]
-		if !ok {
-			first = now
-		}
-		seen[m.Name] = first
-		item := listedMachine{machine: m, age: now.Sub(first), row: rows[m.Name]}
-		known, live, err := s.attempt(ctx, m)
-		if err != nil {
-			return nil, err
-		}
-		item.known, item.live = known, live
-		view.machines = append(view.machines, item)
-		if !known && e.mayBeNewer(m) {
-			e.noticeOlder(m, now)
-		}
+	for i := range view.machines {
+		view.machines[i].row = rows[view.machines[i].machine.Name]
 	}
 	s.firstSeen = seen
 	view.older = e.restored(now)
