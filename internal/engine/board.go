@@ -32,8 +32,10 @@ func (e *Engine) board(ctx context.Context, s *store.Submission, now time.Time) 
 	launch := e.intent(s.Job, first, nil, funds, now)
 	f := launchedFlight(launch, s.Job)
 	// The room is taken before it is looked at, so that two submissions do not both find the last of it.
+	e.seats.Lock()
 	e.reserve(f, 1)
 	w := world{now: now, timers: e.timers, room: e.room(), lanes: []laneView{view}}
+	e.seats.Unlock()
 	w.room[f.provider]++
 	if s.Job.Spec.Pool != "" {
 		w.idle = e.poolViews(now)
@@ -62,6 +64,9 @@ func (e *Engine) depart(f *flight, stored *store.Job, err error) {
 	if err == nil && stored.Attempt == f.id {
 		e.mu.Lock()
 		f.job, f.jobID, f.number = stored, stored.ID, stored.Number
+		if f.untold {
+			f.fence = stored.Fence
+		}
 		known := e.flights[f.id] != nil // it was found by reading meanwhile, and is looked after and counted
 		if known {
 			e.count(f, -1)

@@ -181,7 +181,7 @@ func (e *Engine) room() map[string]int {
 	}
 	room := make(map[string]int, len(e.providers))
 	for name := range e.providers {
-		limit := e.maxMachines(name) - hired[name]
+		limit := e.maxMachines(name) - hired[name] - e.claimed[name]
 		// Machines on their way out still hold memory and disk. They may be as many again as those at work; beyond
 		// that nothing new is started until they are gone.
 		room[name] = min(limit-e.busy[name]-kept[name], 2*limit-e.busy[name]-kept[name]-dying[name])
@@ -191,6 +191,53 @@ func (e *Engine) room() map[string]int {
 
 // Room returns how many more machines a provider may be asked for now.
 func (e *Engine) Room(provider string) int { return e.room()[provider] }
+
+// TakeRoom calls take if a provider may be asked for one more machine now, and reports whether it has. When take returns, the
+// machine has to be counted by Options.Hired. Nobody else gets that room meanwhile, neither a job nor a pool. take must not wait
+// for the engine.
+func (e *Engine) TakeRoom(provider string, take func()) bool {
+	e.seats.Lock()
+	defer e.seats.Unlock()
+	if e.room()[provider] <= 0 {
+		return false
+	}
+	take()
+	return true
+}
+
+// RoomFreed is called when Options.Hired counts less than before.
+func (e *Engine) RoomFreed() { e.wakeQueue.set() }
+
+// claim takes room for the machines of launches that are about to be committed, and reports for each whether it has. What was
+// planned may be old by now.
+func (e *Engine) claim(launches []*store.Launch) []bool {
+	e.seats.Lock()
+	defer e.seats.Unlock()
+	room := e.room()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	got := make([]bool, len(launches))
+	for i, l := range launches {
+		got[i] = l.OnIdle() || room[l.Provider] > 0
+		if got[i] && !l.OnIdle() {
+			room[l.Provider]--
+			e.claimed[l.Provider]++
+		}
+	}
+	return got
+}
+
+// unclaim gives back what claim has taken for a launch, when count has counted what became of it.
+func (e *Engine) unclaim(l *store.Launch, count func()) {
+	e.seats.Lock()
+	defer e.seats.Unlock()
+	count()
+	if !l.OnIdle() {
+		e.mu.Lock()
+		e.claimed[l.Provider]--
+		e.mu.Unlock()
+	}
+}
 
 func (e *Engine) maxMachines(provider string) int {
 	if n := e.options.MaxMachines[provider]; n > 0 {
@@ -242,6 +289,12 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 		launches = append(launches, intent)
 		jobs = append(jobs, a.job)
 	}
+	for i, got := range slices.Backward(e.claim(launches)) {
+		if !got { // somebody else has got the room in this moment
+			launches, jobs = slices.Delete(launches, i, i+1), slices.Delete(jobs, i, i+1)
+			moved++
+		}
+	}
 	if len(launches) == 0 {
 		return moved, nil
 	}
@@ -250,20 +303,23 @@ func (e *Engine) launch(ctx context.Context, actions []action, now time.Time) (m
 		// The commit may have happened although its answer was lost. What was launched then is found by reading.
 		err = errors.Join(err, e.reconcile(ctx, 0))
 		for _, l := range launches {
-			e.unlend(l)
+			e.unclaim(l, func() { e.unlend(l) })
 		}
 		return moved, err
 	}
 	surprised := false
 	for i, result := range results {
-		if result != nil {
-			e.unlend(launches[i])
-		}
+		e.unclaim(launches[i], func() {
+			if result == nil {
+				e.takeOff(launches[i], jobs[i])
+			} else {
+				e.unlend(launches[i])
+			}
+		})
 		switch {
 		case result == nil:
 			leave(jobs[i])
 			moved++
-			e.takeOff(launches[i], jobs[i])
 		case errors.Is(result, store.ErrTaken):
 			if err := e.recallRunners(ctx); err != nil {
 				return moved, err
@@ -306,30 +362,14 @@ func (e *Engine) intent(job *store.Job, where choice, passed []dayfly.Refusal, f
 func (e *Engine) takeOff(l *store.Launch, job *store.Job) {
 	launched := *job
 	launched.State, launched.Version, launched.Attempt, launched.Number = dayfly.Starting, job.Version+1, l.AttemptID, job.Number+1
+	if l.OnIdle() {
+		launched.State, launched.Version, launched.Fence = dayfly.Running, job.Version+2, job.Fence+1
+	}
 	if len(l.Refusals) > 0 {
 		launched.Refusals = l.Refusals
 	}
 	if f := launchedFlight(l, &launched); e.addFlight(f) {
 		e.begin(f)
-	}
-}
-
-// occupied notes that a launch has got its machine of a pool.
-func (e *Engine) occupied(l *store.Launch, jobID string) {
-	defer e.wakePools.set() // it may want another one
-	if made := l.Lend.New; made != nil {
-		row := *made
-		row.State, row.Version, row.Attempt, row.JobID, row.Tenant = store.RunnerWarming, 1, l.AttemptID, jobID, l.Lend.Tenant
-		e.noteRunner(&row)
-		return
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if r := e.runners[l.Machine]; r != nil {
-		row := &r.row
-		row.State, row.Attempt, row.JobID, row.Tenant, row.FreeAt = store.RunnerReserved, l.AttemptID, jobID, l.Lend.Tenant, time.Time{}
-		row.Version++
-		r.wake()
 	}
 }
 
@@ -349,9 +389,9 @@ func (f *flight) on(l *store.Launch) {
 	if l.Lend == nil {
 		return
 	}
-	f.machine, f.runner, f.booted, f.meter.Price, f.lending = l.Machine, l.Machine, true, l.Price, l
-	if l.Lend.New == nil {
-		f.state = dayfly.AttemptBooting
+	f.machine, f.runner, f.meter.Price, f.lending = l.Machine, l.Machine, l.Price, l
+	if l.OnIdle() {
+		f.state, f.fence, f.untold = dayfly.AttemptRunning, f.job.Fence, true
 	}
 }
 
@@ -361,7 +401,7 @@ func (e *Engine) begin(f *flight) {
 		e.occupied(f.lending, f.jobID)
 	}
 	e.tell(f.jobID, false)
-	if f.lending == nil || f.lending.Lend.New != nil { // else its machine is there, and waits
+	if f.lending == nil || !f.lending.OnIdle() { // else its machine is there, and waits
 		e.background.Go(func() { e.bring(e.lifetime, f) })
 	}
 }

@@ -49,6 +49,9 @@ func (e *Engine) finish(f *flight, v verdict) {
 		// A provider's refusal is said once. What is known of an attempt that runs is still there at the next tick.
 		f.pending = &v
 	}
+	if r := e.runners[f.runner]; r != nil {
+		r.wake() // an agent that was not to be told meanwhile
+	}
 	e.mu.Unlock()
 	switch {
 	case err == nil:
@@ -65,9 +68,9 @@ func (e *Engine) finish(f *flight, v verdict) {
 func (e *Engine) end(ctx context.Context, f *flight, v verdict, report *ended) error {
 	for range 8 {
 		e.mu.Lock()
-		job, fence := f.job, f.fence
+		job, fence, told := f.job, f.fence, !f.untold
 		e.mu.Unlock()
-		if report == nil && !v.started && fence != 0 {
+		if report == nil && !v.started && fence != 0 && told {
 			// It was claimed after this was decided, or while a provider was asked once more and refused.
 			return claimed(f)
 		}

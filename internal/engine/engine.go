@@ -106,11 +106,13 @@ type Engine struct {
 	open     atomic.Int64 // jobs that are not terminal
 	armed    atomic.Int64 // when clockLoop looks again, in Unix nanoseconds of the engine's clock
 
+	seats     sync.Mutex // held from a look at what room there is until it is taken; before mu
 	mu        sync.Mutex
 	vigil     vigil
 	flights   map[string]*flight          // attempts in flight, by attempt id
 	byMachine map[string]*flight          // the same, by machine name
 	busy      map[string]int              // flights by provider
+	claimed   map[string]int              // by provider: machines whose intents are being committed
 	active    map[place]int               // flights by queue, and by queue and key
 	lanes     map[store.Lane]*lineup      // lanes that may have ready jobs
 	named     map[string]bool             // what jobs named as their providers, as far as this server knows
@@ -159,7 +161,7 @@ func New(o Options) (*Engine, error) {
 		logs: o.Logs, blobs: o.Blobs, key: o.Key, url: o.URL, options: o,
 		timers: defaultTimers(), logger: o.Logger, luck: rand.Float64,
 		ready: make(chan struct{}), clock: newClock(store.Reading{}, o.Clock, o.ClockSince),
-		flights: map[string]*flight{}, byMachine: map[string]*flight{}, busy: map[string]int{}, active: map[place]int{},
+		flights: map[string]*flight{}, byMachine: map[string]*flight{}, busy: map[string]int{}, claimed: map[string]int{}, active: map[place]int{},
 		lanes: map[store.Lane]*lineup{}, named: map[string]bool{}, refusals: map[string][]*refusal{}, said: map[string]*dayfly.Progress{},
 		wakeQueue: newSignal(), wakeClock: newSignal(), wakeProgress: newSignal(),
 	}
@@ -305,7 +307,7 @@ type flight struct {
 
 	bare   bool   // its machine runs without an agent; never changes
 	runner string // its machine, if that is a pool's; never changes
-	booted bool   // it was given its machine when this server had started; never changes
+	untold bool   // it was claimed by its launch, for an agent of a pool's machine that has not been told of it, for certain
 
 	lending *store.Launch // what has given it its machine, if that is a pool's and this server did so; never changes
 

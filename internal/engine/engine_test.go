@@ -173,7 +173,7 @@ func TestARefusalIsTakenForWhatItIs(t *testing.T) {
 				t.Errorf("the provider was asked %d times in 5 minutes, want at most one each 30 seconds", n)
 			}
 			var why *dayfly.Why
-			for try := 0; try < 5; try++ { // an attempt may just be changing hands
+			for range 5 { // an attempt may just be changing hands
 				var err error
 				if why, err = f.engine.Load().Why(t.Context(), job.ID); err != nil {
 					t.Fatal(err)

@@ -39,7 +39,8 @@ type fleet struct {
 	down    atomic.Bool // no server listens
 	// patience ends when the server stops: calls that wait for something to happen are then answered.
 	patience atomic.Pointer[context.Context]
-	taking   sync.RWMutex // held to read by the calls that a server has taken
+	line     atomic.Pointer[line] // between machines and servers
+	taking   sync.RWMutex         // held to read by the calls that a server has taken
 	stop     func()
 
 	// work is what the command of a job does; it returns the command's result.
@@ -54,6 +55,25 @@ type fleet struct {
 	mu     sync.Mutex
 	starts map[string]int                // by attempt: how often user code was started
 	served map[string][]*wire.Assignment // by machine of a pool: what it has carried out
+}
+
+// line is a network. When it is cut, calls that wait are hung up, and no others come through.
+type line struct {
+	whole context.Context
+	cut   context.CancelFunc
+}
+
+// mend makes a new line.
+func (f *fleet) mend() {
+	var l line
+	l.whole, l.cut = context.WithCancel(context.Background())
+	f.line.Store(&l)
+}
+
+// cut cuts the line, and returns when the server has noticed.
+func (f *fleet) cut() {
+	f.line.Load().cut()
+	wait(context.Background(), time.Millisecond)
 }
 
 // newFleet starts an engine. change may alter its options.
@@ -86,6 +106,7 @@ func newFleet(t *testing.T, change func(*engine.Options)) *fleet {
 	if change != nil {
 		change(&f.options)
 	}
+	f.mend()
 	f.start()
 	t.Cleanup(func() {
 		f.stop()
@@ -162,6 +183,7 @@ func (f *fleet) serve(ctx context.Context, spec *machine.Spec, nonce string) mac
 			held, cancel := context.WithCancel(ctx)
 			defer cancel()
 			defer context.AfterFunc(*f.patience.Load(), cancel)()
+			defer context.AfterFunc(f.line.Load().whole, cancel)()
 			assignment, err = e.Claim(held, spec.Agent.Token, &wire.ClaimRequest{
 				Attempt: spec.Agent.Attempt, Instance: spec.Name, Nonce: nonce, Protocol: wire.Version, WaitMS: 2000, Done: done, Spoiled: spoiled,
 			})
@@ -222,7 +244,7 @@ func (f *fleet) call(ctx context.Context, do func(*engine.Engine) error) error {
 	err := error(fault.Unavailable)
 	for range 600 {
 		f.taking.RLock()
-		if !f.down.Load() {
+		if !f.down.Load() && f.line.Load().whole.Err() == nil {
 			err = do(f.engine.Load())
 		}
 		f.taking.RUnlock()
@@ -247,7 +269,7 @@ var (
 
 func (f *fleet) heartbeats(ctx context.Context, stop context.CancelCauseFunc, a *wire.Assignment) {
 	for ctx.Err() == nil {
-		if f.down.Load() || f.mute != nil && f.mute(a) {
+		if f.down.Load() || f.line.Load().whole.Err() != nil || f.mute != nil && f.mute(a) {
 			wait(ctx, time.Second)
 			continue
 		}

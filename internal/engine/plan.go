@@ -82,7 +82,7 @@ type attemptView struct {
 	gone        bool          // and that has been confirmed
 	sends       int           // how often the create was sent
 	lookDue     bool          // create_unknown: time to look for the machine again
-	lent        bool          // its machine is a pool's, and waited for it; boot is for that
+	untold      bool          // its machine is a pool's, which waited, and whose agent has not been told of it; boot is for that
 	bare        bool          // its machine runs without an agent
 	sending     bool          // a create has not been answered yet
 	polls       bool          // bare: its provider does not tell of changes by itself
@@ -269,14 +269,14 @@ func planAttempt(a *attemptView, t *timers) []action {
 		return nil
 	}
 	switch running := a.state == dayfly.AttemptRunning; {
+	case a.untold:
+		return planUntold(a, t)
 	case a.bare && running:
 		return planBareRunning(a, t)
 	case a.bare:
 		return planBare(a, t)
 	case running:
 		return planRunning(a, t)
-	case a.lent:
-		return planLent(a, t)
 	}
 	return planBooting(a, t)
 }

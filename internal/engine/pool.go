@@ -12,7 +12,6 @@ import (
 
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
-	"github.com/dayfly-run/dayfly/internal/store"
 	"github.com/dayfly-run/dayfly/machine"
 )
 
@@ -54,32 +53,11 @@ type pool struct {
 	why    string    // what became of the last of them
 }
 
-// runner is a machine of a pool. The engine's mu guards all but what never changes.
-type runner struct {
-	name string       // the machine's; never changes, so that it may be read without the lock
-	row  store.Runner // as last read or written
-
-	sight    machine.State
-	exit     string    // how it has ended, when sight says that it has
-	since    time.Time // when it was asked for, or this server started
-	heard    time.Time // when its agent was last heard of, or this server started
-	bringing bool      // it is being asked for, by itself and not by an attempt's flight
-	fetching bool      // what it needs is being fetched
-	poll     *poll     // the call in which its agent waits; nil: none is open
-}
-
-// poll is one call in which the agent of a machine waits for an attempt.
-type poll struct {
-	wake   signal
-	number int64 // later ones have higher numbers
-}
-
 // The timers of pools.
 const (
-	reserveTTL     = 5 * time.Second  // for an agent that waits to take the attempt that was given to it
-	reserveTTLBoot = 20 * time.Second // the same, when the server has been started meanwhile: the agent has to find it
-	recycleTTL     = time.Minute      // for an agent to clean up
-	deathsInRow    = 3                // machines that never were idle before a pool backs off
+	offerTTL       = 5 * time.Second // for an agent that waits to be told of the attempt that was given to it
+	recycleTTL     = time.Minute     // for an agent to clean up
+	deathsInRow    = 3               // machines that never were idle before a pool backs off
 	poolPauseLeast = 5 * time.Second
 	poolPauseMost  = 5 * time.Minute
 	growAtOnce     = 4 // machines that a pool makes by itself in a second
@@ -125,7 +103,7 @@ func newPools(o *Options) (map[string]*pool, error) {
 	}
 	for name, queue := range o.Queues {
 		if queue.Pool != "" && pools[queue.Pool] == nil {
-			return nil, fault.Field("queues."+name+".pool", "there is no pool %q", queue.Pool)
+			return nil, fault.Field("queues."+name+".pool", "there is no pool %q; %s", queue.Pool, poolsThere(pools))
 		}
 	}
 	return pools, nil
@@ -137,220 +115,6 @@ func poolMargin() time.Duration {
 	spec := dayfly.JobSpec{}
 	fillDefaults(&spec)
 	return fullLifetime(&spec)
-}
-
-// unpoolable says what of a job keeps it off machines of pools, or "".
-func unpoolable(spec *dayfly.JobSpec) string {
-	switch {
-	case spec.Bare:
-		return "bare: its machine has no agent that could wait for another job"
-	case spec.OwnAgent:
-		return "own_agent: only Dayfly's agent waits for another job"
-	case spec.KeepOnFailure > 0:
-		return "keep_on_failure: a machine that is kept is not free for others"
-	case spec.MaxCost > 0:
-		return "max_cost: the cap is kept by the end of a machine that is the job's alone"
-	}
-	return ""
-}
-
-// placePool fills in what a job on a machine of a pool runs as, and refuses what its pool does not have. A queue's pool is
-// only for those of its jobs that it suits.
-func (e *Engine) placePool(spec *dayfly.JobSpec) error {
-	named := spec.Pool != ""
-	name := cmp.Or(spec.Pool, e.options.Queues[spec.Queue].Pool)
-	if name == "" {
-		return nil
-	}
-	p := e.pools[name]
-	if p == nil {
-		return fault.Field("pool", "there is no pool %.64q%s", name, listed("; the pools are ", slices.Sorted(maps.Keys(e.pools))))
-	}
-	refuse := func(field, format string, args ...any) error {
-		if !named {
-			spec.Pool = ""
-			return nil
-		}
-		return fault.Field(field, format, args...)
-	}
-	size := dayfly.JobSpec{Size: p.Size}
-	own := spec.Size != "" || spec.CPUs != 0 || spec.MemoryMB != 0 || spec.DiskMB != 0 || spec.Processes != 0
-	asked, _ := sizeOf(spec)
-	offered, _ := sizeOf(&size)
-	switch why := unpoolable(spec); {
-	case why != "":
-		return refuse("pool", "cannot be combined with %s", why)
-	case spec.Image != "" && spec.Image != p.Image:
-		return refuse("image", "is %.100q, and the machines of pool %s have %s; leave it out, or name no pool", spec.Image, name, orNone("image", p.Image))
-	case own && asked != offered:
-		return refuse("size", "is another than the machines of pool %s have, which is %s; leave it out, or name no pool", name, orNone("size", p.Size))
-	case spec.Provider != "" && spec.Provider != p.where.String() && spec.Provider != p.where.provider:
-		return refuse("provider", "is %.100q, and pool %s is on %s; leave it out, or name no pool", spec.Provider, name, p.where)
-	}
-	spec.Pool, spec.Provider, spec.Image = name, p.where.String(), p.Image
-	if !own {
-		spec.Size = p.Size
-	}
-	return nil
-}
-
-// orNone names what a pool's machines have, or says that they have none.
-func orNone(what, value string) string {
-	if value == "" {
-		return "no " + what
-	}
-	return value
-}
-
-// listed returns a list with what comes before it, or "" if it is empty.
-func listed(before string, names []string) string {
-	if len(names) == 0 {
-		return ""
-	}
-	return before + strings.Join(names, ", ")
-}
-
-// tenantOf returns whose machines a job may share.
-func (p *pool) tenantOf(job *store.Job) string {
-	if p.Isolate == "" {
-		return job.Queue
-	}
-	return job.Queue + " " + p.Isolate + "=" + job.Spec.Labels[p.Isolate]
-}
-
-// poolView is what planLanes decides from about one pool.
-type poolView struct {
-	pool *pool
-	idle []idleView // those it gives away first come first
-	room int        // how many machines more it may have now
-}
-
-// idleView is a machine that waits for an attempt.
-type idleView struct {
-	name, tenant string
-	left         time.Duration // of its lifetime
-}
-
-// pick returns the place of the machine that a job gets, or -1.
-func (v *poolView) pick(job *store.Job) int {
-	tenant, needs := v.pool.tenantOf(job), needs(&job.Spec)
-	free := -1
-	for i, r := range v.idle {
-		switch {
-		case r.left < needs:
-		case r.tenant == tenant:
-			return i
-		case r.tenant == "" && free < 0:
-			free = i
-		}
-	}
-	return free
-}
-
-// needs returns for how long a job needs a machine that has booted.
-func needs(spec *dayfly.JobSpec) time.Duration {
-	return fullLifetime(spec) - time.Duration(spec.Timeouts.Boot)
-}
-
-// poolViews gathers what is known of the pools. The machine that was used last is given away first, so that those which are
-// not needed stay idle and go.
-func (e *Engine) poolViews(now time.Time) map[string]*poolView {
-	if len(e.pools) == 0 {
-		return nil
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	views := make(map[string]*poolView, len(e.pools))
-	for name, p := range e.pools {
-		views[name] = &poolView{pool: p, room: p.Max}
-		if now.Before(p.until) {
-			views[name].room = 0
-		}
-	}
-	idle := map[string][]*runner{}
-	for _, r := range e.runners {
-		v := views[r.row.Pool]
-		if v == nil || r.row.State == store.RunnerDraining {
-			continue
-		}
-		v.room--
-		if r.row.State == store.RunnerIdle && r.poll != nil && r.row.Spec == v.pool.spec && r.sight.Rank() < machine.Exited.Rank() {
-			idle[r.row.Pool] = append(idle[r.row.Pool], r)
-		}
-	}
-	for name, runners := range idle {
-		slices.SortFunc(runners, func(a, b *runner) int { return b.row.IdleAt.Compare(a.row.IdleAt) })
-		for _, r := range runners {
-			views[name].idle = append(views[name].idle, idleView{
-				name: r.name, tenant: r.row.Tenant, left: r.row.CreatedAt.Add(r.row.Lifetime).Sub(now),
-			})
-		}
-	}
-	return views
-}
-
-// hasIdle reports whether a machine waits in a pool on one of the choices.
-func hasIdle(views map[string]*poolView, choices []choice) bool {
-	for _, v := range views {
-		if len(v.idle) > 0 && slices.Contains(choices, v.pool.where) {
-			return true
-		}
-	}
-	return false
-}
-
-// lend gives a launch its machine of a pool, as plan has decided. It reports whether it still can.
-func (e *Engine) lend(l *store.Launch, job *store.Job, a action) bool {
-	if a.lent == "" && !a.grow {
-		return true
-	}
-	p := e.pools[job.Spec.Pool]
-	tenant := p.tenantOf(job)
-	l.Lend = &store.Lending{Tenant: tenant, Wall: wallClock(), Most: p.Max}
-	if a.grow {
-		id := newID("rnr_")
-		l.Machine = machineName(e.identity.Install, id)
-		l.Lend.New = &store.Runner{
-			Machine: l.Machine, ID: id, Pool: p.name, Spec: p.spec, Provider: l.Provider, Region: l.Region,
-			Lifetime: p.lifetime(&job.Spec), Price: l.Price, CreatedAt: l.Time,
-		}
-		return true
-	}
-	l.Machine = a.lent
-	if l.Price != nil { // its pool pays for the least that is billed
-		price := *l.Price
-		price.Minimum = 0
-		l.Price = &price
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	r := e.runners[a.lent]
-	if r == nil || r.row.State != store.RunnerIdle || r.poll == nil {
-		return false
-	}
-	r.row.State, r.row.Attempt, r.row.JobID, r.row.Tenant = store.RunnerReserved, l.AttemptID, job.ID, tenant
-	return true
-}
-
-// lifetime returns how long a machine of the pool may exist that is made for a job, or for none.
-func (p *pool) lifetime(spec *dayfly.JobSpec) time.Duration {
-	margin := poolMargin()
-	if spec != nil {
-		margin = max(margin, fullLifetime(spec))
-	}
-	return min(p.MaxAge+margin, machine.MaxLifetime)
-}
-
-// unlend takes back what lend has noted, after a launch that did not happen or may not have. The store says how it is.
-func (e *Engine) unlend(l *store.Launch) {
-	if l.Lend == nil || l.Lend.New != nil {
-		return
-	}
-	e.background.Go(func() {
-		if err := e.syncRunner(e.lifetime, l.Machine); err != nil && e.lifetime.Err() == nil {
-			e.logger.Warn("a machine of a pool could not be read; trying again", "machine", l.Machine, "error", err)
-		}
-	})
 }
 
 // Pools returns the pools with their machines counted, by name.

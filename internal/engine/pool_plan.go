@@ -38,8 +38,8 @@ type runnerView struct {
 	bringing       bool          // it is being asked for
 }
 
-// planPool decides what becomes of the machines of one pool. Nothing that is reserved or busy is touched: those are decided
-// about with their attempts.
+// planPool decides what becomes of the machines of one pool. Nothing that is busy is touched: those are decided about with
+// their attempts.
 func planPool(p *poolState, t *timers, boot time.Duration) []action {
 	var actions []action
 	have, used := 0, 0
@@ -53,7 +53,7 @@ func planPool(p *poolState, t *timers, boot time.Duration) []action {
 			continue
 		}
 		have++
-		if r.state == store.RunnerReserved || r.state == store.RunnerBusy || r.attempt != "" {
+		if r.state == store.RunnerBusy || r.attempt != "" {
 			used++
 		}
 		if r.state == store.RunnerWarming && r.attempt == "" && !r.bringing {
@@ -119,9 +119,10 @@ func (p *poolState) useless(r *runnerView, t *timers, boot time.Duration) string
 	return ""
 }
 
-// planLent decides about an attempt that was given a machine of a pool which waited for one. Its agent takes it at once, or
-// there is something wrong with the machine: then the job goes on to another, and nothing is counted against it.
-func planLent(a *attemptView, t *timers) []action {
+// planUntold decides about an attempt that was given a machine of a pool which waited for one, and of which its agent has not
+// been told. That asks at once, or there is something wrong with the machine: then the job goes on to another, and nothing
+// is counted against it.
+func planUntold(a *attemptView, t *timers) []action {
 	again := verdict{state: dayfly.AttemptNeverStarted, reason: dayfly.ReasonNeverStarted, patient: true, again: true}
 	switch {
 	case a.cancel:
@@ -142,13 +143,13 @@ func planLent(a *attemptView, t *timers) []action {
 }
 
 // afterUse decides what becomes of a machine of a pool when its attempt has ended: by the attempt's last state and what its
-// agent has reported, if it has. p is nil when the pool is not configured any more.
-func afterUse(p *pool, r *store.Runner, v *verdict, claimed bool, report *wire.Result, now time.Time) (to store.RunnerState, why string) {
+// agent has reported, if it has. told is whether the agent may have heard of the attempt. p is nil when the pool is not configured any more.
+func afterUse(p *pool, r *store.Runner, v *verdict, told bool, report *wire.Result, now time.Time) (to store.RunnerState, why string) {
 	exit := v.exit
 	switch {
-	case !claimed && r.State == store.RunnerReserved && (v.state == dayfly.AttemptCanceled || v.reason == dayfly.ReasonDeadline):
+	case !told && r.State == store.RunnerBusy && (v.state == dayfly.AttemptCanceled || v.reason == dayfly.ReasonDeadline):
 		return store.RunnerIdle, "" // nothing of the job has reached it
-	case !claimed:
+	case !told:
 		return store.RunnerDraining, "its job never began on it: " + v.message
 	case report == nil:
 		return store.RunnerDraining, "its job ended without its agent's word: " + v.message

@@ -17,7 +17,7 @@ func TestAPoolTouchesNoMachineThatAJobHasAndStaysWithinItsBounds(t *testing.T) {
 			Max: most, Min: rapid.IntRange(0, most).Draw(t, "min"), Prewarm: rapid.SampledFrom([]float64{0, 0.3, 1}).Draw(t, "prewarm"),
 			Idle: time.Minute, MaxAge: time.Hour,
 		}}
-		states := []store.RunnerState{store.RunnerWarming, store.RunnerIdle, store.RunnerReserved, store.RunnerBusy, store.RunnerRecycling, store.RunnerDraining}
+		states := []store.RunnerState{store.RunnerWarming, store.RunnerIdle, store.RunnerBusy, store.RunnerRecycling, store.RunnerDraining}
 		some := func(what string) time.Duration {
 			return time.Duration(rapid.IntRange(0, 120).Draw(t, what)) * time.Minute
 		}
@@ -51,7 +51,7 @@ func TestAPoolTouchesNoMachineThatAJobHasAndStaysWithinItsBounds(t *testing.T) {
 					t.Fatalf("a machine is asked for that is %+v", r)
 				}
 			case drainRunner:
-				if r.state == store.RunnerReserved || r.state == store.RunnerBusy || r.state == store.RunnerDraining || r.state == store.RunnerWarming && r.attempt != "" {
+				if r.state == store.RunnerBusy || r.state == store.RunnerDraining || r.state == store.RunnerWarming && r.attempt != "" {
 					t.Fatalf("a machine is destroyed that is %+v", r)
 				}
 				if drained[a.machine] {

@@ -253,32 +253,6 @@ func TestAPoolSurvivesARestartOfItsServer(t *testing.T) {
 	})
 }
 
-func TestAMachineThatDoesNotTakeItsJobCostsTheJobNothing(t *testing.T) {
-	t.Parallel()
-	inBubble(t, func(t *testing.T) {
-		f, memory := newForgetfulFleet(t, warm(nil))
-		first := f.ran(nil)
-		memory.set(func(write string) fate {
-			if write == "claim" {
-				return refused
-			}
-			return done
-		})
-		job := f.submit(inWarm)
-		wait(t.Context(), 5*time.Second+500*time.Millisecond)
-		memory.set(nil)
-		done := f.finished(job.ID, time.Hour)
-		check(t, done, dayfly.Succeeded, "", 2)
-		a := done.AttemptLog[0]
-		if a.State != dayfly.AttemptNeverStarted || done.Starts != 1 || done.Launches != 0 {
-			t.Errorf("the attempt that was not taken: got %s, %d starts and %d failed launches in all; want never_started, 1 and 0", a.State, done.Starts, done.Launches)
-		}
-		if machineOf(first) == machineOf(done) {
-			t.Error("the job went on on the machine that had not taken it")
-		}
-	})
-}
-
 func TestAMachineThatVanishesWithItsJobLosesThatAttempt(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {

@@ -139,11 +139,8 @@ func (e *Engine) view(f *flight, now time.Time) attemptView {
 			v.asking = f.asking || now.Sub(f.askedAt) < barePoll
 		}
 	}
-	if r := e.runners[f.runner]; r != nil && r.row.State == store.RunnerReserved {
-		v.lent, v.boot = true, reserveTTLBoot
-		if f.booted {
-			v.boot = reserveTTL
-		}
+	if f.untold {
+		v.untold, v.boot = true, offerTTL
 	}
 	v.doubt = !f.confirmed
 	v.lookDue = f.state == dayfly.AttemptCreateUnknown

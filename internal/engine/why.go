@@ -202,8 +202,8 @@ func (e *Engine) whyActive(w *dayfly.Why, job *store.Job) {
 		if said.Text != "" {
 			say(w, "It says of that: %s%s", said.Text, percent(said))
 		}
-	case v.lent:
-		say(w, "It was given machine %s of pool %s %s ago, which has not taken it yet (of at most %s).", v.machine, job.Spec.Pool, spoken(v.age), spoken(v.boot))
+	case v.untold:
+		say(w, "It was given machine %s of pool %s %s ago, whose agent has not been told of it yet (of at most %s).", v.machine, job.Spec.Pool, spoken(v.age), spoken(v.boot))
 	case v.state == dayfly.AttemptCreating:
 		say(w, "The provider %s was asked for machine %s %s ago.", v.provider, v.machine, spoken(v.age))
 	case v.state == dayfly.AttemptCreateUnknown:

@@ -10,18 +10,20 @@ import (
 
 // Runners is the ledger of the machines of pools, which outlive the attempts they carry out.
 //
-//	          AddRunner, Launch            MoveRunner                Launch               Claim
-//	(none) ─────────────────────> warming ───────────> idle ─────────────────> reserved ───────> busy
-//	                                │  ▲ Launch, Claim  ▲ ▲                       │ End            │ End
-//	                                │  └────────────────┼─┼───────────────────────┘                ▼
-//	                                │                   │ └──────────── MoveRunner ─────────── recycling
-//	                                ▼                   ▼                                          │
-//	                             draining <── MoveRunner, MoveMachine, End ────────────────────────┘
+//	          AddRunner, Launch            MoveRunner              Launch
+//	(none) ─────────────────────> warming ────────────────> idle ──────────> busy
+//	                                │ │                     ▲ │ ▲            ▲ │ │ End
+//	                                │ └──────── Claim ──────┼─┼─┼────────────┘ │ └──────> recycling
+//	                                │                       │ │ └───── End ────┘              │
+//	                                │                       └─┼────────── MoveRunner ─────────┤
+//	                                ▼                         ▼                               ▼
+//	                             draining <──────── MoveRunner, MoveMachine, End ─────────────┘
 //	                                └── MoveMachine ──> gone
 //
-// A machine is reserved for one attempt at most: the launch that reserves it is a compare-and-set from idle, in the
-// transaction that makes the attempt. An attempt on such a machine has a fence and a life of its own; what becomes of the
-// machine is decided with the attempt's end, in the same transaction.
+// A machine has one attempt at most: the launch that gives it one is a compare-and-set from idle, in the transaction that
+// makes the attempt. That transaction claims the attempt as well, for the agent that waits on the machine; what Claim would
+// ask is answered by then. An attempt on such a machine has a fence and a life of its own; what becomes of the machine is
+// decided with the attempt's end, in the same transaction.
 type Runners interface {
 	// AddRunner commits the intent to make a machine for a pool, which is warming. fault.Exhausted if the pool has so
 	// many machines already that are not draining; fault.Conflict if there is one of that name.
@@ -42,8 +44,7 @@ type RunnerState string
 const (
 	RunnerWarming   RunnerState = "warming"   // it was or will be asked for, and its agent has not called
 	RunnerIdle      RunnerState = "idle"      // it waits for an attempt
-	RunnerReserved  RunnerState = "reserved"  // it is an attempt's, which it has not claimed
-	RunnerBusy      RunnerState = "busy"      // it has claimed its attempt
+	RunnerBusy      RunnerState = "busy"      // it has an attempt, which is claimed
 	RunnerRecycling RunnerState = "recycling" // its attempt is over, and its agent cleans up
 	RunnerDraining  RunnerState = "draining"  // it is to be destroyed until that is confirmed
 	RunnerGone      RunnerState = "gone"      // confirmed
@@ -58,10 +59,10 @@ type Runner struct {
 	Version int64  // raised by every change
 	Spec    string // what it was made as: whoever wants something else does not get it
 	Tenant  string // whose attempts it carries out; "": nobody's yet
-	Attempt string // whom it is reserved for, or carries out, or cleans up after; else ""
+	Attempt string // whom it is made for, or carries out, or cleans up after; else ""
 	JobID   string // of that
 	By      string // instance and nonce of its agent, once that has called
-	Uses    int    // how many attempts have claimed it
+	Uses    int    // how many attempts were claimed on it
 
 	Provider  string
 	MachineID string // the provider's name for it, once known
@@ -94,17 +95,23 @@ type RunnerMove struct {
 
 // Lending is the part of a launch that is about a machine of a pool.
 //
-// Without New the machine is idle, and becomes reserved for the attempt, which is booting from the start: fault.Conflict and
-// [ErrTaken] if it is not idle, or another tenant's. With New it is to be made, and is warming for the attempt, which is
+// Without New the machine is idle, and its agent, By, waits for an attempt: the launch claims the attempt for it. So the attempt
+// is running, with a fence, and its job, too, after a second event; the machine is busy. fault.Conflict and [ErrTaken] if it
+// is not idle, another tenant's, or has another agent; fault.Conflict alone if the job is being canceled. The agent is answered by [Attempts].Claim, which returns the rows to
+// who has claimed already, as often as it asks. With New the machine is to be made, and is warming for the attempt, which is
 // creating: ErrTaken if the pool has Most machines that are not draining.
 //
 // The launch's Machine is the machine's name, Lifetime and Price are what count for the attempt.
 type Lending struct {
 	Tenant string
+	By     string    // whom the attempt is claimed for, as in [Claim]; not looked at with New
 	Wall   time.Time // what the wall clock shows at the launch's Time, to settle what the machine has cost its pool; zero: Time
 	New    *Runner   // its Attempt, JobID, Tenant and State are set by the launch
 	Most   int
 }
+
+// OnIdle reports whether the machine of a launch is one of a pool that waits, so that the launch claims the attempt as well.
+func (l *Launch) OnIdle() bool { return l.Lend != nil && l.Lend.New == nil }
 
 // ErrTaken is why a launch is refused whose machine of a pool is somebody else's by now.
 var ErrTaken = errors.New("the machine of the pool is not free")

@@ -106,6 +106,7 @@ const (
 	bootstrapPrefix = "dfb_" // claims one attempt
 	sessionPrefix   = "dfs_" // speaks for one claim of one attempt
 	jobPrefix       = "dfj_" // what a running command may do for itself
+	runnerPrefix    = "dfr_" // speaks for the machine of a fleet's runner
 )
 
 const (
@@ -125,6 +126,16 @@ func (k Key) Session(attempt string, fence int64) string {
 
 // Job returns the token that the attempt's command is given.
 func (k Key) Job(attempt string, fence int64) string { return k.fenced(jobPrefix, attempt, fence) }
+
+// Runner returns the token by which the runner on a machine of that name proves itself. It is the same each time.
+func (k Key) Runner(machine string) string {
+	return runnerPrefix + machine + "_" + encode(k.sign("runner", machine))
+}
+
+// CheckRunner reports whether the token is that of the runner on the machine.
+func (k Key) CheckRunner(token, machine string) bool {
+	return len(token) <= maxToken && hmac.Equal([]byte(token), []byte(k.Runner(machine)))
+}
 
 func (k Key) fenced(prefix, attempt string, fence int64) string {
 	f := strconv.FormatInt(fence, 10)

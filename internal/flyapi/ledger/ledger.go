@@ -13,16 +13,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"os"
 	"sync"
 
-	"github.com/pressly/goose/v3"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/migration"
 )
 
 //go:embed migrations/*.sql
@@ -138,12 +137,7 @@ func (l *Ledger) prepare(ctx context.Context) error {
 }
 
 func (l *Ledger) migrate(ctx context.Context) error {
-	steps, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return fmt.Errorf("ledger: %w: %w", fault.Internal, err)
-	}
-	provider, err := goose.NewProvider(goose.DialectSQLite3, l.db, steps,
-		goose.WithLogger(goose.NopLogger()), goose.WithDisableGlobalRegistry(true))
+	provider, err := migration.Provider(l.db, migrations, "migrations")
 	if err != nil {
 		return fmt.Errorf("ledger: %w: %w", fault.Internal, err)
 	}

@@ -239,7 +239,7 @@ func (s *Store) Attempt(ctx context.Context, id string) (*store.Attempt, error) 
 const liveAttempts = `
 SELECT ` + attemptColumns + `, ` + machineColumns + `, ` + jobColumns + `
 FROM (
-	SELECT seq FROM attempts INDEXED BY attempts_live WHERE ended_at IS NULL AND seq > $1 ORDER BY seq LIMIT $2
+	SELECT seq FROM attempts INDEXED BY attempts_live WHERE ended_at IS NULL AND seq > $1 ORDER BY seq LIMIT $2 + 0
 ) live
 JOIN attempts a ON a.seq = live.seq
 LEFT JOIN jobs j ON j.seq = a.job LEFT JOIN specs s ON j.spec IS NULL AND s.job = j.seq

@@ -23,7 +23,7 @@ const artifactsOfAttempt = `SELECT name, size, sha256, content_type FROM artifac
 
 const eventsOfJob = `
 SELECT seq, time, type, state, attempt, reason, message FROM events
-WHERE job = $1 AND seq > $2 ORDER BY seq LIMIT $3`
+WHERE job = $1 AND seq > $2 ORDER BY seq LIMIT $3 + 0`
 
 // whole is a job with all that belongs to it, as it was read.
 type whole struct {

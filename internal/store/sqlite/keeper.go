@@ -26,7 +26,7 @@ const touch = `UPDATE installation SET clock = $1, count = $2, since = $3 WHERE 
 // bootBatch is how many held jobs are let go in one transaction, so that a boot does not keep others from writing.
 const bootBatch = 1000
 
-const releaseSome = `UPDATE jobs SET held = 0 WHERE seq IN (SELECT seq FROM jobs WHERE held = 1 LIMIT $1)`
+const releaseSome = `UPDATE jobs SET held = 0 WHERE seq IN (SELECT seq FROM jobs WHERE held = 1 LIMIT $1 + 0)`
 
 // Boot implements store.Keeper. It also lets go every job that is held, because the limits of keys may have changed;
 // those that are still over one will be held again when their turn comes.
@@ -151,7 +151,7 @@ WHERE finished_at IS NOT NULL AND finished_at < $1
 		SELECT 1 FROM attempts
 		WHERE attempts.seq BETWEEN jobs.seq << 20 AND (jobs.seq << 20) + 1048575 AND gone_at IS NULL)
 	AND NOT EXISTS (SELECT 1 FROM adopted WHERE job = jobs.id AND gone_at IS NULL)
-ORDER BY finished_at LIMIT $2`
+ORDER BY finished_at LIMIT $2 + 0`
 
 // Expendable implements store.Keeper.
 func (s *Store) Expendable(ctx context.Context, before time.Time, limit int) ([]string, error) {

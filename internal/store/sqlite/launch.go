@@ -16,7 +16,7 @@ const activeOfKey = `SELECT count(*) FROM attempts WHERE ended_at IS NULL AND qu
 const holdJob = `UPDATE jobs SET held = 1 WHERE seq = $1`
 
 const launchJob = `
-UPDATE jobs SET version = $2, state = 'starting', held = 0, attempt = $3, number = $4, events = $5 WHERE seq = $1`
+UPDATE jobs SET version = $2, state = $3, held = 0, attempt = $4, number = $5, events = $6, fence = $7 WHERE seq = $1`
 
 const keepRefusals = `UPDATE jobs SET refusals = $2 WHERE seq = $1`
 
@@ -31,7 +31,8 @@ VALUES ($1, $2, $3, $4, 'creating', $5, $6, $7, $8, $9, $10, 'creating', $11, $1
 
 // onRunner makes an attempt, which has just been added, one on a machine of a pool.
 const onRunner = `
-UPDATE attempts SET state = $2, booted_at = $3, machine_state = 'lent', runner = $4, machine_id = $5, location = $6, image = $7
+UPDATE attempts SET state = $2, booted_at = $3, machine_state = 'lent', runner = $4, machine_id = $5, location = $6, image = $7,
+	fence = $8, claimed_by = $9, claimed_at = $10
 WHERE seq = $1`
 
 // Launch implements store.Queue.
@@ -73,6 +74,9 @@ type launch struct {
 }
 
 func newLaunch(l *store.Launch) (*launch, error) {
+	if l.OnIdle() && l.Lend.By == "" {
+		return nil, fmt.Errorf("sqlite: launch job %s: %w: nobody waits on machine %s", l.JobID, fault.Invalid, l.Machine)
+	}
 	refusals, err := refusalsText(l.Refusals)
 	wish := &launch{Launch: *l, refusals: refusals}
 	wish.Refusals, wish.Price, wish.Lend = nil, copied(l.Price), newLending(l.Lend)
@@ -98,14 +102,14 @@ func (a *actives) launch(l *launch) (refusal, err error) {
 			l.JobID, fault.Conflict, l.Version), nil
 	}
 	if l.Lend != nil {
-		if refusal, err := a.t.lendable(l); refusal != nil || err != nil {
+		if refusal, err := a.t.lendable(j, l); refusal != nil || err != nil {
 			return refusal, err
 		}
 	}
 	if refusal, err := a.limited(j, l); refusal != nil || err != nil {
 		return refusal, err
 	}
-	_, err = a.t.launch(j, l)
+	_, _, err = a.t.launch(j, l)
 	return nil, err
 }
 
@@ -117,7 +121,7 @@ func (t *tx) launchNew(seq int64, l *launch) (*jobRow, *store.Attempt, error) {
 		return nil, nil, err
 	}
 	if l.Lend != nil {
-		if refusal, err := t.lendable(l); refusal != nil || err != nil {
+		if refusal, err := t.lendable(j, l); refusal != nil || err != nil {
 			return j, nil, err
 		}
 	}
@@ -126,26 +130,20 @@ func (t *tx) launchNew(seq int64, l *launch) (*jobRow, *store.Attempt, error) {
 	if err != nil || refusal != nil {
 		return j, nil, err
 	}
-	lent, err := t.launch(j, l)
+	p, lent, err := t.launch(j, l)
 	if err != nil {
 		return nil, nil, err
 	}
-	a := &store.Attempt{
-		Seq: attemptSeq(j.Seq, j.Number), ID: l.AttemptID, JobID: j.ID, Number: j.Number, State: dayfly.AttemptCreating,
-		Provider: l.Provider, QueuedAt: j.QueuedAt, CreatedAt: stored(l.Time), Price: copied(l.Price),
-		Machine: &store.Machine{
-			Name: l.Machine, Provider: l.Provider, Region: l.Region, Attempt: l.AttemptID, JobID: j.ID, State: store.MachineCreating,
-			Lifetime: l.Lifetime, CreatedAt: stored(l.Time),
-		},
+	a := p.attempt.Attempt
+	a.JobID, a.Price = j.ID, copied(l.Price)
+	a.Machine = &store.Machine{
+		Name: l.Machine, Provider: l.Provider, Region: l.Region, Attempt: a.ID, JobID: j.ID, State: store.MachineCreating,
+		Lifetime: l.Lifetime, CreatedAt: a.CreatedAt,
 	}
 	if lent != nil {
-		a.Runner, a.Machine.State = lent.Machine, store.MachineLent
-		a.Machine.ID, a.Machine.Location, a.Machine.Image = lent.MachineID, lent.Location, lent.Image
-		if lent.State == store.RunnerReserved {
-			a.State, a.BootedAt = dayfly.AttemptBooting, a.CreatedAt
-		}
+		a.Machine.State, a.Machine.ID, a.Machine.Location, a.Machine.Image = store.MachineLent, lent.MachineID, lent.Location, lent.Image
 	}
-	return j, a, nil
+	return j, &a, nil
 }
 
 // limited refuses a launch when the queue or the key has as many active jobs as it may have.
@@ -192,8 +190,9 @@ func count[K comparable](a *actives, known map[K]int, k K, query string, args ..
 	return n, err
 }
 
-// launch moves a job to starting, with a new attempt and its machine. It returns that if it is a pool's.
-func (t *tx) launch(j *jobRow, l *launch) (lent *store.Runner, err error) {
+// launch moves a job to starting, with a new attempt and its machine, or to running on a machine of a pool that waits. It
+// returns the attempt with its job as they are then, and the machine if it is a pool's.
+func (t *tx) launch(j *jobRow, l *launch) (p *pair, lent *store.Runner, err error) {
 	j.Version++
 	j.Events++
 	j.Number++
@@ -201,20 +200,19 @@ func (t *tx) launch(j *jobRow, l *launch) (lent *store.Runner, err error) {
 	if j.Number > 1 {
 		j.Reason, j.Message, j.ExitCode, j.Result, j.progress = "", "", nil, nil, nil
 		if _, _, err := t.exec(forgetOutcome, j.Seq); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if l.refusals != nil {
 		j.refusals = l.refusals
 		if _, _, err := t.exec(keepRefusals, j.Seq, string(l.refusals)); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	p := &pair{job: *j}
-	a := &p.attempt
+	t.event(event{job: j.Seq, seq: j.Events, time: l.Time, kind: eventStarting, state: j.State, attempt: j.Number, message: l.Message})
+	a := attemptRow{price: rowOf(l.Price)}
 	a.Seq, a.ID, a.Number, a.State = attemptSeq(j.Seq, j.Number), l.AttemptID, j.Number, dayfly.AttemptCreating
 	a.Provider, a.QueuedAt, a.CreatedAt = l.Provider, j.QueuedAt, stored(l.Time)
-	a.price = rowOf(l.Price)
 	name := l.Machine
 	if l.Lend != nil {
 		name = lentName(l.Machine, l.AttemptID)
@@ -222,26 +220,38 @@ func (t *tx) launch(j *jobRow, l *launch) (lent *store.Runner, err error) {
 	_, _, err = t.exec(insertAttempt, a.Seq, a.ID, j.Seq, a.Number, a.Provider, j.Queue, j.Key, micros(a.QueuedAt),
 		micros(a.CreatedAt), name, l.Lifetime.Microseconds(), a.price.rate, a.price.minimum, a.price.date, l.Region)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if l.Lend != nil {
 		if lent, err = t.lend(j, l); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		a.Runner = lent.Machine
-		if lent.State == store.RunnerReserved {
-			a.State, a.BootedAt = dayfly.AttemptBooting, a.CreatedAt
-		}
-		_, _, err := t.exec(onRunner, a.Seq, string(a.State), micros(a.BootedAt), lent.Machine, lent.MachineID, lent.Location, lent.Image)
-		if err != nil {
-			return nil, err
+		if err := t.board(j, &a, lent, l.Lend.By); err != nil {
+			return nil, nil, err
 		}
 	}
-	if _, _, err := t.exec(launchJob, j.Seq, j.Version, j.Attempt, j.Number, j.Events); err != nil {
-		return nil, err
+	if _, _, err := t.exec(launchJob, j.Seq, j.Version, string(j.State), j.Attempt, j.Number, j.Events, j.Fence); err != nil {
+		return nil, nil, err
 	}
-	t.moved(j.lane(), dayfly.Queued, dayfly.Starting)
+	t.moved(j.lane(), dayfly.Queued, j.State)
+	p = &pair{job: *j, attempt: a}
 	t.pairs.remember(p)
-	t.event(event{job: j.Seq, seq: j.Events, time: l.Time, kind: eventStarting, state: j.State, attempt: j.Number, message: l.Message})
-	return lent, nil
+	return p, lent, nil
+}
+
+// board makes an attempt, which has just been added, one on a machine of a pool. If that waits it is claimed as well, for its
+// agent.
+func (t *tx) board(j *jobRow, a *attemptRow, lent *store.Runner, agent string) error {
+	a.Runner = lent.Machine
+	if lent.State == store.RunnerBusy {
+		j.Version++
+		j.Events++
+		j.Fence++
+		j.State = dayfly.Running
+		a.State, a.Fence, a.ClaimedBy, a.BootedAt, a.ClaimedAt = dayfly.AttemptRunning, j.Fence, agent, a.CreatedAt, a.CreatedAt
+		t.event(event{job: j.Seq, seq: j.Events, time: a.ClaimedAt, kind: eventRunning, state: j.State, attempt: a.Number})
+	}
+	_, _, err := t.exec(onRunner, a.Seq, string(a.State), micros(a.BootedAt), lent.Machine, lent.MachineID, lent.Location, lent.Image,
+		a.Fence, a.ClaimedBy, micros(a.ClaimedAt))
+	return err
 }

@@ -82,6 +82,9 @@ func (q *query) arg(value any) string {
 	return "$" + strconv.Itoa(len(q.args))
 }
 
+// limit adds the number of rows that are wanted and returns what stands for it; see [session] for why.
+func (q *query) limit(n int) string { return q.arg(n) + " + 0" }
+
 func (q *query) and(condition string) { q.where = append(q.where, condition) }
 
 // in adds the condition that a column has one of these values.
@@ -131,7 +134,7 @@ func listQuery(q *store.Query, count func(dayfly.State) int) (string, []any) {
 	for key, value := range q.Labels {
 		s.and("j.seq IN (SELECT job FROM labels WHERE key = " + s.arg(key) + " AND value = " + s.arg(value) + ")")
 	}
-	return s.text(selectJob, " ORDER BY j.seq DESC LIMIT "+s.arg(q.Limit)), s.args
+	return s.text(selectJob, " ORDER BY j.seq DESC LIMIT "+s.limit(q.Limit)), s.args
 }
 
 // manyJobs is the number of jobs in a state from which looking for the newest of them among all jobs, from the newest
@@ -152,7 +155,7 @@ func candidates(s *query, q *store.Query) string {
 		if q.Before > 0 {
 			newest = " AND seq < " + s.arg(q.Before)
 		}
-		newest += " ORDER BY seq DESC LIMIT " + s.arg(q.Limit)
+		newest += " ORDER BY seq DESC LIMIT " + s.limit(q.Limit)
 	}
 	var parts []string
 	for _, state := range q.States {

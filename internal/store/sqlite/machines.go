@@ -21,7 +21,7 @@ func (s *Store) Machines(ctx context.Context, q *store.MachineQuery) ([]*store.M
 	err := s.read(ctx, func(c *session) error {
 		for _, table := range []string{launchedMachines, adoptedMachines} {
 			text, args := machinesQuery(q, table)
-			err := c.eachOnce(func(values row) error {
+			err := c.eachMachine(q, func(values row) error {
 				var r machineRow
 				var attempt, job string
 				err := c.scan(values, append(r.columns(), word(&attempt), word(&job)))
@@ -38,6 +38,14 @@ func (s *Store) Machines(ctx context.Context, q *store.MachineQuery) ([]*store.M
 	})
 	slices.SortFunc(machines, func(a, b *store.Machine) int { return strings.Compare(b.Name, a.Name) })
 	return machines[:min(len(machines), q.Limit)], err
+}
+
+// eachMachine is each for a query of machines. One that names them is made up for that once; the rest recur.
+func (s *session) eachMachine(q *store.MachineQuery, scan func(row) error, text string, args ...any) error {
+	if len(q.Names) > 0 {
+		return s.eachOnce(scan, text, args...)
+	}
+	return s.each(scan, text, args...)
 }
 
 const launchedMachines = `SELECT ` + machineColumns + `, a.id, j.id FROM attempts a JOIN jobs j ON j.seq = a.job`
@@ -66,7 +74,7 @@ func machinesQuery(q *store.MachineQuery, table string) (string, []any) {
 	if q.Provider != "" {
 		s.and("a.provider = " + s.arg(q.Provider))
 	}
-	return s.text(table, " ORDER BY a.machine DESC LIMIT "+s.arg(q.Limit)), s.args
+	return s.text(table, " ORDER BY a.machine DESC LIMIT "+s.limit(q.Limit)), s.args
 }
 
 // The states from which a machine may move are six at most. Those missing are filled up with one that is there.

@@ -18,12 +18,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pressly/goose/v3"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/failpoint"
+	"github.com/dayfly-run/dayfly/internal/migration"
 )
 
 const (
@@ -253,12 +253,7 @@ func migrate(ctx context.Context, path string, c driver.Connector) error {
 	db := sql.OpenDB(c)
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	steps, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return fmt.Errorf("sqlite: %w: %w", fault.Internal, err)
-	}
-	provider, err := goose.NewProvider(goose.DialectSQLite3, db, steps,
-		goose.WithLogger(goose.NopLogger()), goose.WithDisableGlobalRegistry(true))
+	provider, err := migration.Provider(db, migrations, "migrations")
 	if err != nil {
 		return fmt.Errorf("sqlite: %w: %w", fault.Internal, err)
 	}

@@ -167,6 +167,23 @@ func TestNoStatementReadsWhatItDoesNotNeed(t *testing.T) {
 	}
 }
 
+func TestNoStatementIsCompiledAnewForItsLimit(t *testing.T) {
+	t.Parallel()
+	texts, _ := everyStatement(t)
+	texts = append(texts, sqlite.MachinesQuery(&store.MachineQuery{Limit: 10}),
+		sqlite.ListQuery(&store.Query{Limit: 10, States: []dayfly.State{dayfly.Failed}}, 100))
+	bare, limit := regexp.MustCompile(`LIMIT (\$\d+|\?)($|\)|\s+[^+\s])`), 0
+	for _, text := range texts {
+		if bare.MatchString(text) {
+			t.Errorf("this statement's limit is a bare parameter, for which SQLite compiles it whenever it runs; write LIMIT $n + 0:\n%s", text)
+		}
+		limit += strings.Count(text, "LIMIT $")
+	}
+	if limit < 10 {
+		t.Errorf("got %d statements with a limit that is given to them, want 10 at least: they are not looked at", limit)
+	}
+}
+
 func TestLanesAreFoundByLeapsThroughTheIndex(t *testing.T) {
 	t.Parallel()
 	texts, path := everyStatement(t)

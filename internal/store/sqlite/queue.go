@@ -110,20 +110,20 @@ func (s *Store) Counts(context.Context) ([]store.Count, error) {
 }
 
 const dueJobs = selectJob + `
-WHERE j.run_at IS NOT NULL AND j.queued_at IS NULL AND j.run_at <= $1 ORDER BY j.run_at LIMIT $2`
+WHERE j.run_at IS NOT NULL AND j.queued_at IS NULL AND j.run_at <= $1 ORDER BY j.run_at LIMIT $2 + 0`
 
 const putOffJobs = selectJob + `
-WHERE j.run_at IS NOT NULL AND j.queued_at IS NOT NULL AND j.run_at <= $1 ORDER BY j.run_at LIMIT $2`
+WHERE j.run_at IS NOT NULL AND j.queued_at IS NOT NULL AND j.run_at <= $1 ORDER BY j.run_at LIMIT $2 + 0`
 
 const lateJobs = selectJob + `
 WHERE j.queue_deadline IS NOT NULL AND j.starts = 0 AND j.finished_at IS NULL AND j.queued_at IS NOT NULL
 	AND j.queue_deadline < $1 AND j.state IN ('scheduled', 'queued')
-ORDER BY j.queue_deadline LIMIT $2`
+ORDER BY j.queue_deadline LIMIT $2 + 0`
 
 const overdueJobs = selectJob + `
 WHERE j.total_deadline IS NOT NULL AND j.finished_at IS NULL AND j.queued_at IS NOT NULL
 	AND j.total_deadline < $1 AND j.state IN ('scheduled', 'queued')
-ORDER BY j.total_deadline LIMIT $2`
+ORDER BY j.total_deadline LIMIT $2 + 0`
 
 const promoteJob = `
 UPDATE jobs SET version = $2, state = 'queued', run_at = NULL, queued_at = $3, queue_deadline = $4, total_deadline = $5,

@@ -223,12 +223,13 @@ func (t *tx) lend(j *jobRow, l *launch) (*store.Runner, error) {
 	if err := t.charge(r, l.Time, l.Lend.Wall); err != nil {
 		return nil, err
 	}
-	r.State, r.Attempt, r.JobID, r.Tenant, r.FreeAt = store.RunnerReserved, l.AttemptID, j.ID, l.Lend.Tenant, time.Time{}
+	r.State, r.Attempt, r.JobID, r.Tenant, r.FreeAt = store.RunnerBusy, l.AttemptID, j.ID, l.Lend.Tenant, time.Time{}
+	r.Uses++
 	return r, t.writeRunner(r)
 }
 
 // lendable says why a launch cannot have its machine of a pool.
-func (t *tx) lendable(l *launch) (refusal, err error) {
+func (t *tx) lendable(j *jobRow, l *launch) (refusal, err error) {
 	taken := func(format string, args ...any) error {
 		return fmt.Errorf("sqlite: launch job %s: %w: %w: %s", l.JobID, fault.Conflict, store.ErrTaken, fmt.Sprintf(format, args...))
 	}
@@ -242,6 +243,9 @@ func (t *tx) lendable(l *launch) (refusal, err error) {
 		}
 		return nil, nil
 	}
+	if !j.CancelRequestedAt.IsZero() {
+		return fmt.Errorf("sqlite: launch job %s: %w: it is being canceled", l.JobID, fault.Conflict), nil
+	}
 	r, err := readRunner(t.session, runnerByName, l.Machine)
 	switch {
 	case err != nil:
@@ -252,6 +256,8 @@ func (t *tx) lendable(l *launch) (refusal, err error) {
 		return taken("machine %s is %s", l.Machine, r.State), nil
 	case r.Tenant != "" && r.Tenant != l.Lend.Tenant:
 		return taken("machine %s is another tenant's", l.Machine), nil
+	case r.By != l.Lend.By:
+		return taken("machine %s has another agent", l.Machine), nil
 	}
 	return nil, nil
 }
@@ -262,7 +268,7 @@ func (t *tx) use(p *pair, by string) error {
 	if err != nil || r == nil || r.Attempt != p.attempt.ID {
 		return err
 	}
-	if r.State == store.RunnerReserved || r.State == store.RunnerWarming {
+	if r.State == store.RunnerWarming {
 		r.State = store.RunnerBusy
 	}
 	r.By = by
@@ -280,8 +286,7 @@ func (t *tx) claimsElse(p *pair, by string) (bool, error) {
 	if err != nil || r == nil {
 		return true, err
 	}
-	free := r.State == store.RunnerReserved || r.State == store.RunnerWarming
-	return r.Attempt != p.attempt.ID || r.By != "" && r.By != by || !free, nil
+	return r.Attempt != p.attempt.ID || r.By != "" && r.By != by || r.State != store.RunnerWarming, nil
 }
 
 // vacate takes an attempt that has ended off its machine of a pool, and settles what the attempt has cost.
@@ -371,19 +376,19 @@ func pooledMachines(c *session, q *store.MachineQuery) (machines []*store.Machin
 	if states := runnerStates(q.States); len(q.States) > 0 {
 		s.in("state", states...)
 	}
-	err = c.eachOnce(func(values row) error {
+	err = c.eachMachine(q, func(values row) error {
 		var r runnerRow
 		err := c.scan(values, r.columns())
 		machines = append(machines, r.decode().MachineOf())
 		return err
-	}, s.text(`SELECT `+runnerColumns+` FROM runners`, " ORDER BY machine DESC LIMIT "+s.arg(q.Limit)), s.args...)
+	}, s.text(`SELECT `+runnerColumns+` FROM runners`, " ORDER BY machine DESC LIMIT "+s.limit(q.Limit)), s.args...)
 	return machines, err
 }
 
 // runnerStates returns what machines of pools are in that the ledger holds in one of the states.
 func runnerStates(states []store.MachineState) []string {
 	all := []store.RunnerState{
-		store.RunnerWarming, store.RunnerIdle, store.RunnerReserved, store.RunnerBusy, store.RunnerRecycling, store.RunnerDraining, store.RunnerGone,
+		store.RunnerWarming, store.RunnerIdle, store.RunnerBusy, store.RunnerRecycling, store.RunnerDraining, store.RunnerGone,
 	}
 	found := []string{"none"} // so that the list is never empty
 	for _, state := range all {

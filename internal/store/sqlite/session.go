@@ -22,6 +22,9 @@ import (
 //
 // A statement is named by its own text: it is prepared when the text is first used and kept for as long as the
 // connection lives. The texts are constants, except for lists, whose shapes are bounded by what a query can ask for.
+//
+// A text says LIMIT $1 + 0, not LIMIT $1. Of a limit that is a bare parameter SQLite takes the value into account when it
+// plans a statement, and so it compiles the statement anew whenever that is given to it, even the same one.
 type session struct {
 	conn     driver.Conn
 	folder   string // of the database, to ask how full its disk is

@@ -85,7 +85,7 @@ func (s *Store) Submit(ctx context.Context, sub *store.Submission) (*store.Job, 
 	job.Spec, job.Inputs = sub.Job.Spec, n.inputs
 	if moved != nil {
 		job.State, job.Version, job.Events = moved.State, moved.Version, moved.Events
-		job.Attempt, job.Number, job.Held = moved.Attempt, moved.Number, moved.Held
+		job.Attempt, job.Number, job.Held, job.Fence = moved.Attempt, moved.Number, moved.Held, moved.Fence
 		if moved.Attempt != "" && len(sub.Launch.Refusals) > 0 {
 			job.Refusals = sub.Launch.Refusals
 		}

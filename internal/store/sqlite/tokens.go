@@ -24,7 +24,7 @@ SELECT count(*) FROM tokens WHERE name = $1 AND revoked_at IS NULL AND (expires_
 
 const tokenByHash = `SELECT ` + tokenColumns + ` FROM tokens WHERE hash = $1`
 
-const newestTokens = `SELECT ` + tokenColumns + ` FROM tokens ORDER BY seq DESC LIMIT $1`
+const newestTokens = `SELECT ` + tokenColumns + ` FROM tokens ORDER BY seq DESC LIMIT $1 + 0`
 
 const revokeTokenID = `
 UPDATE tokens SET revoked_at = $2

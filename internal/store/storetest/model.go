@@ -22,10 +22,11 @@ import (
 type model struct {
 	mu       sync.Mutex // guards all below
 	identity store.Identity
-	jobs     []*modelJob // by Seq
-	machines map[string]*store.Machine
+	jobs     []*modelJob               // by Seq
+	machines map[string]*store.Machine // by name; those that attempts have of pools by that and the attempt
+	runners  map[string]*store.Runner  // by name
 	lastSeq  int64
-	settled  map[string]machine.Money // by machine
+	settled  map[string]machine.Money // by the same as machines
 	costs    []store.Cost
 }
 
@@ -41,7 +42,7 @@ type modelJob struct {
 }
 
 func newModel() *model {
-	return &model{machines: map[string]*store.Machine{}, settled: map[string]machine.Money{}}
+	return &model{machines: map[string]*store.Machine{}, runners: map[string]*store.Runner{}, settled: map[string]machine.Money{}}
 }
 
 func refuse(kind fault.Kind, format string, args ...any) error {
@@ -322,6 +323,11 @@ func (m *model) launch(l *store.Launch) error {
 	if err != nil || j.State != dayfly.Queued || j.Version != l.Version {
 		return refuse(fault.Conflict, "job %s", l.JobID)
 	}
+	if l.Lend != nil {
+		if err := m.lendable(j, l); err != nil {
+			return err
+		}
+	}
 	inQueue, ofKey := 0, 0
 	for _, other := range m.jobs {
 		if other.Queue != j.Queue || other.State != dayfly.Starting && other.State != dayfly.Running {
@@ -342,17 +348,25 @@ func (m *model) launch(l *store.Launch) error {
 	j.State, j.Held, j.Attempt = dayfly.Starting, false, l.AttemptID
 	j.Reason, j.Message, j.ExitCode, j.Result, j.Progress = "", "", nil, nil, nil
 	j.Number++
-	j.attempts = append(j.attempts, &store.Attempt{
+	a := &store.Attempt{
 		Seq: j.Seq<<20 | int64(j.Number), ID: l.AttemptID, JobID: j.ID, Number: j.Number, State: dayfly.AttemptCreating,
 		Provider: l.Provider, QueuedAt: j.QueuedAt, CreatedAt: l.Time, Price: l.Price,
-	})
+	}
+	j.attempts = append(j.attempts, a)
 	if len(l.Refusals) > 0 {
 		j.Refusals = l.Refusals
 	}
-	j.machine[l.AttemptID] = l.Machine
-	m.machines[l.Machine] = &store.Machine{Name: l.Machine, Provider: l.Provider, Region: l.Region, Attempt: l.AttemptID, JobID: j.ID,
+	key := l.Machine
+	if l.Lend != nil {
+		key += "/" + l.AttemptID
+	}
+	j.machine[l.AttemptID] = key
+	m.machines[key] = &store.Machine{Name: l.Machine, Provider: l.Provider, Region: l.Region, Attempt: l.AttemptID, JobID: j.ID,
 		State: store.MachineCreating, Lifetime: l.Lifetime, CreatedAt: l.Time}
 	j.moved(l.Time, "starting", j.Number, "", l.Message)
+	if l.Lend != nil {
+		m.lend(j, a, l)
+	}
 	return nil
 }
 

@@ -24,7 +24,7 @@ func (m *model) Claim(_ context.Context, c *store.Claim) (*store.Job, *store.Att
 		return m.pair(j, a)
 	case a.State == dayfly.AttemptRunning:
 		return nil, nil, refuse(fault.AlreadyClaimed, "attempt %s", a.ID)
-	case a.State.Terminal() || j.Attempt != a.ID || !j.CancelRequestedAt.IsZero():
+	case a.State.Terminal() || j.Attempt != a.ID || !j.CancelRequestedAt.IsZero() || !m.claimable(a, c.By):
 		return nil, nil, refuse(fault.StaleAttempt, "attempt %s", a.ID)
 	}
 	j.Fence++
@@ -33,6 +33,7 @@ func (m *model) Claim(_ context.Context, c *store.Claim) (*store.Job, *store.Att
 	if machine := m.machines[j.machine[a.ID]]; machine.State == store.MachineCreating {
 		machine.State = store.MachinePresent
 	}
+	m.use(a)
 	j.moved(c.Time, "running", a.Number, "", "")
 	return m.pair(j, a)
 }
@@ -65,6 +66,9 @@ func (m *model) End(_ context.Context, e *store.Ending) (*store.Job, error) {
 		if !e.KeepUntil.IsZero() {
 			machine.State, machine.DeleteAt = store.MachineKept, e.KeepUntil
 		}
+	}
+	if a.Runner != "" {
+		m.vacate(j, a, e)
 	}
 	j.artifacts[a.ID] = e.Artifacts
 	n := e.Job
@@ -115,6 +119,10 @@ func (m *model) Note(_ context.Context, notes []*store.Note) error {
 					machine.State = store.MachinePresent
 				}
 			}
+			if r := m.runners[a.Runner]; r != nil {
+				r.MachineID, r.Location, r.Image = n.Booted.ID, n.Booted.Location, cmp.Or(n.Booted.Image, r.Image)
+				r.Version++
+			}
 		case n.Prepared && a.PreparedAt.IsZero():
 			a.PreparedAt = n.Time
 		case n.Unknown != "" && a.State == dayfly.AttemptCreating:
@@ -157,9 +165,19 @@ func (m *model) Attempt(_ context.Context, id string) (*store.Attempt, error) {
 func (m *model) Machines(_ context.Context, q *store.MachineQuery) ([]*store.Machine, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	all := map[string]*store.Machine{}
+	for key, machine := range m.machines {
+		if key == machine.Name {
+			all[key] = machine
+		}
+	}
+	for name, r := range m.runners {
+		c := *r
+		all[name] = c.MachineOf()
+	}
 	var list []*store.Machine
-	for _, name := range slices.Backward(slices.Sorted(maps.Keys(m.machines))) {
-		machine := *m.machines[name]
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(all))) {
+		machine := *all[name]
 		if (len(q.States) == 0 || slices.Contains(q.States, machine.State)) && len(list) < q.Limit &&
 			(q.Provider == "" || q.Provider == machine.Provider) && (q.Before == "" || name < q.Before) &&
 			(len(q.Names) == 0 || slices.Contains(q.Names, name)) {
@@ -174,7 +192,11 @@ func (m *model) MoveMachine(_ context.Context, moves []*store.MachineMove) error
 	defer m.mu.Unlock()
 	for _, w := range moves {
 		machine := m.machines[w.Name]
-		if machine == nil || !slices.Contains(w.From, machine.State) {
+		if machine == nil {
+			m.moveRunner(w)
+			continue
+		}
+		if !slices.Contains(w.From, machine.State) {
 			continue
 		}
 		machine.State, machine.GoneAt = w.To, time.Time{}

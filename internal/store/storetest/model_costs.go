@@ -17,7 +17,8 @@ func (m *model) settle(gone *store.Machine, wall time.Time) {
 		return // nobody launched it
 	}
 	meter := m.wholeAttempt(j, a).Meter()
-	before, again := m.settled[gone.Name]
+	key := j.machine[a.ID]
+	before, again := m.settled[key]
 	if a.Unbilled || a.Price != nil && a.Price.Rate == 0 || a.Price == nil && again {
 		return
 	}
@@ -26,26 +27,14 @@ func (m *model) settle(gone *store.Machine, wall time.Time) {
 		first = 1
 	}
 	add := func(day string, amount machine.Money, attempts, unknown int) {
-		at := slices.IndexFunc(m.costs, func(c store.Cost) bool {
-			return c.Day == day && c.Queue == j.Queue && c.Provider == a.Provider
-		})
-		if at < 0 && amount == 0 && attempts+unknown == 0 {
-			return
-		}
-		if at < 0 {
-			at = len(m.costs)
-			m.costs = append(m.costs, store.Cost{Day: day, Queue: j.Queue, Provider: a.Provider})
-		}
-		m.costs[at].Amount += amount
-		m.costs[at].Attempts += attempts
-		m.costs[at].Unknown += unknown
+		m.addCost(store.Cost{Day: day, Queue: j.Queue, Provider: a.Provider, Amount: amount, Attempts: attempts, Unknown: unknown})
 	}
 	if a.Price == nil {
-		m.settled[gone.Name] = 0
+		m.settled[key] = 0
 		add(store.DayOf(wall), 0, 0, 1)
 		return
 	}
-	m.settled[gone.Name] = max(before, meter.Cost(gone.GoneAt))
+	m.settled[key] = max(before, meter.Cost(gone.GoneAt))
 	shares := meter.Days(gone.GoneAt, wall, before)
 	for i, share := range shares {
 		counted := 0
@@ -84,5 +73,5 @@ func (m *model) Unsettled(context.Context) ([]store.Charge, error) {
 			}
 		}
 	}
-	return list, nil
+	return append(list, m.charges()...), nil
 }

@@ -18,19 +18,16 @@ import (
 )
 
 func modelCases() []testCase {
-	return []testCase{{"RandomOperationsAnswerAsTheModelDoes", random}}
+	return []testCase{
+		{"RandomOperationsAnswerAsTheModelDoes", random},
+		{"RandomOperationsOnMachinesOfPoolsAnswerAsTheModelDoes", randomPools},
+	}
 }
 
 // random drives a store and the model with the same operations and compares what they answer.
 func random(k *kit) {
-	rapid.Check(k.TB, func(t *rapid.T) {
-		d := &drive{T: t, kit: k, real: k.harness.New(k.TB), model: newModel()}
-		defer func() {
-			if err := d.real.Close(); err != nil {
-				t.Errorf("Close returned %v, want nil", err)
-			}
-		}()
-		t.Repeat(map[string]func(*rapid.T){
+	walk(k, false, func(d *drive) map[string]func(*rapid.T) {
+		return map[string]func(*rapid.T){
 			"":            d.compare,
 			"submit":      d.submit,
 			"submit more": d.submit,
@@ -48,7 +45,45 @@ func random(k *kit) {
 			"delete":      d.delete,
 			"reopen":      d.reopen,
 			"boot":        d.boot,
-		})
+		}
+	})
+}
+
+// randomPools does the same with jobs that run on machines of pools, most of them.
+func randomPools(k *kit) {
+	walk(k, true, func(d *drive) map[string]func(*rapid.T) {
+		return map[string]func(*rapid.T){
+			"":            d.compareRunners,
+			"submit":      d.submit,
+			"submit more": d.submit,
+			"launch":      d.launch,
+			"launch more": d.launch,
+			"claim":       d.claim,
+			"cancel":      d.cancel,
+			"note":        d.note,
+			"end":         d.end,
+			"end more":    d.end,
+			"machine":     d.moveMachine,
+			"delete":      d.delete,
+			"reopen":      d.reopen,
+			"add runner":  d.addRunner,
+			"ready":       d.ready,
+			"ready more":  d.ready,
+			"move runner": d.moveRunner,
+		}
+	})
+}
+
+// walk drives a store and the model through steps at random.
+func walk(k *kit, pools bool, steps func(*drive) map[string]func(*rapid.T)) {
+	rapid.Check(k.TB, func(t *rapid.T) {
+		d := &drive{T: t, kit: k, real: k.harness.New(k.TB), model: newModel(), pools: pools}
+		defer func() {
+			if err := d.real.Close(); err != nil {
+				t.Errorf("Close returned %v, want nil", err)
+			}
+		}()
+		t.Repeat(steps(d))
 		d.compareWhole()
 	})
 }
@@ -61,6 +96,7 @@ type drive struct {
 	model *model
 	steps int
 	names int
+	pools bool            // there are pools
 	ends  []*store.Ending // those tried so far, to try some again
 }
 
@@ -202,9 +238,10 @@ func (d *drive) submit(t *rapid.T) {
 	if pick(t, "keyed", false, true) {
 		s.Key, s.BodyHash = pick(t, "idempotency key", "1", "2", "3"), hash(pick(t, "body", "a", "a", "b"))
 	}
-	if s.Job.State == dayfly.Queued && pick(t, "launched", false, false, false, true) {
+	if s.Job.State == dayfly.Queued && pick(t, "launched", d.pools, false, false, true) {
 		s.Launch = &store.Launch{AttemptID: d.name("att"), Machine: d.name("mach"), Provider: s.Job.Provider, Lifetime: time.Hour,
 			Price: d.price(t), Time: s.Job.CreatedAt, QueueLimit: pick(t, "queue limit", 0, 0, 2), KeyLimit: pick(t, "key limit", 0, 1, 1)}
+		d.lending(t, s.Launch)
 	}
 	got, replayed, err := d.real.Submit(d.kit.ctx, s)
 	want, wantReplayed, wantErr := d.model.Submit(d.kit.ctx, s)
@@ -274,6 +311,7 @@ func (d *drive) launch(t *rapid.T) {
 		if pick(t, "passed over", false, false, true) {
 			l.Provider, l.Region, l.Message, l.Refusals = "docker", "here", "passed over", d.refusals()
 		}
+		d.lending(t, l)
 		wishes = append(wishes, l)
 	}
 	got, err := d.real.Launch(d.kit.ctx, wishes)
@@ -346,6 +384,10 @@ func (d *drive) end(t *rapid.T) {
 		e.Result = &wire.Result{Progress: &wire.Progress{Fraction: 0.75, Text: d.name("last")}}
 	}
 	e.KeepUntil = pick(t, "keep", time.Time{}, e.Time.Add(time.Hour))
+	if a.Runner != "" {
+		e.Runner = pick(t, "runner", store.RunnerRecycling, store.RunnerIdle, store.RunnerDraining, "")
+		e.Gone, e.Wall = d.name("gone"), pick(t, "wall", time.Time{}, e.Time.Add(36*time.Hour))
+	}
 	switch pick(t, "wrong", "", "", "", "fence", "version", "again") {
 	case "fence":
 		e.Fence++
@@ -364,7 +406,7 @@ func (d *drive) end(t *rapid.T) {
 
 func (d *drive) moveMachine(t *rapid.T) {
 	j, a := d.attempt(t)
-	m := &store.MachineMove{Name: j.machine[a.ID], Time: d.now(), To: pick(t, "to", machineStates()...),
+	m := &store.MachineMove{Name: cmp.Or(a.Runner, j.machine[a.ID]), Time: d.now(), To: pick(t, "to", machineStates()...),
 		From: []store.MachineState{pick(t, "from", machineStates()...), store.MachineDeleting}}
 	m.Wall = pick(t, "wall", time.Time{}, m.Time, m.Time.Add(36*time.Hour), m.Time.Add(-27*time.Hour))
 	d.same("move machine", nil, nil, d.real.MoveMachine(d.kit.ctx, []*store.MachineMove{m}),
@@ -466,6 +508,7 @@ func (d *drive) compareWhole() {
 		wantAhead, wantErr := d.model.Ahead(d.kit.ctx, want)
 		d.same("jobs ahead of it", ahead, wantAhead, err, wantErr)
 	}
+	d.compareRunners(d.T)
 	gotIDs, err := d.real.Expendable(d.kit.ctx, epoch().Add(time.Hour), 1000)
 	wantIDs, wantErr := d.model.Expendable(d.kit.ctx, epoch().Add(time.Hour), 1000)
 	d.same("expendable jobs", sorted(gotIDs), sorted(wantIDs), err, wantErr)

@@ -13,8 +13,10 @@ import (
 
 func runnersCases() []testCase {
 	return []testCase{
-		{"AMachineOfAPoolIsReservedClaimedAndRecycled", runnerLife},
-		{"AMachineOfAPoolIsReservedOnce", runnerReservedOnce},
+		{"AMachineOfAPoolHasOneAttemptAfterTheOther", runnerLife},
+		{"ALaunchOnAMachineThatWaitsIsItsAgentsClaim", runnerClaims},
+		{"AnAttemptThatItsAgentHasNotHeardOfLeavesTheMachineToOthers", runnerGivenBack},
+		{"AMachineOfAPoolIsGivenAwayOnce", runnerGivenOnce},
 		{"AMachineOfAPoolIsMadeForAnAttempt", runnerMadeFor},
 		{"AMachineOfAPoolHasOneTenant", runnerTenant},
 		{"AMachineOfAPoolHasOneAgent", runnerAgent},
@@ -52,7 +54,7 @@ func (k *kit) idle(pool string, change ...func(*store.Runner)) *store.Runner {
 // on returns the intent to run an attempt of a job on a machine of a pool.
 func (k *kit) on(job *store.Job, r *store.Runner, tenant string) *store.Launch {
 	l := k.wish(job)
-	l.Machine, l.Provider, l.Lend = r.Machine, r.Provider, &store.Lending{Tenant: tenant}
+	l.Machine, l.Provider, l.Lend = r.Machine, r.Provider, &store.Lending{Tenant: tenant, By: "agent/1"}
 	return l
 }
 
@@ -84,14 +86,12 @@ func runnerLife(k *kit) {
 	k.wantEqual("the provider's name", r.MachineID, "i-"+r.Machine)
 	for use := 1; use <= 3; use++ {
 		a := k.lend(k.submit(), r, "t")
-		k.wantEqual("the state of an attempt on it", a.State, dayfly.AttemptBooting)
+		k.wantEqual("the state of an attempt on it", a.State, dayfly.AttemptRunning)
 		k.wantEqual("its machine", a.Machine.Name, r.Machine)
 		k.wantEqual("the provider's name of that", a.Machine.ID, r.MachineID)
 		k.wantEqual("the state of that", a.Machine.State, store.MachineLent)
 		k.wantEqual("its runner", a.Runner, r.Machine)
-		k.wantRunner("after the launch", r.Machine, store.RunnerReserved, a.ID)
-		a = k.claim(a.ID, "agent/1")
-		k.wantRunner("after the claim", r.Machine, store.RunnerBusy, a.ID)
+		k.wantRunner("after the launch", r.Machine, store.RunnerBusy, a.ID)
 		k.wantEqual("its uses", k.runner(r.Machine).Uses, use)
 		e := k.success(a)
 		e.Runner = store.RunnerRecycling
@@ -111,7 +111,69 @@ func runnerLife(k *kit) {
 	k.wantEqual("its tenant", k.runner(r.ID).Tenant, "t")
 }
 
-func runnerReservedOnce(k *kit) {
+func runnerClaims(k *kit) {
+	r := k.idle("warm")
+	waits := k.submit()
+	launched := k.lend(waits, r, "").Job
+	e := k.success(k.attempt(launched.Attempt))
+	e.Runner = store.RunnerIdle
+	k.end(e)
+	s := k.submission(func(s *store.Submission) { s.Inputs = []store.Input{{Name: "in"}} })
+	s.Launch = k.on(s.Job, r, "")
+	submitted, _, err := k.store.Submit(k.ctx, s)
+	k.must(err)
+	given := submitted.AttemptLog[0]
+	k.wantEqual("what Submit says of its fence", given.Fence, submitted.Fence)
+	k.wantEqual("what Submit says of who has claimed it", given.ClaimedBy, "agent/1")
+	for what, j := range map[string]*store.Job{"a job that waited": launched, "a job that was submitted with its launch": submitted} {
+		k.wantEqual(what+": its state", j.State, dayfly.Running)
+		k.wantEqual(what+": its fence", j.Fence, int64(1))
+		k.wantEqual(what+": its version", j.Version, int64(3))
+		events, err := k.store.Events(k.ctx, j.ID, 0, 3)
+		k.must(err)
+		k.wantEqual(what+": its events", len(events), 3)
+		k.wantEqual(what+": its second event", events[1].State, dayfly.Starting)
+		k.wantEqual(what+": its third event", events[2].State, dayfly.Running)
+	}
+	a := k.attempt(given.ID)
+	k.wantEqual("when it was claimed", a.ClaimedAt, a.CreatedAt)
+	k.wantEqual("when it was booted", a.BootedAt, a.CreatedAt)
+	for range 2 {
+		job, again, err := k.store.Claim(k.ctx, &store.Claim{Attempt: a.ID, By: "agent/1", Time: k.now()})
+		k.must(err)
+		k.wantEqual("the fence that the agent is told", again.Fence, a.Fence)
+		k.wantEqual("when it was claimed, as the agent is told", again.ClaimedAt, a.ClaimedAt)
+		k.wantEqual("the inputs that the agent is told of", len(job.Inputs), 1)
+		k.wantEqual("the job's version, as the agent is told", job.Version, submitted.Version)
+	}
+	_, _, err = k.store.Claim(k.ctx, &store.Claim{Attempt: a.ID, By: "agent/2", Time: k.now()})
+	k.wantKind("a claim by an agent that was started again", err, fault.AlreadyClaimed)
+	nobody := k.on(k.submit(), r, "")
+	nobody.Lend.By = ""
+	_, err = k.store.Launch(k.ctx, []*store.Launch{nobody})
+	k.wantKind("a launch for nobody", err, fault.Invalid)
+}
+
+func runnerGivenBack(k *kit) {
+	r := k.idle("warm")
+	a := k.lend(k.submit(), r, "")
+	e := k.success(a)
+	e.State, e.Started, e.Runner = dayfly.AttemptNeverStarted, false, store.RunnerIdle
+	e.Job = store.Next{State: dayfly.Queued}
+	e.Fence = 0
+	_, err := k.store.End(k.ctx, e)
+	k.wantKind("an end without its fence", err, fault.StaleAttempt)
+	e.Fence = a.Fence
+	job := k.end(e)
+	k.wantRunner("when its attempt is taken back", r.Machine, store.RunnerIdle, "")
+	_, _, err = k.store.Claim(k.ctx, &store.Claim{Attempt: a.ID, By: "agent/1", Time: k.now()})
+	k.wantKind("its agent, which asks for it then", err, fault.StaleAttempt)
+	next := k.lend(job, r, "")
+	k.wantEqual("the fence of the next attempt", next.Fence, a.Fence+1)
+	k.wantEqual("its number", next.Number, 2)
+}
+
+func runnerGivenOnce(k *kit) {
 	r := k.idle("warm")
 	var won atomic.Int32
 	var all sync.WaitGroup
@@ -142,7 +204,7 @@ func runnerReservedOnce(k *kit) {
 	_, err = k.store.MoveRunner(k.ctx, &store.RunnerMove{
 		Machine: r.Machine, From: []store.RunnerState{store.RunnerIdle}, To: store.RunnerDraining, Time: k.now(),
 	})
-	k.wantKind("draining what is reserved", err, fault.Conflict)
+	k.wantKind("draining what is busy", err, fault.Conflict)
 }
 
 func runnerMadeFor(k *kit) {
@@ -177,7 +239,7 @@ func runnerMadeFor(k *kit) {
 
 func runnerTenant(k *kit) {
 	r := k.idle("warm")
-	a := k.claim(k.lend(k.submit(), r, "blue").ID, "agent/1")
+	a := k.lend(k.submit(), r, "blue")
 	e := k.success(a)
 	e.Runner = store.RunnerIdle
 	k.end(e)
@@ -190,10 +252,21 @@ func runnerTenant(k *kit) {
 
 func runnerAgent(k *kit) {
 	r := k.idle("warm")
-	a := k.lend(k.submit(), r, "")
-	_, _, err := k.store.Claim(k.ctx, &store.Claim{Attempt: a.ID, By: "agent/2", Time: k.now()})
-	k.wantKind("a claim by an agent that was started again", err, fault.StaleAttempt)
-	k.claim(a.ID, "agent/1")
+	l := k.on(k.submit(), r, "")
+	l.Lend.By = "agent/2"
+	refusals, err := k.store.Launch(k.ctx, []*store.Launch{l})
+	k.must(err)
+	k.wantEqual("that an agent that was started again gets nothing", errors.Is(refusals[0], store.ErrTaken), true)
+	k.lend(k.submit(), r, "")
+
+	made := k.wish(k.submit())
+	fresh := k.runnerOf("warm")
+	made.Machine, made.Lend = fresh.Machine, &store.Lending{New: fresh, Most: 9}
+	_, err = k.store.Launch(k.ctx, []*store.Launch{made})
+	k.must(err)
+	k.claim(made.AttemptID, "agent/1")
+	_, _, err = k.store.Claim(k.ctx, &store.Claim{Attempt: made.AttemptID, By: "agent/2", Time: k.now()})
+	k.wantKind("a second agent on a machine that was made for the attempt", err, fault.AlreadyClaimed)
 }
 
 func runnerMost(k *kit) {
@@ -210,9 +283,6 @@ func runnerScaledDown(k *kit) {
 	a := k.lend(k.submit(), r, "")
 	drain := &store.RunnerMove{Machine: r.Machine, From: []store.RunnerState{store.RunnerIdle}, To: store.RunnerDraining, Time: k.now(), Message: "idle"}
 	_, err := k.store.MoveRunner(k.ctx, drain)
-	k.wantKind("draining what is reserved", err, fault.Conflict)
-	a = k.claim(a.ID, "agent/1")
-	_, err = k.store.MoveRunner(k.ctx, drain)
 	k.wantKind("draining what is busy", err, fault.Conflict)
 	e := k.success(a)
 	e.Runner = store.RunnerIdle
@@ -229,7 +299,7 @@ func runnerScaledDown(k *kit) {
 
 func runnerDestroyed(k *kit) {
 	r := k.idle("warm")
-	a := k.claim(k.lend(k.submit(), r, "").ID, "agent/1")
+	a := k.lend(k.submit(), r, "")
 	k.must(k.store.MoveMachine(k.ctx, []*store.MachineMove{{
 		Name: r.Machine, From: []store.MachineState{store.MachineCreating, store.MachinePresent}, To: store.MachineDeleting, Time: k.now(), Message: "silent",
 	}}))
@@ -250,7 +320,7 @@ func runnerDestroyed(k *kit) {
 func runnerListed(k *kit) {
 	r := k.idle("warm")
 	for range 2 {
-		e := k.success(k.claim(k.lend(k.submit(), r, "").ID, "agent/1"))
+		e := k.success(k.lend(k.submit(), r, ""))
 		e.Runner = store.RunnerIdle
 		k.end(e)
 	}
@@ -292,7 +362,7 @@ func runnerCosts(k *kit) {
 	k.must(refusals[0])
 	k.wantCosts("when a job has it", store.Cost{Day: "2026-05-04", Queue: "pool:warm", Provider: "local", Amount: 100})
 	k.wantUnsettled("what runs up then", k.attempt(l.AttemptID))
-	e := k.success(k.claim(l.AttemptID, "agent/1"))
+	e := k.success(k.attempt(l.AttemptID))
 	e.Time, e.Runner = at.Add(130*time.Second), store.RunnerIdle
 	k.end(e)
 	want := []store.Cost{
