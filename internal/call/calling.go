@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
@@ -22,7 +23,8 @@ type Call struct {
 	allowed []*allowance // of the readers in the argument, nil where there is none
 	flows   context.Context
 	stop    context.CancelFunc
-	isStuck bool // guarded by the client
+	isStuck bool          // guarded by the client
+	sentAt  atomic.Uint64 // one more than the position of the open, as a tracing Link says it; 0: it is not known
 
 	mu       sync.Mutex
 	wake     chan struct{} // holds one token when something has changed
@@ -96,7 +98,7 @@ func (k *Call) sendOpen(ctx context.Context, flags byte, types []byte) error {
 	head = binary.AppendUvarint(head, readers)
 	head = field(head, types)
 	head = appendNumber(head, len(k.Argument.Data))
-	sent, err := sendValue(ctx, k.client.link, scratch, head, k.id, k.Argument.Data)
+	sent, err := sendValue(ctx, k, k.client.link, scratch, head, k.id, k.Argument.Data)
 	if err == nil {
 		return nil
 	}
@@ -109,20 +111,41 @@ func (k *Call) sendOpen(ctx context.Context, flags byte, types []byte) error {
 	return &Failure{Err: sendError(ctx, err)}
 }
 
-// sendValue sends a value behind the head of its first frame, in as many frames as it takes. It says whether any was sent.
-func sendValue(ctx context.Context, l Link, scratch *[]byte, head []byte, id uint64, data []byte) (sent bool, err error) {
+// send sends the first frame of the call, and notes where it is.
+func (k *Call) send(ctx context.Context, parts ...[]byte) error {
+	if k.client.trace == nil {
+		return k.client.link.Send(ctx, parts...)
+	}
+	position, err := k.client.trace.SendAt(ctx, parts...)
+	k.sentAt.Store(position + 1)
+	return err
+}
+
+// neverArrived reports whether it is certain that the other side has heard nothing of the call, now that the link is over.
+func (k *Call) neverArrived() bool {
+	position := k.sentAt.Load()
+	return position > 0 && position > k.client.trace.Tried()
+}
+
+// sendValue sends a value behind the head of its first frame, in as many frames as it takes. It says whether any was sent. k is the
+// call that it opens, nil if it is what a runner sends.
+func sendValue(ctx context.Context, k *Call, l Link, scratch *[]byte, head []byte, id uint64, data []byte) (sent bool, err error) {
 	part := data
 	if len(part) > maxWhole || len(head)+len(part) > link.MaxFrame {
 		part = part[:maxPart]
 	}
 	data = data[len(part):]
+	parts := make([][]byte, 1, 2)
 	if len(part) <= maxInline {
 		head = append(head, part...)
-		*scratch = head
-		err = l.Send(ctx, head)
 	} else {
-		*scratch = head
-		err = l.Send(ctx, head, part)
+		parts = append(parts, part)
+	}
+	parts[0], *scratch = head, head
+	if k != nil {
+		err = k.send(ctx, parts...)
+	} else {
+		err = l.Send(ctx, parts...)
 	}
 	for err == nil && len(data) > 0 {
 		sent = true
@@ -249,7 +272,7 @@ func (k *Call) await(ctx context.Context, ready func() bool) error {
 		k.progress = nil
 		k.mu.Unlock()
 		if now != nil {
-			k.Progress(now.fraction, now.text)
+			k.tell(now)
 		}
 		switch {
 		case ok && failure == nil, ok && !k.finished():
@@ -265,6 +288,18 @@ func (k *Call) await(ctx context.Context, ready func() bool) error {
 			return k.abandon(cancelDeadline, context.DeadlineExceeded)
 		}
 	}
+}
+
+// tell passes on what the function reports. If that panics nobody waits for the call any more.
+func (k *Call) tell(now *report) {
+	told := false
+	defer func() {
+		if !told {
+			_ = k.abandon(cancelCaller, nil) // the panic is what its caller gets
+		}
+	}()
+	k.Progress(now.fraction, now.text)
+	told = true
 }
 
 // finished reports whether there is nothing left to read, so that a failure counts.
@@ -364,12 +399,10 @@ func (k *Call) ended() {
 		switch {
 		case failure != nil:
 			f.end(failure)
-		case canceled && reason == cancelDeadline:
-			f.end(context.DeadlineExceeded)
 		case canceled:
-			f.end(context.Canceled)
+			f.end(canceledFor(reason))
 		default:
-			f.end(io.ErrUnexpectedEOF) // unless it has ended in order
+			f.end(&Failure{Ran: true, Err: io.ErrUnexpectedEOF}) // unless it has ended in order
 		}
 	}
 	if k.stop != nil {
@@ -414,7 +447,7 @@ func (k *Call) takeResult(r *reader) error {
 	}
 	k.mu.Lock()
 	k.types = known
-	k.results = inflows(k.client.link, k.id, readers)
+	k.results = inflows(k.client.link, k.id, readers, k.told)
 	k.mu.Unlock()
 	if k.arriving.complete() {
 		k.deliver()
@@ -508,7 +541,12 @@ func failureOf(what outcome, data []byte) error {
 	case outcomeUnsent:
 		return &Failure{Ran: true, Err: fault.Say(fault.Kind(r.text()), "%s", r.text())}
 	}
-	switch r.byte() {
+	return canceledFor(r.byte())
+}
+
+// canceledFor is what a call ends with that was canceled for a reason.
+func canceledFor(reason byte) error {
+	switch reason {
 	case cancelDeadline:
 		return &Failure{Ran: true, Err: context.DeadlineExceeded}
 	case cancelDrained:
@@ -516,6 +554,17 @@ func failureOf(what outcome, data []byte) error {
 	default:
 		return &Failure{Ran: true, Err: context.Canceled}
 	}
+}
+
+// told makes of why the readers of the result end what they return.
+func (k *Call) told(err error) error {
+	if failed, ok := errors.AsType[*readError](err); ok {
+		err = &FunctionError{Kind: fault.Internal, Message: failed.Error()}
+	}
+	if k.Told != nil {
+		return k.Told(err)
+	}
+	return err
 }
 
 func (k *Call) takeCredit(r *reader) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -41,6 +42,7 @@ type ClientOptions struct {
 // Client is the parent's end of a link. It is safe for concurrent use.
 type Client struct {
 	link     Link
+	trace    tracing // the link, if it is one
 	settings Settings
 	o        ClientOptions
 	logs     shipper
@@ -65,10 +67,14 @@ type knowledge struct {
 // NewClient takes over the link, to which it tells the settings. Serve must be called.
 func NewClient(ctx context.Context, l Link, s Settings, o *ClientOptions) (*Client, error) {
 	c := &Client{link: l, settings: s, calls: map[uint64]*Call{}, known: map[string]*knowledge{}}
+	c.trace, _ = l.(tracing)
 	if o != nil {
 		c.o = *o
 	}
 	c.logs.take = c.o.Log
+	if g, ok := l.(interface{ Gather() }); ok {
+		g.Gather() // each result lets a caller go on, who may well call again
+	}
 	text, err := json.Marshal(s)
 	if err != nil {
 		return nil, fmt.Errorf("call: %w", err)
@@ -90,6 +96,8 @@ type Request struct {
 	Retains  bool // the caller keeps the bytes of results
 	// Progress is called by Wait, Next and Started with what the function reports. Nil drops it.
 	Progress func(fraction float64, text string)
+	// Told makes of the *Failure or *FunctionError with which the readers of the result end what they return. Nil leaves it.
+	Told func(error) error
 	// Slot is released once, when the work has ended, in whatever way. Nil is none.
 	Slot interface{ Release() }
 }
@@ -99,7 +107,7 @@ func (c *Client) Start(ctx context.Context, r *Request) (*Call, error) {
 	k := &Call{client: c, Request: *r, wake: make(chan struct{}, 1)}
 	if n := len(r.Argument.Data); n > c.settings.MaxArgument {
 		k.release()
-		return nil, &Failure{Err: fault.Say(fault.TooLarge, "the argument has %d bytes, and at most %d may be sent", n, c.settings.MaxArgument)}
+		return nil, &Failure{Err: fault.Say(fault.TooLarge, "the argument has %d bytes, and at most %d may be sent: the pool's MaxArgument; an io.Reader in it has no limit", n, c.settings.MaxArgument)}
 	}
 	k.prepare(ctx)
 	flags, types, err := c.register(k)
@@ -115,7 +123,7 @@ func (c *Client) Start(ctx context.Context, r *Request) (*Call, error) {
 			o := &outflow{link: c.link, id: k.id, channel: i, allowed: allowed, failed: k.readerFailed}
 			go func() {
 				o.pump(k.flows, r.Argument.Readers[i])
-				closeReader(r.Argument.Readers[i])
+				closeReader(r.Argument.Readers[i], k.closePanicked)
 			}()
 		}
 	}
@@ -186,7 +194,7 @@ func (c *Client) fail(why error) {
 	over := c.over
 	c.mu.Unlock()
 	for _, k := range lost {
-		k.settle(func() { k.failure = &Failure{Ran: true, Err: over} })
+		k.settle(func() { k.failure = &Failure{Ran: !k.neverArrived(), Err: over} })
 		c.finish(k)
 	}
 }
@@ -345,8 +353,22 @@ func (c *Client) learn(k *Call, types []byte) string {
 	return about.results
 }
 
-// closeReader closes a reader that was sent, when it can be closed.
-func closeReader(r io.Reader) {
+// closePanicked logs that closing a reader of the argument has panicked, beside what the runner logs.
+func (k *Call) closePanicked(cause any) {
+	k.client.logs.add(Record{
+		Call: k.id, Function: k.Function, Time: time.Now(), Level: slog.LevelError, Message: "closing a reader of the argument panicked",
+		Attrs: []slog.Attr{slog.String("panic", fmt.Sprint(cause))},
+	}, recordCost)
+}
+
+// closeReader closes a reader that was sent, when it can be closed. Like one of Read, its panic must not end a process in which other
+// calls go on.
+func closeReader(r io.Reader, panicked func(cause any)) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			panicked(cause)
+		}
+	}()
 	if c, ok := r.(io.Closer); ok {
 		c.Close()
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"runtime/debug"
 	"sync"
@@ -31,6 +32,8 @@ type Execution struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	free   context.CancelFunc
+
+	yielding sync.Mutex // held while an item is sent
 
 	mu       sync.Mutex
 	results  []*allowance // of the readers in the result
@@ -89,11 +92,14 @@ func (x *Execution) Begin() error {
 }
 
 // Yield sends an item of a stream. It waits while the caller does not take what was sent before, and returns the cause of
-// the context's end when that comes first.
+// the context's end when that comes first. It may be called by several goroutines: one item is sent after the other, since the first
+// brings the types.
 func (x *Execution) Yield(v codec.Value) error {
-	if err := x.tooLarge(v, "an item"); err != nil {
+	if err := x.tooLarge(v, "an item", ""); err != nil {
 		return Unsent(err)
 	}
+	x.yielding.Lock()
+	defer x.yielding.Unlock()
 	if err := x.allowed.take(x.ctx, len(v.Data)+itemCost); err != nil {
 		return err
 	}
@@ -103,7 +109,7 @@ func (x *Execution) Yield(v codec.Value) error {
 	head = field(head, x.describe(v))
 	head = appendNumber(head, len(v.Data))
 	// The context ends no item that was begun: the parts of the next would be taken for its own.
-	_, err := sendValue(context.Background(), x.server.link, scratch, head, x.id, v.Data)
+	_, err := sendValue(context.Background(), nil, x.server.link, scratch, head, x.id, v.Data)
 	return err
 }
 
@@ -118,12 +124,12 @@ func (x *Execution) describe(v codec.Value) []byte {
 	return v.Types
 }
 
-func (x *Execution) tooLarge(v codec.Value, what string) error {
+func (x *Execution) tooLarge(v codec.Value, what, advice string) error {
 	limit := x.server.Settings().MaxResult
 	if len(v.Data) <= limit {
 		return nil
 	}
-	return fault.Say(fault.TooLarge, "%s of %s has %d bytes, and at most %d may be sent", what, x.function.Name, len(v.Data), limit)
+	return fault.Say(fault.TooLarge, "%s of %s has %d bytes, and at most %d may be sent: the pool's MaxResult%s", what, x.function.Name, len(v.Data), limit, advice)
 }
 
 // run runs the function and answers.
@@ -152,7 +158,7 @@ func (x *Execution) run() {
 	}
 	x.function.pace.ran(time.Since(began))
 	if err == nil {
-		err = x.tooLarge(v, "the result")
+		err = x.tooLarge(v, "the result", "; an io.ReadCloser in it has no limit")
 		if err != nil {
 			err = Unsent(err)
 		}
@@ -209,7 +215,7 @@ func (x *Execution) openReaders(v codec.Value, err error) []io.Reader {
 		switch {
 		case r == nil:
 		case err != nil:
-			closeReader(r)
+			closeReader(r, x.closePanicked)
 		default:
 			some = true
 			allowed[i] = newAllowance()
@@ -233,15 +239,23 @@ func (x *Execution) pump(readers []io.Reader) {
 		}
 		pumping.Go(func() {
 			// A Read that waits, for a process or a connection, is ended by closing what it reads.
-			closed := context.AfterFunc(x.ctx, func() { closeReader(r) })
+			closed := context.AfterFunc(x.ctx, func() { closeReader(r, x.closePanicked) })
 			o := &outflow{link: x.server.link, id: x.id, channel: i, allowed: x.results[i]}
 			o.pump(x.ctx, r)
 			if closed() {
-				closeReader(r)
+				closeReader(r, x.closePanicked)
 			}
 		})
 	}
 	pumping.Wait()
+}
+
+// closePanicked logs that closing a reader of the result has panicked.
+func (x *Execution) closePanicked(cause any) {
+	x.server.logs.add(&Record{
+		Time: time.Now(), Level: slog.LevelError, Message: "closing a reader of the result panicked",
+		Attrs: []slog.Attr{slog.String("panic", fmt.Sprint(cause))},
+	}, x)
 }
 
 // reply sends the result.
@@ -269,13 +283,20 @@ func (x *Execution) reply(v codec.Value, err error) {
 		_ = x.server.watch.turns.PostLate(x.turn, *scratch) // or the link is over
 		return
 	}
-	x.leaveTurn()                                                                    // sending may wait for what only the reader can bring
-	_, _ = sendValue(context.Background(), x.server.link, scratch, head, x.id, data) // or the link is over
+	x.leaveTurn()                                                                         // sending may wait for what only the reader can bring
+	_, _ = sendValue(context.Background(), nil, x.server.link, scratch, head, x.id, data) // or the link is over
 }
 
-// outcomeOf tells the errors apart and writes them down.
-func (x *Execution) outcomeOf(err error) (outcome, []byte) {
+// outcomeOf tells the errors apart and writes them down. What an error says of itself is the function's code, too, as it is for the
+// nil pointer that is returned as an error.
+func (x *Execution) outcomeOf(err error) (what outcome, data []byte) {
 	pair := func(a, b string) []byte { return field(field(nil, clip(a, maxMessage)), clip(b, maxMessage)) }
+	defer func() {
+		if cause := recover(); cause != nil {
+			text := fmt.Sprintf("the error that it returned, a %T, cannot be read: %v", err, cause)
+			what, data = outcomePanic, pair(text, string(debug.Stack()))
+		}
+	}()
 	if f, ok := err.(*FunctionError); ok { //nolint:errorlint // made by run, and never wrapped
 		return outcomePanic, pair(f.Message, f.Stack)
 	}

@@ -67,7 +67,8 @@ func (a *allowance) give(n int) {
 
 // inflow is a reader whose bytes come over the link.
 type inflow struct {
-	credit func(n int) // tells the sender that n bytes were read, or with 0 that no more are wanted
+	credit func(n int)       // tells the sender that n bytes were read, or with 0 that no more are wanted
+	told   func(error) error // makes of why it ends what Read returns; nil leaves it
 
 	mu     sync.Mutex
 	change sync.Cond
@@ -105,6 +106,9 @@ func (f *inflow) add(data []byte) bool {
 
 // end makes Read return err after what has arrived.
 func (f *inflow) end(err error) {
+	if f.told != nil && !errors.Is(err, io.EOF) {
+		err = f.told(err)
+	}
 	f.mu.Lock()
 	if f.err == nil {
 		f.err = err
@@ -221,8 +225,8 @@ func (o *outflow) send(ctx context.Context, flags byte, data []byte) error {
 // maxReaders is how many readers a value can have.
 const maxReaders = 32
 
-// inflows makes the readers that the bits of set name.
-func inflows(l Link, id uint64, set uint64) []*inflow {
+// inflows makes the readers that the bits of set name. told makes of why they end what they return; nil leaves it.
+func inflows(l Link, id uint64, set uint64, told func(error) error) []*inflow {
 	if set == 0 {
 		return nil
 	}
@@ -239,6 +243,7 @@ func inflows(l Link, id uint64, set uint64) []*inflow {
 				head = appendNumber(head, n)
 				_ = l.Post(head) // when it cannot be sent the sender has gone
 			})
+			f.told = told
 		}
 		all = append(all, f)
 	}

@@ -16,3 +16,11 @@ type Link interface {
 	// Close ends the link after all that was sent. The other side is told why; nil says that all is well.
 	Close(why error)
 }
+
+// tracing is a Link that knows, when it is over, which frames certainly have not reached the other side.
+type tracing interface {
+	// SendAt is Send, and says at or after which position of the stream the frame is.
+	SendAt(ctx context.Context, parts ...[]byte) (position uint64, err error)
+	// Tried returns the position up to which the stream may have reached the other side.
+	Tried() uint64
+}

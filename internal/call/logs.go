@@ -3,7 +3,9 @@ package call
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -21,8 +23,10 @@ const recordCost = 128
 
 // Logs collects what a runner logs and prints, for its parent. It is safe for concurrent use.
 type Logs struct {
-	level   atomic.Int64 // the least slog.Level that is taken
-	reading atomic.Int32 // how many Lines are at work on what they have read
+	level   atomic.Int64  // the least slog.Level that is taken
+	reading atomic.Int32  // how many Lines are at work on what they have read
+	mark    string        // a line that nobody prints: where what belongs to one parent ends
+	passed  chan struct{} // an element for each mark that Lines has come to
 
 	mu      sync.Mutex
 	encoded []byte // frames to be, one record after another
@@ -30,13 +34,18 @@ type Logs struct {
 	dropped int
 	server  *Server
 	unread  []func() bool
+	pipes   []io.Writer // whose other ends Lines reads
+	between io.Writer   // where what comes goes while there is no parent; nil: it waits for one
+	parting bool        // what comes belongs to a parent that is gone
 	wake    chan struct{}
-	sending sync.Mutex // held while records are sent, so that they stay in order
+	active  bool          // what was taken to be sent may not have been sent yet
+	sending chan struct{} // has an element while records are sent, so that they stay in order
+	stalled atomic.Bool   // an urgent record could not be sent in time, and none since
 }
 
 // NewLogs returns an empty collection.
 func NewLogs() *Logs {
-	l := &Logs{wake: make(chan struct{}, 1)}
+	l := &Logs{wake: make(chan struct{}, 1), sending: make(chan struct{}, 1), mark: "dayfly: the parent is another from here on " + rand.Text(), passed: make(chan struct{}, maxPipes)}
 	l.setLevel(slog.LevelInfo)
 	return l
 }
@@ -47,13 +56,76 @@ func (l *Logs) setLevel(level slog.Level) { l.level.Store(int64(level)) }
 func (l *Logs) Serve(s *Server) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.server = s
+	l.server, l.parting = s, false
 }
 
-// add takes a record, or counts it when there are too many.
-func (l *Logs) add(r *Record) {
+// Between makes what comes while there is no parent, before the first Serve and after each Part, go to w, where what the
+// process says of itself goes.
+func (l *Logs) Between(w io.Writer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.between = w
+}
+
+// maxPipes is how many pipes there may be.
+const maxPipes = 8
+
+// Pipe makes Part wait for what is in a pipe. It is for what Lines reads: w is the pipe's other end.
+func (l *Logs) Pipe(w io.Writer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pipes = append(l.pipes, w)
+}
+
+// Part is called between two parents, when no function runs. What was logged and printed until now and was not sent is thrown
+// away, so that nothing of one parent's reaches another's log. The error is that of ctx, which ends first when something
+// prints faster than it can be read.
+func (l *Logs) Part(ctx context.Context) error {
+	l.mu.Lock()
+	l.server, l.parting = nil, true
+	pipes := l.pipes
+	l.mu.Unlock()
+	l.setLevel(slog.LevelInfo)
+	go func() {
+		for _, pipe := range pipes {
+			_, _ = fmt.Fprintf(pipe, "\n%s\n", l.mark) // behind what is no whole line; that it was not written is noticed
+		}
+	}()
+	for range pipes {
+		select {
+		case <-l.passed:
+		case <-ctx.Done():
+			return fmt.Errorf("call: what was printed cannot be told apart: %w", context.Cause(ctx))
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.encoded, l.ends, l.dropped, l.parting = nil, nil, 0, false
+	return nil
+}
+
+// add takes a record that belongs to the call x, if to any, or counts it when there are too many.
+func (l *Logs) add(r *Record, x *Execution) {
+	l.mu.Lock()
+	if l.server == nil && l.between != nil {
+		between := l.between
+		if l.parting || x != nil {
+			between = io.Discard
+		}
+		l.mu.Unlock()
+		r.write(between)
+		return
+	}
+	defer l.mu.Unlock()
+	if x != nil && l.server != nil && x.server != l.server {
+		return // somebody has kept the context of a call of another parent's
+	}
+	if x == nil && l.server != nil {
+		x = l.server.only()
+	}
+	if x != nil {
+		r.Call, r.Function = x.id, x.function.Name
+	}
 	if len(l.encoded)+recordCost*len(l.ends) > maxLogged {
 		l.dropped++
 		return
@@ -82,44 +154,110 @@ func (l *Logs) ship(ctx context.Context, link Link) {
 // Flush sends what was logged and printed so far, for code that is about to end the process. It waits no longer than the context
 // lasts.
 func (l *Logs) Flush(ctx context.Context) {
+	l.settle()
 	l.mu.Lock()
 	server := l.server
 	l.mu.Unlock()
-	if server == nil {
-		return
+	if server != nil {
+		l.flush(ctx, server.link)
 	}
-	l.settle()
-	l.flush(ctx, server.link)
 }
 
-// flush sends what there is.
+// urgently is how long code waits that has logged what may be the last it says.
+const urgently = 10 * time.Millisecond
+
+// hurry sends what was logged before it returns, because it may be why the process is about to end: who logs an error and then calls
+// os.Exit leaves nobody else the time to. It waits only a moment for a parent that does not read, and not again until records get through.
+func (l *Logs) hurry() {
+	l.mu.Lock()
+	server := l.server
+	l.mu.Unlock()
+	if server == nil || l.stalled.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), urgently)
+	defer cancel()
+	l.flush(ctx, server.link)
+	if ctx.Err() != nil {
+		l.stalled.Store(true)
+	}
+}
+
+// flush sends what there is, and returns when all that was there has been sent, also by others. What it cannot send before the
+// context ends is left for later.
 func (l *Logs) flush(ctx context.Context, link Link) {
 	l.mu.Lock()
-	nothing := len(l.ends) == 0
-	if !nothing && l.dropped > 0 { // when nothing follows, nobody would be told
-		l.encoded = appendRecord(l.encoded, &Record{Source: Counted, Time: time.Now(), Level: slog.LevelWarn, Dropped: l.dropped})
-		l.ends = append(l.ends, len(l.encoded))
-		l.dropped = 0
-	}
+	nothing := len(l.ends) == 0 && !l.active
 	l.mu.Unlock()
 	if nothing {
 		return
 	}
-	l.sending.Lock()
-	defer l.sending.Unlock()
-	l.mu.Lock()
-	encoded, ends := l.encoded, l.ends
-	l.encoded, l.ends = nil, nil
-	l.mu.Unlock()
+	select {
+	case l.sending <- struct{}{}:
+		defer func() { <-l.sending }()
+	case <-ctx.Done():
+		return
+	}
+	encoded, ends := l.take(link)
 	begin := 0
 	for i, end := range ends {
 		if i+1 < len(ends) && ends[i+1]-begin <= maxPart {
 			continue
 		}
 		if link.Send(ctx, []byte{byte(kindLog)}, encoded[begin:end]) != nil {
-			return
+			if ctx.Err() != nil {
+				l.restore(encoded, ends, begin, link)
+			}
+			break // or the link is over
 		}
 		begin = end
+	}
+	if begin == len(encoded) {
+		l.stalled.Store(false)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.active = false
+}
+
+// take returns what is to be sent over a link.
+func (l *Logs) take(link Link) (encoded []byte, ends []int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.ends) == 0 || l.server != nil && l.server.link != link { // which are another parent's
+		return nil, nil
+	}
+	if l.dropped > 0 { // when nothing follows, nobody would be told
+		l.encoded = appendRecord(l.encoded, &Record{Source: Counted, Time: time.Now(), Level: slog.LevelWarn, Dropped: l.dropped})
+		l.ends = append(l.ends, len(l.encoded))
+		l.dropped = 0
+	}
+	encoded, ends = l.encoded, l.ends
+	l.encoded, l.ends, l.active = nil, nil, true
+	return encoded, ends
+}
+
+// restore puts back what could not be sent over a link, from the byte at begin on, before what has come since.
+func (l *Logs) restore(encoded []byte, ends []int, begin int, link Link) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.server == nil || l.server.link != link {
+		return // nobody else is to have it
+	}
+	kept := slices.Clone(encoded[begin:])
+	var bounds []int
+	for _, end := range ends {
+		if end > begin {
+			bounds = append(bounds, end-begin)
+		}
+	}
+	for _, end := range l.ends {
+		bounds = append(bounds, end+len(kept))
+	}
+	l.encoded, l.ends = append(kept, l.encoded...), bounds
+	select {
+	case l.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -144,7 +282,6 @@ func (h *handler) Enabled(_ context.Context, level slog.Level) bool {
 
 func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 	record := Record{Source: Logged, Time: r.Time, Level: r.Level, Message: r.Message}
-	record.of(From(ctx), h.logs)
 	attrs := make([]slog.Attr, 0, r.NumAttrs())
 	r.Attrs(func(a slog.Attr) bool {
 		if !a.Equal(slog.Attr{}) {
@@ -159,24 +296,11 @@ func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 		}
 	}
 	record.Attrs = append(slices.Clip(h.attrs), attrs...)
-	h.logs.add(&record)
+	h.logs.add(&record, From(ctx))
+	if r.Level >= slog.LevelError {
+		h.logs.hurry()
+	}
 	return nil
-}
-
-// of says which call a record belongs to: x, or else the only one that runs.
-func (r *Record) of(x *Execution, l *Logs) {
-	if x == nil {
-		l.mu.Lock()
-		server := l.server
-		l.mu.Unlock()
-		if server == nil {
-			return
-		}
-		x = server.only()
-	}
-	if x != nil {
-		r.Call, r.Function = x.id, x.function.Name
-	}
 }
 
 func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
@@ -246,9 +370,11 @@ func (l *Logs) Lines(r io.Reader, source Source) {
 			if text[len(text)-1] == '\n' {
 				text = text[:len(text)-1]
 			}
-			record := Record{Source: source, Time: time.Now(), Level: slog.LevelInfo, Message: text}
-			record.of(nil, l)
-			l.add(&record)
+			if text == l.mark {
+				l.passed <- struct{}{}
+			} else {
+				l.add(&Record{Source: source, Time: time.Now(), Level: slog.LevelInfo, Message: text}, nil)
+			}
 		}
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			return

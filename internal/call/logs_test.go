@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/slogtest"
+	"testing/synctest"
 	"time"
 
 	"github.com/dayfly-run/dayfly/internal/call"
@@ -98,6 +99,59 @@ func TestAFloodOfRecordsStopsNobodyAndIsCounted(t *testing.T) {
 }
 
 // The handler keeps the rules of package slog.
+func TestAnErrorIsSentBeforeTheCodeThatLoggedItGoesOn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, b := pair(t)
+		logs := call.NewLogs()
+		server := call.NewServer(&call.Registry{}, b, logs) // which is not served, so nobody but the code itself can send
+		logs.Serve(server)
+		log := slog.New(logs.Handler())
+		log.Info("the model is looked for")
+		if n := len(a.in); n != 0 {
+			t.Errorf("after Info: got %d frames on the way, want who logs ordinary things not to send them", n)
+		}
+		log.Error("the model is not there")
+		if n := len(a.in); n != 1 {
+			t.Errorf("after Error: got %d frames on the way, want 1 with what was logged", n)
+		}
+		for range 3 { // fill what there is room for
+			log.Error("again")
+		}
+		began := time.Now()
+		for range 1000 {
+			log.Error("and again")
+		}
+		if took := time.Since(began); took > 20*time.Millisecond {
+			t.Errorf("1000 errors for a parent that does not read: got %v, want a moment in all", took)
+		}
+		var got []call.Record
+		client, err := call.NewClient(t.Context(), a, settings(), &call.ClientOptions{Log: func(r call.Record) { got = append(got, r) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go client.Serve()
+		go server.Serve()
+		synctest.Wait()
+		if len(got) != 1005 || got[0].Message != "the model is looked for" || got[1].Message != "the model is not there" || got[1004].Message != "and again" {
+			t.Errorf("got %d records, want all 1005 in order when the parent reads", len(got))
+		}
+		a.cut(errors.New("the test is over"))
+	})
+}
+
+func BenchmarkLog(b *testing.B) {
+	for name, level := range map[string]slog.Level{"info": slog.LevelInfo, "error": slog.LevelError} {
+		b.Run(name, func(b *testing.B) {
+			j := join(b, settings(), nil)
+			log := slog.New(j.logs.Handler())
+			for b.Loop() {
+				log.Log(b.Context(), level, "a message", "n", 1)
+			}
+		})
+	}
+}
+
 func TestTheHandlerIsOne(t *testing.T) {
 	t.Parallel()
 	records := make(chan call.Record, 10)

@@ -121,7 +121,8 @@ type joined struct {
 	*call.Client
 	server   *call.Server
 	logs     *call.Logs
-	wire     *wire
+	wire     *wire // the client's end
+	far      *wire // the server's
 	registry *call.Registry
 	served   chan error // what the server's Serve returned
 	ended    chan error // what the client's Serve returned
@@ -135,8 +136,14 @@ func settings() call.Settings {
 // join starts both ends; the functions are added to its registry before they are called.
 func join(t testing.TB, s call.Settings, o *call.ClientOptions) *joined {
 	t.Helper()
+	return joinAs(t, call.NewLogs(), &call.Registry{}, s, o)
+}
+
+// joinAs joins a process that has these functions, and logs to those logs, to a parent.
+func joinAs(t testing.TB, logs *call.Logs, r *call.Registry, s call.Settings, o *call.ClientOptions) *joined {
+	t.Helper()
 	a, b := pair(t)
-	j := &joined{logs: call.NewLogs(), wire: a, registry: &call.Registry{}, served: make(chan error, 1), ended: make(chan error, 1)}
+	j := &joined{logs: logs, wire: a, far: b, registry: r, served: make(chan error, 1), ended: make(chan error, 1)}
 	j.server = call.NewServer(j.registry, b, j.logs)
 	j.logs.Serve(j.server)
 	go func() { j.served <- j.server.Serve() }()

@@ -16,6 +16,8 @@ const maxProgress = 1 << 10
 
 // progress is what an execution has reported.
 type progress struct {
+	sending sync.Mutex // held while a report is taken and sent, so that none overtakes another
+
 	mu      sync.Mutex
 	last    time.Time // when it was sent
 	waiting *report   // what was not sent yet
@@ -37,6 +39,8 @@ func (x *Execution) Progress(fraction float64, text string) {
 	}
 	// The first is sent at once too, but by another goroutine: sending may wait for the link, and work must not.
 	p.timer = time.AfterFunc(max(0, progressPause-time.Since(p.last)), func() {
+		p.sending.Lock()
+		defer p.sending.Unlock()
 		p.mu.Lock()
 		p.timer = nil
 		now := p.take()
@@ -67,6 +71,8 @@ func (x *Execution) sendProgress(now *report) {
 // stopProgress sends what waits, and nothing afterwards.
 func (x *Execution) stopProgress() {
 	p := &x.progress
+	p.sending.Lock()
+	defer p.sending.Unlock()
 	p.mu.Lock()
 	if p.timer != nil {
 		p.timer.Stop()

@@ -1,8 +1,10 @@
 package call
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"time"
@@ -30,6 +32,17 @@ const (
 	Errors                // a line of standard error
 	Counted               // nothing but the number that was Dropped
 )
+
+// write writes r down for people.
+func (r *Record) write(w io.Writer) {
+	if r.Source != Logged {
+		_, _ = io.WriteString(w, r.Message+"\n") // who cannot be told is not told
+		return
+	}
+	out := slog.NewRecord(r.Time, r.Level, r.Message, 0)
+	out.AddAttrs(r.Attrs...)
+	_ = slog.NewTextHandler(w, nil).Handle(context.Background(), out) // as above
+}
 
 // What is left of a long record.
 const (

@@ -124,6 +124,23 @@ func (s *Server) windUp(why error) {
 	wait(s.idle, lastMoment)
 }
 
+// Rest waits, after Serve, until all functions have returned, and returns the names of those that have not when ctx ends.
+func (s *Server) Rest(ctx context.Context) []string {
+	select {
+	case <-s.idle:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var names []string
+	for _, x := range s.running {
+		names = append(names, x.function.Name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 func wait(done <-chan struct{}, limit time.Duration) {
 	t := time.NewTimer(limit)
 	defer t.Stop()
@@ -261,7 +278,7 @@ func (s *Server) open(id uint64, r *reader) error {
 	}
 	x.function, x.types = f, s.described[f.Name]
 	x.allowed = newAllowance()
-	x.readers = inflows(s.link, id, readers)
+	x.readers = inflows(s.link, id, readers, nil)
 	x.context(left)
 	if !x.argument.begin(int(total), r.rest, f.Retains) {
 		return errMalformed

@@ -50,9 +50,9 @@ func (s *Signature[A, R]) Function(name, place string, f func(context.Context, A
 		}
 		v, err := s.results.Encode(&r)
 		if err != nil {
-			return codec.Value{}, Unsent(err)
+			err = Unsent(err)
 		}
-		return v, nil
+		return v, err
 	}
 	return &Function{Name: name, Place: place, Retains: s.arguments.Retains(), Run: run}
 }

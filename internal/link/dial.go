@@ -133,6 +133,8 @@ func (d *dialer) reach(ctx context.Context, address string, received uint64) (*c
 	c, err := d.greet(socket, received)
 	if !stop() && err == nil {
 		err = fmt.Errorf("%s: %w: it did not answer in time", address, fault.Unavailable)
+		c.wire.close()
+		c.process.close()
 	}
 	if err != nil {
 		socket.Close()

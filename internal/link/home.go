@@ -159,29 +159,20 @@ func (h *Home) close() {
 }
 
 // Run lets runners in until ctx ends. Then it closes all links, telling the runners that their parent has ended, and
-// takes its socket away. It must be called, and once. fault.Unavailable: connections cannot be accepted any more.
+// takes its socket away. It must be called, and once, and returns nil.
 func (h *Home) Run(ctx context.Context) error {
-	var listeners []net.Listener
+	var accepting sync.WaitGroup
 	if h.socket != nil {
-		listeners = append(listeners, h.socket.listener)
+		accepting.Go(func() { h.accept(ctx, h.socket.listener) })
 	}
 	if h.tcp != nil {
-		listeners = append(listeners, h.tcp)
+		accepting.Go(func() { h.accept(ctx, h.tcp) })
 	}
-	failed := make(chan error, len(listeners))
-	var accepting sync.WaitGroup
-	for _, l := range listeners {
-		accepting.Go(func() { failed <- h.accept(l) })
-	}
-	var err error
-	select {
-	case <-ctx.Done():
-	case err = <-failed:
-	}
+	<-ctx.Done()
 	h.close()
 	accepting.Wait()
 	h.leave()
-	return err
+	return nil
 }
 
 // leave says goodbye to everybody.
@@ -204,28 +195,31 @@ func (h *Home) leave() {
 	leaving.Wait()
 }
 
-// accept takes connections until the listener is closed. What fails now may succeed soon: a process that is out of
-// descriptors gets some back.
-func (h *Home) accept(l net.Listener) error {
-	for failures := 0; failures < 100; failures++ {
+// acceptPause is between tries to accept a connection when that fails.
+const acceptPause = 50 * time.Millisecond
+
+// accept takes connections until ctx ends. What fails now may succeed later, however long it takes: a process that is out of
+// descriptors gets some back, and the links that there are do not need any.
+func (h *Home) accept(ctx context.Context, l net.Listener) {
+	for failures := 0; ctx.Err() == nil; {
 		conn, err := l.Accept()
-		switch {
-		case errors.Is(err, net.ErrClosed):
-			return nil
-		case err != nil && failures == 99:
-			return fmt.Errorf("link: connections cannot be accepted: %w: %w", fault.Unavailable, err)
-		case err != nil:
-			<-time.After(50 * time.Millisecond)
-		default:
-			failures = -1
-			if s := (&stranger{conn: conn}); h.arrive(s) { // here, so that who came first is the oldest
-				go h.meet(s)
-			} else {
-				conn.Close()
+		if err != nil {
+			if failures++; failures == 1 && ctx.Err() == nil {
+				h.log.Warn("runners cannot reach this process at the moment", "at", l.Addr().String(), "error", err)
 			}
+			select {
+			case <-time.After(acceptPause):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		failures = 0
+		if s := (&stranger{conn: conn}); h.arrive(s) { // here, so that who came first is the oldest
+			go h.meet(s)
+		} else {
+			conn.Close()
 		}
 	}
-	return nil
 }
 
 // meet lets a connection prove itself.
@@ -316,6 +310,7 @@ func (h *Home) greet(socket net.Conn, stays func() bool) (err error) {
 	_ = socket.SetDeadline(time.Time{}) // a socket that takes none is closed
 	w := newWire(conn, socket, secure)
 	if !l.attach(w, hi.Attempt, hi.Received) || !g.join(l) {
+		w.close()
 		return errReplaced
 	}
 	l.watch(peer, w)

@@ -58,29 +58,35 @@ type Link struct {
 	turn  atomic.Uint64 // counts frames twice: it is odd while one is being handled, so nothing is being read
 	stint atomic.Pointer[stint]
 	late  atomic.Bool // PostLate has left something to be written
+	hasty atomic.Bool // see Hurry
 
-	mu      sync.Mutex
-	wire    *wire       // guarded by mu: the connection; nil while there is none
-	attempt uint64      // guarded by mu: the number of the newest connection
-	out     outbox      // guarded by mu
-	sent    uint64      // guarded by mu: what of out the wire has taken
-	acked   uint64      // guarded by mu: what the peer says it has received
-	in      uint64      // guarded by mu: how many bytes of records were received
-	told    uint64      // guarded by mu: how many of them have been acknowledged
-	broken  bool        // guarded by mu: nothing can be written any more
-	writing bool        // guarded by mu: somebody has the part of the writer
-	pushing bool        // guarded by mu: the writer reads out without holding mu
-	idle    bool        // guarded by mu: nothing was sent since the last beat
-	granted int         // guarded by mu: bytes that senders who waited may now add
-	waiters []*waiter   // guarded by mu: senders for whom there is no room, in order
-	pieces  [][]byte    // used by the writer
-	heart   *time.Timer // guarded by mu
-	beat    int         // guarded by mu: counts heartbeats
-	process *process    // guarded by mu: the peer's, if it can be watched
-	served  bool        // guarded by mu: Serve was called
-	closing *End        // guarded by mu: Close was called
-	left    *End        // guarded by mu: the peer said goodbye
-	over    *End        // guarded by mu
+	gathers bool // see Gather
+
+	mu        sync.Mutex
+	wire      *wire       // guarded by mu: the connection; nil while there is none
+	attempt   uint64      // guarded by mu: the number of the newest connection
+	out       outbox      // guarded by mu
+	sent      uint64      // guarded by mu: what of out the wire has taken
+	tried     uint64      // guarded by mu: what of out may have reached the peer, by this wire or one before
+	untried   uint64      // guarded by mu: what tried was before what the wire took last
+	acked     uint64      // guarded by mu: what the peer says it has received
+	in        uint64      // guarded by mu: how many bytes of records were received
+	told      uint64      // guarded by mu: how many of them have been acknowledged
+	broken    bool        // guarded by mu: nothing can be written any more
+	writing   bool        // guarded by mu: somebody has the part of the writer
+	pushing   bool        // guarded by mu: the writer reads out without holding mu
+	idle      bool        // guarded by mu: nothing was sent since the last beat
+	gathering gathering   // guarded by mu
+	granted   int         // guarded by mu: bytes that senders who waited may now add
+	waiters   []*waiter   // guarded by mu: senders for whom there is no room, in order
+	pieces    [][]byte    // used by the writer
+	heart     *time.Timer // guarded by mu
+	beat      int         // guarded by mu: counts heartbeats
+	process   *process    // guarded by mu: the peer's, if it can be watched
+	served    bool        // guarded by mu: Serve was called
+	closing   *End        // guarded by mu: Close was called
+	left      *End        // guarded by mu: the peer said goodbye
+	over      *End        // guarded by mu
 }
 
 // waiter is a sender who waits for room.
@@ -167,6 +173,7 @@ func (l *Link) end(e *End) {
 		e = l.left
 	}
 	l.over = e
+	l.retract(l.wire)
 	if l.heart != nil {
 		l.heart.Stop()
 	}
@@ -180,3 +187,8 @@ func (l *Link) end(e *End) {
 		go l.forget()
 	}
 }
+
+// Hurry says whether the link may go past Go's scheduler in the system calls that do not wait, to read and to write. The scheduler takes
+// a system call as the moment to wake the thread that preempts goroutines, if that sleeps, and for a short call this costs as much as
+// anything else does. Whoever says so keeps a timer of a few milliseconds, which lets that thread sleep for no longer.
+func (l *Link) Hurry(on bool) { l.hasty.Store(on) }

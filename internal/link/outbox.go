@@ -4,19 +4,20 @@ import "sync"
 
 // Sizes of the pieces in which an outbox keeps its bytes.
 const (
+	tinyChunk  = 256 // for a link that says little more than that it lives, of which something is never acknowledged yet
 	smallChunk = 4 << 10
 	largeChunk = 64 << 10
 )
 
 // chunk is a piece of an outbox.
 type chunk struct {
-	next  *chunk
-	data  []byte // its length is how much of it is used
-	small bool
+	next *chunk
+	data []byte // its length is how much of it is used
 }
 
 var (
-	smallChunks = sync.Pool{New: func() any { return &chunk{data: make([]byte, 0, smallChunk), small: true} }}
+	tinyChunks  = sync.Pool{New: func() any { return &chunk{data: make([]byte, 0, tinyChunk)} }}
+	smallChunks = sync.Pool{New: func() any { return &chunk{data: make([]byte, 0, smallChunk)} }}
 	largeChunks = sync.Pool{New: func() any { return &chunk{data: make([]byte, 0, largeChunk)} }}
 )
 
@@ -28,6 +29,13 @@ type outbox struct {
 }
 
 func (o *outbox) size() int { return int(o.end - o.base) }
+
+// reserve makes an empty outbox one that holds the next n bytes in one chunk, if that can be.
+func (o *outbox) reserve(n int) {
+	if o.last == nil {
+		o.grow(n)
+	}
+}
 
 // append adds bytes at the end.
 func (o *outbox) append(p []byte) {
@@ -43,13 +51,18 @@ func (o *outbox) append(p []byte) {
 	}
 }
 
+// grow adds a chunk, which is larger than the one before.
 func (o *outbox) grow(need int) {
-	var c *chunk
-	if o.last == nil && need <= smallChunk {
-		c = smallChunks.Get().(*chunk)
-	} else {
-		c = largeChunks.Get().(*chunk)
+	var pool *sync.Pool
+	switch {
+	case o.last == nil && need <= tinyChunk:
+		pool = &tinyChunks
+	case (o.last == nil || cap(o.last.data) == tinyChunk) && need <= smallChunk:
+		pool = &smallChunks
+	default:
+		pool = &largeChunks
 	}
+	c := pool.Get().(*chunk)
 	if o.last == nil {
 		o.first = c
 	} else {
@@ -81,9 +94,12 @@ func (o *outbox) trim(position uint64) {
 
 func (c *chunk) release() {
 	c.next, c.data = nil, c.data[:0]
-	if c.small {
+	switch cap(c.data) {
+	case tinyChunk:
+		tinyChunks.Put(c)
+	case smallChunk:
 		smallChunks.Put(c)
-	} else {
+	default:
 		largeChunks.Put(c)
 	}
 }

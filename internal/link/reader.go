@@ -15,12 +15,17 @@ type reader struct {
 	start, end int
 	pooled     *[]byte // of which buffer is, when it is large
 	small      []byte
-	last       int // how much the last read brought
+	tiny       bool // small has tinyBuffer bytes
+	last       int  // how much the last read brought
 }
 
 // largeBuffer is the size of the buffer in which records are read that come in crowds. Whoever reads now and then a
-// small one has a buffer of smallChunk bytes.
-const largeBuffer = 64 << 10
+// small one has a buffer of smallBuffer bytes, and of tinyBuffer where TLS has one of its own before it.
+const (
+	largeBuffer = 64 << 10
+	smallBuffer = 4 << 10
+	tinyBuffer  = 512
+)
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, largeBuffer); return &b }}
 
@@ -99,14 +104,14 @@ func (r *reader) read(p []byte) (int, error) {
 func (r *reader) fit(n int) {
 	kept := r.buffer[r.start:r.end]
 	switch {
-	case r.pooled == nil && (r.last >= smallChunk || n > smallChunk):
+	case r.pooled == nil && (r.last >= r.smallSize() || n > r.smallSize()):
 		r.pooled = buffers.Get().(*[]byte)
 		r.buffer = *r.pooled
-	case r.pooled != nil && r.last < smallChunk && n <= smallChunk && len(kept) == 0:
+	case r.pooled != nil && r.last < r.smallSize() && n <= r.smallSize() && len(kept) == 0:
 		buffers.Put(r.pooled)
-		r.pooled, r.buffer = nil, r.smallBuffer()
+		r.pooled, r.buffer = nil, r.smallOne()
 	case r.buffer == nil:
-		r.buffer = r.smallBuffer()
+		r.buffer = r.smallOne()
 	case r.start > 0 && len(kept) == 0 || len(r.buffer)-r.start < n:
 	default:
 		return
@@ -115,9 +120,16 @@ func (r *reader) fit(n int) {
 	r.start = 0
 }
 
-func (r *reader) smallBuffer() []byte {
+func (r *reader) smallSize() int {
+	if r.tiny {
+		return tinyBuffer
+	}
+	return smallBuffer
+}
+
+func (r *reader) smallOne() []byte {
 	if r.small == nil {
-		r.small = make([]byte, smallChunk)
+		r.small = make([]byte, r.smallSize())
 	}
 	return r.small
 }

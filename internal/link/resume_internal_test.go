@@ -212,6 +212,96 @@ func TestNothingIsLostOrDoubledWhereverAConnectionIsCut(t *testing.T) {
 	}
 }
 
+func TestWhatIsAtOrAfterWhatWasTriedHasNeverArrived(t *testing.T) {
+	t.Parallel()
+	certain := 0
+	rapid.Check(t, func(t *rapid.T) {
+		fates := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) fate {
+			return fate{-1, rapid.IntRange(0, 3000).Draw(t, "delivered"), rapid.IntRange(0, 300).Draw(t, "lost")}
+		}), 1, 4).Draw(t, "fates")
+		sizes := rapid.SliceOfN(rapid.IntRange(1, 1000), 1, 20).Draw(t, "sizes")
+		parent, runner, n := flakyPair(time.Hour, fates)
+		dial := runner.redial
+		out := make(chan struct{})
+		runner.redial = func(ctx context.Context, received uint64) (*connection, error) {
+			if n.dials == uint64(len(fates)) { // the network is gone for good
+				close(out)
+				<-runner.Done()
+				return nil, errors.New("no route to the parent")
+			}
+			return dial(ctx, received)
+		}
+		arrived := 0
+		s := serve(parent, runner, ignore, func([]byte) { arrived++ })
+		var positions []uint64
+		send := func(size int) {
+			position, err := parent.SendAt(context.Background(), frameOf(len(positions), size))
+			if err != nil {
+				t.Fatal(err)
+			}
+			positions = append(positions, position)
+		}
+		for _, size := range sizes {
+			send(size)
+		}
+		send(20_000) // more than arrives over all connections
+		<-out
+		<-parent.Cuts()
+		send(10)
+		for _, l := range []*Link{parent, runner} {
+			l.Lose(errors.New("the machine is gone"))
+		}
+		s.Wait()
+		tried := parent.Tried()
+		for i, position := range positions {
+			if position < tried {
+				continue
+			}
+			certain++
+			if i < arrived {
+				t.Fatalf("frame %d at %d: got it arrived, want none to that is after %d", i, position, tried)
+			}
+		}
+		if last := positions[len(positions)-1]; last < tried {
+			t.Fatalf("a frame at %d was sent while there was no connection: got %d tried, want it known never to have arrived", last, tried)
+		}
+	})
+	if certain <= 100 {
+		t.Errorf("got %d frames known never to have arrived, want others beside those that were sent without a connection", certain)
+	}
+}
+
+func TestWhatHasArrivedStaysTriedWhenLaterConnectionsCarryNothing(t *testing.T) {
+	t.Parallel()
+	parent, runner, _ := flakyPair(time.Hour, []fate{{0, -1, 0}, {0, -1, 0}})
+	arrived := make(chan struct{})
+	back := make(chan struct{}, 10)
+	dial := runner.redial
+	runner.redial = func(ctx context.Context, received uint64) (*connection, error) {
+		defer func() { back <- struct{}{} }()
+		return dial(ctx, received)
+	}
+	s := serve(parent, runner, ignore, func([]byte) { close(arrived) })
+	position, err := parent.SendAt(t.Context(), []byte("it"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-arrived
+	<-back
+	if err := runner.Send(t.Context(), []byte("breaks the first connection, and the second when it is sent again")); err != nil {
+		t.Fatal(err)
+	}
+	<-back
+	<-back
+	for _, l := range []*Link{parent, runner} {
+		l.Lose(errors.New("the machine is gone"))
+	}
+	s.Wait()
+	if tried := parent.Tried(); tried <= position {
+		t.Errorf("got %d tried, want more than the %d at which a frame is that has arrived", tried, position)
+	}
+}
+
 func TestNothingIsLostOrDoubledOverAnyCuts(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {

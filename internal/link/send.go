@@ -13,30 +13,47 @@ import (
 // not call it, but [Link.Post]: two handlers that wait for each other wait for ever. fault.TooLarge: the frame is
 // larger than MaxFrame. fault.Canceled: ctx ended. Otherwise the link is over, and the error is an *[End].
 func (l *Link) Send(ctx context.Context, parts ...[]byte) error {
+	_, err := l.SendAt(ctx, parts...)
+	return err
+}
+
+// SendAt is Send, and says at or after which position of the stream the frame is, see [Link.Tried].
+func (l *Link) SendAt(ctx context.Context, parts ...[]byte) (position uint64, err error) {
 	size := 0
 	for _, p := range parts {
 		size += len(p)
 	}
 	if size > MaxFrame {
-		return tooLarge(size)
+		return 0, tooLarge(size)
 	}
 	l.mu.Lock()
 	if err := l.refusal(); err != nil {
 		l.mu.Unlock()
-		return err
+		return 0, err
 	}
 	if len(l.waiters) > 0 || !l.hasRoom(size) {
 		if err := l.waitForRoom(ctx, size); err != nil {
-			return err
+			return 0, err
 		}
 	}
+	position = l.out.end
 	if !l.resumable && size >= direct && !l.writing && l.out.size() == 0 && l.wire != nil && l.wire.raw != nil {
-		return l.sendDirectly(ctx, size, parts)
+		return position, l.sendDirectly(ctx, size, parts)
 	}
 	l.put(recordFrame, size, parts...)
-	l.kick()
+	if !l.leave(size) {
+		l.kick()
+	}
 	l.mu.Unlock()
-	return nil
+	return position, nil
+}
+
+// Tried returns the position up to which the stream may have reached the peer. When the link is over, a frame that is at or after it
+// certainly has not, and never will.
+func (l *Link) Tried() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tried
 }
 
 // Post sends like Send and never waits. It is for the short answers that a handler of frames gives itself. A peer that

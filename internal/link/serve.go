@@ -99,6 +99,7 @@ func (l *Link) drop(w *wire) {
 	if l.wire != w {
 		return
 	}
+	l.retract(w)
 	l.wire = nil
 	select {
 	case l.cuts <- struct{}{}:
@@ -120,6 +121,7 @@ func (l *Link) attach(w *wire, attempt, position uint64) bool {
 		return false
 	}
 	l.wire = w
+	w.hurry(&l.hasty)
 	l.acked, l.sent = position, position
 	l.trim()
 	l.quiet.Store(0)
@@ -161,11 +163,12 @@ type stint struct {
 	reader reader
 	handle func([]byte)
 	ended  chan error // gets one element
+	count  int        // frames that were handled since the last wait for one
 }
 
 // read reads from w until it breaks or is replaced. Frames are handled on a goroutine that may be left to a handler.
 func (l *Link) read(w *wire, handle func([]byte)) error {
-	s := &stint{wire: w, reader: reader{conn: w.conn, quiet: &l.quiet}, handle: handle, ended: make(chan error, 1)}
+	s := &stint{wire: w, reader: reader{conn: w.conn, quiet: &l.quiet, tiny: w.sealer != nil}, handle: handle, ended: make(chan error, 1)}
 	l.stint.Store(s)
 	go l.readOn(s)
 	return <-s.ended
@@ -188,8 +191,14 @@ func (l *Link) readOn(s *stint) {
 
 // readOne reads one record. passed says that another goroutine reads on.
 func (l *Link) readOne(s *stint) (passed bool, err error) {
-	if l.late.Load() && !s.reader.holdsRecord() { // nothing may wait for a record that is not there yet
-		l.sendLate()
+	if !s.reader.holdsRecord() { // nothing may wait for a record that is not there yet
+		if l.late.Load() {
+			l.sendLate()
+		}
+		if l.gathers && s.count >= crowd {
+			l.gather(s.count)
+		}
+		s.count = 0
 	}
 	kind, body, err := s.reader.next()
 	if err != nil {
@@ -204,6 +213,7 @@ func (l *Link) readOne(s *stint) (passed bool, err error) {
 		if ignore {
 			return false, nil
 		}
+		s.count++
 		turn := l.turn.Add(1)
 		s.handle(body)
 		if !l.turn.CompareAndSwap(turn, turn+1) {

@@ -181,6 +181,48 @@ func TestALargeFrameThatWasBegunArrivesWholeAlthoughItsSenderLeft(t *testing.T) 
 	runner.Close(nil)
 }
 
+func TestWhoWaitsForRoomGoesOnThoughAllBeforeWriteDirectly(t *testing.T) {
+	t.Parallel()
+	parent, c, _ := admitted(t, unixPrefix)
+	go func() { _ = parent.Serve(func([]byte) {}) }()
+	runner := newLink("r", Hello{}, maxSilence) // whose next heartbeat is minutes away
+	runner.attach(c.wire, 0, 0)
+	go func() { _ = runner.Serve(func([]byte) {}) }()
+	frame := make([]byte, 1<<20)
+	// As after a crowd: all has been written, and those who were given the room have not come to use it yet.
+	runner.mu.Lock()
+	runner.granted = Window
+	runner.mu.Unlock()
+	sent := make(chan error, 1)
+	go func() { sent <- runner.Send(t.Context(), frame) }()
+	for waiting := 0; waiting == 0; <-time.After(time.Millisecond) {
+		runner.mu.Lock()
+		waiting = len(runner.waiters)
+		runner.mu.Unlock()
+	}
+	for range Window / len(frame) { // they come one after the other, and each finds the wire free
+		runner.mu.Lock()
+		for runner.writing { // the one who waited writes, now that there is room
+			runner.mu.Unlock()
+			<-time.After(time.Millisecond)
+			runner.mu.Lock()
+		}
+		runner.granted -= len(frame)
+		if err := runner.sendDirectly(t.Context(), len(frame), [][]byte{frame}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case err := <-sent:
+		if err != nil {
+			t.Errorf("Send: got %v, want nil", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("Send: still waits for room after 20 s, though nothing is in the way")
+	}
+	runner.Close(nil)
+}
+
 func TestAStrangerIsNotToldWhomItHasFound(t *testing.T) {
 	t.Parallel()
 	_, _, d := admitted(t, tcpPrefix)

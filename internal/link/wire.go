@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -13,8 +14,11 @@ type wire struct {
 	socket net.Conn // the connection below
 	sealer *sealer  // encrypts; nil on a Unix socket
 	raw    syscall.RawConn
-	rest   []byte // taken, and not yet in the socket
-	spare  []byte // the memory of a rest that is written
+	hasty  *atomic.Bool // see Link.Hurry; nil: never
+	total  int          // how many bytes went into the socket
+	begun  int          // how many had, when something was taken last; -1: nothing was
+	rest   []byte       // taken, and not yet in the socket
+	spare  []byte       // the memory of a rest that is written
 
 	// What try works on. They are fields because a closure for each write would be garbage.
 	pieces  [][]byte
@@ -33,13 +37,17 @@ var errFull = errors.New("the socket is full")
 // sender that writes for others should come back to its own work.
 const maxPush = 128 << 10
 
-// newWire returns the wire over a connection whose handshake is over. With TLS, s is what stands between it and the
-// socket, and from now on holds what is written.
+// newWire returns the wire over a connection whose handshake is over, and which is the wire's from now on. With TLS, s is
+// what stands between it and the socket, and from now on holds what is written.
 func newWire(conn, socket net.Conn, s *sealer) *wire {
 	if s != nil {
 		s.hold()
 	}
-	w := &wire{conn: conn, socket: socket, sealer: s}
+	w := &wire{conn: conn, socket: socket, sealer: s, begun: -1}
+	if s == nil {
+		socket = ownSocket(socket)
+		w.conn, w.socket = socket, socket
+	}
 	if c, ok := socket.(syscall.Conn); ok && canWriteRaw {
 		if raw, err := c.SyscallConn(); err == nil {
 			w.raw = raw
@@ -94,6 +102,7 @@ func (w *wire) write(pieces [][]byte, patient bool) (int, error) {
 	for _, p := range pieces {
 		n, err := w.socket.Write(p)
 		written += n
+		w.total += n
 		if err != nil {
 			return written, err
 		}
@@ -115,6 +124,7 @@ func (w *wire) writeRaw(pieces [][]byte, patient bool) (int, error) {
 // consume drops n written bytes from the pieces.
 func (w *wire) consume(n int) {
 	w.written += n
+	w.total += n
 	n += w.offset
 	for len(w.pieces) > 0 && n >= len(w.pieces[0]) {
 		n -= len(w.pieces[0])
@@ -178,4 +188,12 @@ func (s *sealer) take(empty []byte) []byte {
 	held := s.held
 	s.held = empty[:0]
 	return held
+}
+
+// hurry tells the wire where it says whether the link is in a hurry. It is for before anybody reads or writes.
+func (w *wire) hurry(hasty *atomic.Bool) {
+	w.hasty = hasty
+	if s, ok := w.socket.(interface{ hurry(*atomic.Bool) }); ok {
+		s.hurry(hasty)
+	}
 }

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 )
@@ -43,8 +44,7 @@ func (w *wire) writeOnce(fd uintptr) (int, syscall.Errno) {
 		return 0, 0
 	}
 	if len(w.pieces) == 1 {
-		n, _, errno := syscall.Syscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(&first[0])), uintptr(len(first)))
-		return int(n), errno
+		return system(w.hasty, syscall.SYS_WRITE, fd, unsafe.Pointer(&first[0]), len(first))
 	}
 	w.vectors[0].Base = &first[0]
 	w.vectors[0].SetLen(len(first))
@@ -61,5 +61,18 @@ func (w *wire) writeOnce(fd uintptr) (int, syscall.Errno) {
 	}
 	n, _, errno := syscall.Syscall(syscall.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.vectors[0])), uintptr(count))
 	clear(w.vectors[:count])
+	return int(n), errno
+}
+
+// maxHasty is how many bytes are read or written at once past Go's scheduler: to copy more takes too long.
+const maxHasty = largeBuffer
+
+// system makes a system call that reads or writes and does not wait, see Link.Hurry.
+func system(hasty *atomic.Bool, trap, fd uintptr, data unsafe.Pointer, size int) (int, syscall.Errno) {
+	if hasty != nil && size <= maxHasty && hasty.Load() {
+		n, _, errno := syscall.RawSyscall(trap, fd, uintptr(data), uintptr(size))
+		return int(n), errno
+	}
+	n, _, errno := syscall.Syscall(trap, fd, uintptr(data), uintptr(size))
 	return int(n), errno
 }

@@ -13,6 +13,11 @@ func (l *Link) put(kind byte, size int, parts ...[]byte) {
 		l.putBeat()
 	}
 	header := header(kind, size)
+	need := headerSize + size
+	if !l.idle && l.out.end > 0 {
+		need = max(need, smallChunk) // more will follow
+	}
+	l.out.reserve(need)
 	l.out.append(header[:])
 	for _, p := range parts {
 		l.out.append(p)
@@ -56,11 +61,16 @@ func (l *Link) write(patient bool) {
 		}
 		l.pieces = l.out.from(l.sent, maxPush, l.pieces[:0])
 		l.pushing = true
+		sent, tried := l.sent, l.try(w, min(maxPush, int(l.out.end-l.sent)))
 		l.mu.Unlock()
 		n, err := w.push(l.pieces, patient)
 		clear(l.pieces) // or they would keep memory that is given back
 		l.mu.Lock()
 		l.pushing = false
+		l.tried = max(tried, sent+uint64(n))
+		if l.wire != w {
+			l.retract(w)
+		}
 		if l.wire == w {
 			l.sent += uint64(n)
 		}
@@ -72,6 +82,23 @@ func (l *Link) write(patient bool) {
 		case err != nil:
 			l.drop(w)
 		}
+	}
+}
+
+// try notes that the next n bytes may reach the peer by w, and returns what tried was. mu is held.
+func (l *Link) try(w *wire, n int) (tried uint64) {
+	tried = l.tried
+	if len(w.rest) == 0 {
+		l.untried, w.begun = tried, w.total
+	}
+	l.tried = max(tried, l.sent+uint64(n))
+	return tried
+}
+
+// retract notes that w is given up: of what it took last nothing has left this process if nothing of it is in the socket. mu is held.
+func (l *Link) retract(w *wire) {
+	if w != nil && !l.pushing && w.total == w.begun {
+		l.tried = min(l.tried, l.untried)
 	}
 }
 
@@ -103,6 +130,7 @@ func (l *Link) sendDirectly(ctx context.Context, size int, parts [][]byte) error
 	l.writing, l.pushing, l.idle = true, true, false
 	l.out.skip(headerSize + size)
 	l.sent = l.out.end
+	l.tried = l.out.end
 	l.mu.Unlock()
 
 	header := header(recordFrame, size)
@@ -119,6 +147,7 @@ func (l *Link) sendDirectly(ctx context.Context, size int, parts [][]byte) error
 	}
 	l.mu.Lock()
 	l.pushing = false
+	l.admit() // there is as much room as if it had been kept and forgotten, and nothing else may happen that says so
 	switch {
 	case errors.Is(err, errFull):
 		go l.writeOn()

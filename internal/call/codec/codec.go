@@ -53,8 +53,9 @@ type Codec[T any] struct {
 type plan struct {
 	form    form
 	typ     reflect.Type
-	fresh   bool    // each value carries the description of its types
-	streams [][]int // where the readers are: paths of fields
+	fresh   bool      // each value carries the description of its types
+	endless *sync.Map // of a type whose values may contain themselves: what is known of the types in them; else nil
+	streams [][]int   // where the readers are: paths of fields
 }
 
 // box makes a value of any type one that gob takes.
@@ -88,6 +89,15 @@ func (v *Value) Release() {
 func (v *Value) Own() {
 	if v.w == nil && len(v.Data) > 0 {
 		v.Data = append([]byte(nil), v.Data...)
+	}
+}
+
+// CloseReaders closes the readers that can be closed, for who does not read them.
+func (v *Value) CloseReaders() {
+	for _, r := range v.Readers {
+		if c, ok := r.(io.Closer); ok {
+			c.Close()
+		}
 	}
 }
 
@@ -130,7 +140,8 @@ func (c *Codec[T]) OnlyReads() bool {
 // Retains reports whether Decode keeps the data it is given, because the value is that data.
 func (c *Codec[T]) Retains() bool { return c.form == raw || c.form == text }
 
-// Encode encodes what v points to, which it does not change. The error is of kind fault.Invalid.
+// Encode encodes what v points to, which it does not change. The error is of kind fault.Invalid; the value then has the readers
+// and nothing else.
 func (c *Codec[T]) Encode(v *T) (Value, error) {
 	switch c.form {
 	case empty:
@@ -147,6 +158,11 @@ func (c *Codec[T]) Encode(v *T) (Value, error) {
 	if len(c.streams) > 0 {
 		v, readers = c.takeReaders(v)
 	}
+	if c.endless != nil {
+		if err := c.checkDepth(reflect.ValueOf(v).Elem()); err != nil {
+			return Value{Readers: readers}, c.refuse(err)
+		}
+	}
 	types := c.prime()
 	if c.form == pointer && reflect.ValueOf(v).Elem().IsNil() {
 		return Value{Types: types}, nil // which may be the first that the receiver gets, and so the only one it gets them with
@@ -154,7 +170,7 @@ func (c *Codec[T]) Encode(v *T) (Value, error) {
 	if types == nil {
 		w := newWriter()
 		if err := c.write(w, v); err != nil {
-			return Value{}, c.refuse(err)
+			return Value{Readers: readers}, c.refuse(err)
 		}
 		return Value{Data: w.buf.Bytes(), Readers: readers}, nil
 	}
@@ -162,12 +178,12 @@ func (c *Codec[T]) Encode(v *T) (Value, error) {
 	if w == nil {
 		w = newWriter()
 		if err := c.write(w, c.zero()); err != nil {
-			return Value{}, c.refuse(err)
+			return Value{Readers: readers}, c.refuse(err)
 		}
 		w.buf.Reset()
 	}
 	if err := c.write(w, v); err != nil {
-		return Value{}, c.refuse(err) // what this writer has written is unknown now, so it is not used again
+		return Value{Readers: readers}, c.refuse(err) // what this writer has written is unknown now, so it is not used again
 	}
 	return Value{Types: types, Data: w.buf.Bytes(), Readers: readers, from: &c.writers, w: w}, nil
 }

@@ -349,3 +349,75 @@ func TestASetTravels(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+// ring is a value that may contain itself.
+type ring struct {
+	N     int
+	Next  *ring
+	Every []*ring
+	Named map[string]*ring
+}
+
+func TestAValueThatContainsItselfIsRefused(t *testing.T) {
+	t.Parallel()
+	rings := func(join func(*ring)) *ring {
+		r := &ring{N: 1, Next: &ring{N: 2}}
+		join(r)
+		return r
+	}
+	c, err := codec.New[*ring]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, r := range map[string]*ring{
+		"by a pointer": rings(func(r *ring) { r.Next.Next = r }),
+		"by a slice":   rings(func(r *ring) { r.Next.Every = []*ring{{}, r} }),
+		"by a map":     rings(func(r *ring) { r.Named = map[string]*ring{"a": r.Next}; r.Next.Named = r.Named }),
+	} {
+		if _, err := c.Encode(&r); fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), "contains itself") {
+			t.Errorf("%s: got %v, want that it contains itself", name, err)
+		}
+	}
+	twice := &ring{N: 3}
+	arrives(t, &ring{N: 1, Next: twice, Every: []*ring{twice, twice}}) // which is no ring
+	long := &ring{}
+	for range 1000 {
+		long = &ring{Next: long}
+	}
+	arrives(t, long)
+	for range 110_000 {
+		long = &ring{Next: long}
+	}
+	if _, err := c.Encode(&long); fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), "deep") {
+		t.Errorf("a list of 110,000: got %v, want that it is too deep", err)
+	}
+}
+
+func TestAValueThatContainsItselfByAnInterfaceIsRefused(t *testing.T) {
+	t.Parallel()
+	type node struct{ V any }
+	c, err := codec.New[node]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := []any{1, nil}
+	list[1] = list
+	if _, err := c.Encode(&node{list}); fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), "contains itself") {
+		t.Errorf("got %v, want that it contains itself", err)
+	}
+}
+
+func BenchmarkRing(b *testing.B) {
+	c, err := codec.New[*ring]()
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := &ring{N: 1, Next: &ring{N: 2}, Named: map[string]*ring{"a": {N: 3}}}
+	for b.Loop() {
+		v, err := c.Encode(&r)
+		if err != nil {
+			b.Fatal(err)
+		}
+		v.Release()
+	}
+}

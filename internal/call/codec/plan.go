@@ -6,6 +6,8 @@ import (
 	"encoding/gob"
 	"io"
 	"reflect"
+	"slices"
+	"sync"
 
 	"github.com/dayfly-run/dayfly/fault"
 )
@@ -41,14 +43,19 @@ func planOf(t reflect.Type) (plan, error) {
 		return plan{}, w.err
 	}
 	p.fresh, p.streams = w.interfaces, w.streams
+	if w.interfaces || w.recursive {
+		p.endless = &sync.Map{}
+	}
 	return p, nil
 }
 
 // walk looks at a type and all that is in it.
 type walk struct {
 	seen       map[reflect.Type]bool
-	interfaces bool    // there is a place for values of any type
-	streams    [][]int // paths of the readers
+	within     []reflect.Type // what lies between the outermost type and this one
+	interfaces bool           // there is a place for values of any type
+	recursive  bool           // a type contains itself
+	streams    [][]int        // paths of the readers
 	err        error
 }
 
@@ -64,10 +71,15 @@ func (w *walk) visit(t reflect.Type, where string, direct bool, path []int) {
 	case isReader(t):
 		w.streams = append(w.streams, path)
 		return
+	case slices.Contains(w.within, t):
+		w.recursive = true
+		return
 	case w.seen[t] && !direct:
 		return
 	}
 	w.seen[t] = true
+	w.within = append(w.within, t)
+	defer func() { w.within = w.within[:len(w.within)-1] }()
 	switch t.Kind() {
 	case reflect.Interface:
 		w.interfaces = true

@@ -1,0 +1,128 @@
+package link
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+)
+
+// unwritten returns how many bytes were taken and not given to the wire.
+func unwritten(l *Link) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return int(l.out.end - l.sent)
+}
+
+func TestFramesOfThoseWhoAreWaitedForAreWrittenTogether(t *testing.T) {
+	t.Parallel()
+	for _, way := range []string{unixPrefix, tcpPrefix} {
+		parent, _, _ := admitted(t, way)
+		send := func(size int) {
+			t.Helper()
+			if err := parent.Send(t.Context(), make([]byte, size)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wait := func(missing int, began time.Time) {
+			parent.mu.Lock()
+			defer parent.mu.Unlock()
+			parent.gathering = gathering{missing: missing, began: began}
+		}
+		soon := time.Now().Add(time.Hour) // a computer that stands still for that long has other troubles
+		wait(3, soon)
+		for i := range 2 {
+			send(10)
+			if got, want := unwritten(parent), (i+1)*(headerSize+10); got != want {
+				t.Errorf("%s: bytes that wait for the last of three senders: got %d, want %d", way, got, want)
+			}
+		}
+		send(10)
+		if got := unwritten(parent); got != 0 {
+			t.Errorf("%s: bytes that wait when the last has sent: got %d, want 0", way, got)
+		}
+		send(10)
+		if got := unwritten(parent); got != 0 {
+			t.Errorf("%s: bytes that wait when nobody is waited for: got %d, want 0", way, got)
+		}
+		wait(3, time.Now().Add(-time.Hour))
+		send(10)
+		if got := unwritten(parent); got != 0 {
+			t.Errorf("%s: bytes that wait for others who are late: got %d, want 0", way, got)
+		}
+		wait(3, soon)
+		send(direct)
+		if got := unwritten(parent); got != 0 {
+			t.Errorf("%s: bytes of a large frame that wait for others: got %d, want 0", way, got)
+		}
+		wait(3, soon)
+		send(10)
+		if err := parent.Post(make([]byte, 10)); err != nil {
+			t.Fatal(err)
+		}
+		if got := unwritten(parent); got != 0 {
+			t.Errorf("%s: bytes that wait behind what is posted: got %d, want 0", way, got)
+		}
+		parent.gather(3) // nobody sends, or all have before
+		send(10)
+		if got := unwritten(parent); got != 0 {
+			t.Errorf("%s: bytes that wait after the wait for nobody: got %d, want 0", way, got)
+		}
+	}
+}
+
+func TestWhateverIsSentWhileFramesComeTogetherArrives(t *testing.T) {
+	t.Parallel()
+	for _, way := range []string{unixPrefix, tcpPrefix} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			const frames, rounds = 16, 50
+			parent, c, _ := admitted(t, way)
+			runner := newLink("r", Hello{}, maxSilence)
+			runner.resumable = way == tcpPrefix
+			if !runner.attach(c.wire, 0, 0) {
+				t.Fatal("attach: got false")
+			}
+			parent.Gather()
+			awake := make(chan string, frames) // those who are let go on
+			var callers sync.WaitGroup
+			for range frames {
+				callers.Go(func() {
+					for text := range awake {
+						if text[len(text)-1] == '0' {
+							continue // it says nothing
+						}
+						if err := parent.Send(t.Context(), []byte(text)); err != nil {
+							t.Errorf("Send: %v", err)
+						}
+					}
+				})
+			}
+			go func() { _ = parent.Serve(func(frame []byte) { awake <- string(frame) }) }()
+			back := make(chan string, frames)
+			go func() { _ = runner.Serve(func(frame []byte) { back <- string(frame) }) }()
+			for round := range rounds {
+				want := map[string]bool{}
+				runner.mu.Lock()
+				for i := range frames {
+					text := fmt.Sprintf("%d.%d", round, i)
+					want[text] = i%10 != 0
+					runner.put(recordFrame, len(text), []byte(text))
+				}
+				runner.kick()
+				runner.mu.Unlock()
+				for range frames - 2 {
+					if text := <-back; !want[text] {
+						t.Fatalf("got %q, which was not sent in round %d, or twice", text, round)
+					} else {
+						want[text] = false
+					}
+				}
+			}
+			runner.Close(nil)
+			<-parent.Done()
+			close(awake)
+			callers.Wait()
+		})
+	}
+}
