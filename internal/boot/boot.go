@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -40,6 +41,9 @@ type Options struct {
 	Environment func(name string) string
 	// Network is where runners reach this process, when that is not a computer's network.
 	Network link.Network
+	// Lent says that machines are there already when they are created, with a program that serves one parent after another, and
+	// that to destroy one is to give it back.
+	Lent bool
 	// Logger is told what nobody else is. nil: discards.
 	Logger *slog.Logger
 }
@@ -154,19 +158,27 @@ func (b *Booter) prepare(ctx context.Context) {
 		p.Prepare()
 		return
 	}
-	spec, err := b.spec(ctx, "prepare", "")
-	if err == nil {
-		err = machine.Prepare(ctx, b.provider, spec, nil)
-	}
-	if err != nil && ctx.Err() == nil {
+	for wait := firstPause; ; wait = min(2*wait, longestPause) {
+		spec, err := b.spec(ctx, "prepare", "")
+		if err == nil {
+			err = machine.Prepare(ctx, b.provider, spec, nil)
+		}
+		if err == nil || ctx.Err() != nil {
+			return
+		}
 		b.log.Debug("runners cannot be prepared", "pool", b.pool, "error", err)
+		// Where machines are lent, whoever lends them has to know what they are before there is a boot.
+		if !b.options.Lent || !errors.Is(err, fault.Unavailable) {
+			return
+		}
+		pauseFor(ctx, wait)
 	}
 }
 
 // begin makes the record of a runner, so that whatever happens to its machine from now on finds it. The caller calls
 // boots.Done when the boot is over.
 func (b *Booter) begin(name string) (*Runner, error) {
-	r := &Runner{booter: b, name: name, began: time.Now(), exited: make(chan struct{}), done: make(chan struct{})}
+	r := &Runner{booter: b, name: name, began: time.Now(), exited: make(chan struct{}), over: make(chan struct{}), done: make(chan struct{})}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {

@@ -180,8 +180,8 @@ func TestABootThatFailsSaysWhyAndLeavesNothing(t *testing.T) {
 	}{
 		"a program that is not there": {"", func(o *boot.Options) { o.Program = "/nowhere/program" }, time.Minute, fault.Unsupported,
 			[]string{"/nowhere/program"}},
-		"a program that is none": {"", func(o *boot.Options) { o.Program = notExecutable }, time.Minute, fault.Invalid,
-			[]string{"cannot be started"}},
+		"a program that is none": {"", func(o *boot.Options) { o.Program = notExecutable }, time.Minute, fault.Unsupported,
+			[]string{"cannot be executed", "no program for Linux"}},
 		"a program that panics": {"panics", nil, time.Minute, fault.Unavailable,
 			[]string{"status 2", "there is no configuration"}},
 		"a program that ends": {"ends", nil, time.Minute, fault.Invalid,

@@ -69,9 +69,18 @@ func (r *Runner) boot(ctx context.Context) error {
 		return err
 	}
 	r.see(m)
+	if r.booter.options.Lent { // it was waited for, which may take long, and is up
+		r.began = time.Now()
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, arriveTimeout)
+		defer cancel()
+	}
 	r.link, err = r.arrive(ctx, &invitation)
 	return err
 }
+
+// arriveTimeout is how long a machine that is lent may take to dial.
+const arriveTimeout = 30 * time.Second
 
 // arrive waits until the machine has dialed home.
 func (r *Runner) arrive(ctx context.Context, invitation *link.Invitation) (*link.Link, error) {
@@ -129,13 +138,19 @@ func (r *Runner) create(ctx context.Context, spec *machine.Spec) (*machine.Machi
 		}
 		r.booter.log.Log(ctx, level, "nobody knows whether the machine of a runner was made; it is asked for again", "runner", r.name, "error", err)
 		level = slog.LevelDebug
-		timer := time.NewTimer(wait/2 + rand.N(wait/2))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if pauseFor(ctx, wait/2+rand.N(wait/2)); ctx.Err() != nil {
 			return nil, gaveUp(ctx, err)
 		}
+	}
+}
+
+// pauseFor waits, unless ctx ends.
+func pauseFor(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 

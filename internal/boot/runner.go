@@ -23,6 +23,7 @@ type Runner struct {
 	memoryMB int // that it may use; 0: nobody has said
 
 	exited chan struct{} // closed when the machine has exited, or is gone
+	over   chan struct{} // closed when the link is over or the machine has exited
 	done   chan struct{} // closed when err is set
 
 	mu      sync.Mutex
@@ -30,6 +31,8 @@ type Runner struct {
 	noTrace bool             // guarded by mu; there certainly is no machine, and will be none
 	stopped bool             // guarded by mu; Stop was called
 	err     error            // guarded by mu
+
+	tellOver, tellDone func() // guarded by mu; see Tell
 
 	destroying sync.Mutex // held while the machine is destroyed
 }
@@ -48,8 +51,15 @@ func (r *Runner) Machine() *machine.Machine {
 	return &seen
 }
 
-// Ends returns when the machine reaches its end date, by the clock of this process.
-func (r *Runner) Ends() time.Time { return r.began.Add(r.booter.options.Spec.Lifetime) }
+// Ends returns when the machine reaches its end date, by the clock of this process. One that is lent was made before, and its provider
+// knows how long it still has.
+func (r *Runner) Ends() time.Time {
+	left := r.booter.options.Spec.Lifetime
+	if m := r.Machine(); r.booter.options.Lent && !m.Created.IsZero() && !m.Expires.IsZero() {
+		left = max(0, min(left, m.Expires.Sub(m.Created)))
+	}
+	return r.began.Add(left)
+}
 
 // Done is closed when the link is over or the machine has ended, and it is known, or cannot be known soon, why.
 func (r *Runner) Done() <-chan struct{} { return r.done }
@@ -87,10 +97,14 @@ func (r *Runner) Stop(ctx context.Context) error {
 		defer close(closed)
 		r.link.Close(nil)
 	}()
+	over := r.exited
+	if r.booter.options.Lent {
+		over = closed // it goes on, without this parent
+	}
 	leave, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
 	select {
-	case <-r.exited:
+	case <-over:
 	case <-leave.Done():
 	}
 	err := r.destroy(context.WithoutCancel(ctx))
@@ -235,6 +249,7 @@ func (r *Runner) attend() {
 			over = true
 		}
 	}
+	r.announce(r.over, &r.tellOver)
 	end, _ := errors.AsType[*link.End](r.link.Err())
 	if end == nil {
 		// The last it said may be on its way still, and among it that it leaves in order.
@@ -252,7 +267,34 @@ func (r *Runner) attend() {
 	r.mu.Lock()
 	r.err = err
 	r.mu.Unlock()
-	close(r.done)
+	r.announce(r.done, &r.tellDone)
+}
+
+// announce closes over or done, and calls who asked to be told of it.
+func (r *Runner) announce(point chan struct{}, tell *func()) {
+	r.mu.Lock()
+	close(point)
+	told := *tell
+	r.mu.Unlock()
+	if told != nil {
+		told()
+	}
+}
+
+// Tell has over called at once when the link is over or the machine has ended, and done when Done is closed, which follows when it
+// is known why. That is on a goroutine which waits for this anyway: one more for each of a thousand runners would be some mebibytes
+// of stacks. Both return at once. It is called once.
+func (r *Runner) Tell(over, done func()) {
+	r.mu.Lock()
+	r.tellOver, r.tellDone = over, done
+	isOver, isDone := isClosed(r.over), isClosed(r.done)
+	r.mu.Unlock()
+	if isOver {
+		over()
+	}
+	if isDone {
+		done()
+	}
 }
 
 // findOut waits until the provider has told how the machine ended whose link was lost, or asks.
@@ -263,6 +305,16 @@ func (r *Runner) findOut() {
 		ctx, cancel := context.WithTimeout(r.booter.life, wait)
 		defer cancel()
 		r.booter.work.Go(func() { r.ask(ctx) })
+	}
+	if r.booter.options.Lent { // who lends it is told of its end, but nobody is told by him
+		ctx, cancel := context.WithTimeout(r.booter.life, wait)
+		defer cancel()
+		r.booter.work.Go(func() {
+			for pause := firstPause / 2; ctx.Err() == nil && !isClosed(r.exited); pause *= 2 {
+				r.ask(ctx)
+				pauseFor(ctx, pause)
+			}
+		})
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()

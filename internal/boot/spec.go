@@ -14,8 +14,8 @@ import (
 
 // The labels of a runner's machine.
 const (
-	labelPool   = "pool"
-	labelParent = "parent" // the process that asked for it, see identity
+	LabelPool   = "pool"
+	LabelParent = "parent" // the process that asked for it, see identity
 )
 
 // What a machine at Fly finds in its environment of itself.
@@ -32,7 +32,7 @@ func (b *Booter) spec(ctx context.Context, name, invitation string) (*machine.Sp
 	if spec.Labels == nil {
 		spec.Labels = map[string]string{}
 	}
-	spec.Labels[labelPool], spec.Labels[labelParent] = shorten(b.pool, 256), b.parent
+	spec.Labels[LabelPool], spec.Labels[LabelParent] = shorten(b.pool, 256), b.parent
 	spec.Env = maps.Clone(spec.Env)
 	if spec.Env == nil {
 		spec.Env = map[string]string{}

@@ -64,7 +64,7 @@ func (s *sweeper) look(ctx context.Context, m *machine.Machine) {
 		delete(s.since, m.ID)
 		return
 	}
-	parent := m.Labels[labelParent]
+	parent := m.Labels[LabelParent]
 	overdue := !m.Expires.IsZero() && time.Since(m.Expires) > leftFor
 	exited := m.State == machine.Exited
 	dead := certainlyDead(parent)

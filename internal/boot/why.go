@@ -96,7 +96,7 @@ func (r *Runner) reason(end *link.End) error {
 		lost.Cause = end
 	}
 	if exit := lost.Exit; exit != nil && !exit.OOMKilled && exit.Signal == "" {
-		lost.Printed = r.printed(context.Background(), 200*time.Millisecond)
+		lost.Printed, _ = r.printed(context.Background(), lostPrintedWithin) // without it there is still the status
 	}
 	return lost
 }
@@ -151,37 +151,52 @@ func (r *Runner) late(ctx context.Context, invitation *link.Invitation) error {
 
 // said is a sentence about what the machine printed.
 func (r *Runner) said(ctx context.Context) string {
-	if _, keeps := r.booter.provider.(machine.Logger); !keeps {
+	printed, err := r.printed(ctx, printedWithin)
+	switch {
+	case errors.Is(err, fault.Unsupported):
 		return "What it printed is not to be had from this provider."
-	}
-	if printed := r.printed(ctx, time.Second); printed != "" {
+	case printed != "":
 		return "It printed: " + printed
+	case err != nil:
+		return "What it printed was not to be had in time."
 	}
 	return "It printed nothing."
 }
 
+// How long it may take to find out what a machine has printed: one that did not boot, and one whose calls wait to be told why.
+const (
+	printedWithin     = 3 * time.Second
+	lostPrintedWithin = 300 * time.Millisecond
+)
+
 // maxPrinted is how much of what a machine printed is told, in bytes.
 const maxPrinted = 1 << 10
 
-// printed returns the end of what the machine printed, or why it crashed, in one line, or "" if that is not to be had in time.
-func (r *Runner) printed(ctx context.Context, within time.Duration) string {
+// printed returns the end of what the machine printed, or why it crashed, in one line.
+func (r *Runner) printed(ctx context.Context, within time.Duration) (string, error) {
 	r.mu.Lock()
 	id := r.machine.ID
 	r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
+	return Printed(ctx, r.booter.provider, id)
+}
+
+// Printed returns the end of what a machine has printed, or why the program in it crashed, in one line of at most some 1 KiB.
+// Errors are those of machine.Logs.
+func Printed(ctx context.Context, p machine.Provider, id string) (string, error) {
 	var out, errs tail
-	if err := machine.Logs(ctx, r.booter.provider, id, false, &out, &errs); err != nil {
-		return ""
+	if err := machine.Logs(ctx, p, id, false, &out, &errs); err != nil {
+		return "", err
 	}
 	kept := errs.kept
 	if len(bytes.TrimSpace(kept)) == 0 {
 		kept = out.kept
 	}
 	if i := crashIn(kept); i >= 0 {
-		return shorten(oneLine(string(kept[i:min(len(kept), i+maxPrinted)]), 4*maxPrinted), maxPrinted)
+		return shorten(oneLine(string(kept[i:min(len(kept), i+maxPrinted)]), 4*maxPrinted), maxPrinted), nil
 	}
-	return oneLine(string(kept), maxPrinted)
+	return oneLine(string(kept), maxPrinted), nil
 }
 
 // crashIn returns where the Go runtime begins to say why it ends the program, or -1. What all goroutines did comes after that, and can

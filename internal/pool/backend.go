@@ -36,6 +36,13 @@ type Runner interface {
 	Stop(ctx context.Context) error
 }
 
+// Failing is a [Runner] that can know that it is lost before it knows why.
+type Failing interface {
+	// Failing is closed at once when the runner is lost. It gets no more work from then on. Done follows, when Err says
+	// why. It always returns the same channel.
+	Failing() <-chan struct{}
+}
+
 // Mortal is a [Runner] that ends by itself at a time that is known in advance. The pool replaces it before.
 type Mortal interface {
 	// Ends returns when the runner ends, whatever it does then. The zero time is never.

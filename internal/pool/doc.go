@@ -13,6 +13,8 @@
 //	   └─────────────────┘         retiring ──── last slot released ────> stopping ──── Stop ────> gone
 //	                                   nears the end of its lifetime
 //
+// A runner that is lost is failing until it is known why, and then stopping: it is given nothing in either state.
+//
 // # Rules that hold everywhere
 //
 //   - Booting, up and stopping runners together are never more than Max: a runner counts until its Stop has said that

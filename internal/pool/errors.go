@@ -49,14 +49,14 @@ func (e *Error) Error() string {
 	fmt.Fprintf(&b, "pool %s: ", e.Pool)
 	switch e.Reason {
 	case Full:
-		fmt.Fprintf(&b, "%d callers wait for a runner already, and no more may", e.Queued)
+		fmt.Fprintf(&b, "%d callers wait for a runner already, and MaxQueued lets no more", e.Queued)
 	case Closed:
 		b.WriteString("the pool is closed, so it takes no more work")
 	case BootFailed:
 		b.WriteString("no runner is up and none can be booted")
 	case TimeUp:
 		if e.Waited < time.Millisecond {
-			fmt.Fprintf(&b, "the caller's time was up before it could wait for a runner: %v", e.Cause)
+			fmt.Fprintf(&b, "the caller's context had ended before it could wait for a runner: %v", e.Cause)
 		} else {
 			fmt.Fprintf(&b, "the caller waited %v for a runner, with %d more in line: %v", e.Waited.Round(time.Millisecond), e.Queued, e.Cause)
 		}

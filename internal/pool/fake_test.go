@@ -36,7 +36,7 @@ func (c *cloud) Boot(ctx context.Context, name string) (pool.Runner, error) {
 	c.alive++
 	c.most = max(c.most, c.alive)
 	c.mu.Unlock()
-	r := &node{cloud: c, name: name, done: make(chan struct{})}
+	r := &node{cloud: c, name: name, done: make(chan struct{}), fails: make(chan struct{})}
 	if err := c.wait(ctx, r, n); err != nil {
 		c.dead()
 		return nil, err
@@ -110,6 +110,7 @@ type node struct {
 	name  string
 	ends  time.Time
 	done  chan struct{}
+	fails chan struct{} // what Failing returns
 
 	mu    sync.Mutex
 	err   error
@@ -118,9 +119,10 @@ type node struct {
 	gone  bool // one of them succeeded
 }
 
-func (r *node) ID() string            { return "id-" + r.name }
-func (r *node) Done() <-chan struct{} { return r.done }
-func (r *node) Ends() time.Time       { return r.ends }
+func (r *node) ID() string               { return "id-" + r.name }
+func (r *node) Done() <-chan struct{}    { return r.done }
+func (r *node) Failing() <-chan struct{} { return r.fails }
+func (r *node) Ends() time.Time          { return r.ends }
 
 func (r *node) Err() error {
 	r.mu.Lock()
@@ -141,13 +143,32 @@ func (r *node) isGone() bool {
 	return r.gone
 }
 
-func (r *node) isDone() bool {
+// isDone reports whether it can do no work any more.
+func (r *node) isDone() bool { return r.isOver() || r.isFailing() }
+
+func (r *node) isOver() bool {
 	select {
 	case <-r.done:
 		return true
 	default:
 		return false
 	}
+}
+
+// isFailing reports whether it is lost, and not known why.
+func (r *node) isFailing() bool {
+	select {
+	case <-r.fails:
+		return !r.isOver()
+	default:
+		return false
+	}
+}
+
+// doom makes the runner die by itself, and tells why after so long.
+func (r *node) doom(after time.Duration, err error) {
+	close(r.fails)
+	time.AfterFunc(after, func() { r.kill(err) })
 }
 
 // kill makes the runner die by itself.

@@ -62,7 +62,7 @@ func (p *Pool) wantsRunner() bool {
 // mayBoot reports whether a boot could begin now.
 func (p *Pool) mayBoot() bool {
 	switch {
-	case !p.running || p.closed || p.isFull() || p.trouble.until > 0:
+	case !p.running || p.closed || p.isFull() || p.trouble.until > 0 || p.doubtful > 0:
 		return false
 	case p.trouble.row > 0 && p.booting > 0:
 		return false // one at a time finds out whether it works again
@@ -184,6 +184,9 @@ func (p *Pool) join(b *boot, now moment, runner Runner) {
 		pool: p, runner: runner, done: runner.Done(), gone: make(chan struct{}), name: b.name,
 		number: p.number, upAt: now, row: p.trouble.row, place: -1, state: serving, restedAt: now,
 	}
+	if runner, ok := runner.(Failing); ok {
+		m.failing = runner.Failing()
+	}
 	p.members = append(p.members, m)
 	p.serving++
 	p.work.Go(func() { p.watch(m) })
@@ -203,7 +206,7 @@ func (p *Pool) join(b *boot, now moment, runner Runner) {
 func (p *Pool) up() int {
 	n := 0
 	for _, m := range p.members {
-		if m.state != stopping {
+		if m.state < failing {
 			n++
 		}
 	}
@@ -232,5 +235,5 @@ func (p *Pool) hope() bool {
 	if p.serving > 0 || p.booting > 0 || p.trouble.err == nil {
 		return true
 	}
-	return p.trouble.until == 0 && !p.isFull()
+	return p.doubtful > 0 || p.trouble.until == 0 && !p.isFull()
 }

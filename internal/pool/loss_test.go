@@ -99,6 +99,69 @@ func TestNobodyIsGivenARunnerThatHasJustDied(t *testing.T) {
 	})
 }
 
+func TestARunnerThatIsLostGetsNoMoreWorkWhileItIsFoundOutWhy(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var told []pool.Shrinkage
+		c := &cloud{takes: time.Second}
+		p := start(t, c, &pool.Options{Max: 2, Concurrency: 2, OnShrink: func(s pool.Shrinkage) { told = append(told, s) }})
+		held := take(t, p)
+		lost := held.Runner().(*node)
+		lost.doom(time.Hour, errOOM)
+		other := take(t, p) // before anybody had the time to notice
+		if other.Runner() == pool.Runner(lost) {
+			t.Fatal("a caller got a runner that is lost")
+		}
+		synctest.Wait()
+		if s := p.Stats(); s.Up != 1 || s.Stopping != 1 || s.InUse != 2 || lost.stopped() > 0 || len(told) > 0 {
+			t.Errorf("while nobody knows why it is lost: got %+v, %d stops, OnShrink told %v; want it neither up nor stopped nor told", s, lost.stopped(), told)
+		}
+		held.Release() // its caller knows
+		if a := <-ask(t.Context(), p); a.err != nil || a.slot.Runner() != other.Runner() {
+			t.Errorf("a caller got %v, %v, want a slot of the other runner", a.slot, a.err)
+		}
+		waiting := ask(t.Context(), p)
+		time.Sleep(time.Minute)
+		if s := p.Stats(); s.Queued != 1 || lost.stopped() > 0 {
+			t.Errorf("got %d callers in line and %d stops, want one that waits because there may be only two runners", s.Queued, lost.stopped())
+		}
+		lost.kill(errOOM)
+		a := <-waiting
+		if a.err != nil || a.slot.Runner() == other.Runner() {
+			t.Errorf("the caller in line got %v, %v, want a slot of a new runner", a.slot, a.err)
+		}
+		synctest.Wait()
+		if len(told) != 1 || told[0].Reason != pool.Lost || !errors.Is(told[0].Err, errOOM) || told[0].Count != 1 {
+			t.Errorf("OnShrink was told %v, want one lost, why, and 1 left", told)
+		}
+	})
+}
+
+func TestALostRunnerIsReplacedBeforeItIsKnownWhyIfItHasWorked(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &cloud{takes: time.Second}
+		p := start(t, c, &pool.Options{Min: 1})
+		time.Sleep(time.Minute)
+		first := c.up()[0]
+		take(t, p).Release()
+		first.doom(time.Hour, errOOM)
+		time.Sleep(2 * time.Second)
+		wantUp(t, p, 1, "two seconds after the only runner was lost")
+		if got := c.booted(); got != 2 {
+			t.Errorf("got %d boots, want the one that replaces it", got)
+		}
+		second := c.up()[0]
+		second.doom(time.Hour, errOOM) // it never worked, so the next might be lost like it, and boots have to pause
+		time.Sleep(time.Minute)
+		wantUp(t, p, 0, "while it is not known why a runner was lost that never worked")
+		first.kill(errOOM)
+		second.kill(errOOM)
+		time.Sleep(time.Minute)
+		wantUp(t, p, 1, "when it is known")
+	})
+}
+
 func TestARunnerThatIsLostBeforeItIsUsedIsNotBootedInALoop(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -134,7 +134,7 @@ func setDefault[T int | time.Duration](value *T, otherwise T) {
 
 func (o *Options) check() error {
 	switch {
-	case o.Name != "" && !validName(o.Name):
+	case o.Name != "" && !ValidName(o.Name):
 		return fault.Field("Name", "%q must be 1 to 48 characters of a-z, 0-9 and '-', beginning with a letter", o.Name)
 	case o.Min < 0:
 		return fault.Field("Min", "%d runners cannot be kept; it must be 0 or more", o.Min)
@@ -160,7 +160,8 @@ func (o *Options) check() error {
 	return nil
 }
 
-func validName(name string) bool {
+// ValidName reports whether a pool can have that name.
+func ValidName(name string) bool {
 	if len(name) > 48 || name[0] < 'a' || name[0] > 'z' {
 		return false
 	}

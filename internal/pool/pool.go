@@ -38,6 +38,7 @@ type Pool struct {
 	prewarm  int // inUse at which one more is booted; 0: none is
 	floor    int // how many are kept without work: Min, or fewer when MinIdle has passed
 	booting  int // boots that are not overdue
+	doubtful int // members in state failing that had no work yet: when they are lost, boots may have to pause
 	wakeAt   moment
 	trouble  trouble
 	stuck    error  // why a runner could not be stopped that takes up a place; nil: none
@@ -50,7 +51,8 @@ type member struct {
 	pool     *Pool
 	runner   Runner
 	done     <-chan struct{}
-	gone     chan struct{} // closed when its Stop has succeeded or was given up
+	failing  <-chan struct{} // nil: it is not known to be lost before done
+	gone     chan struct{}   // closed when its Stop has succeeded or was given up
 	name     string
 	number   uint64
 	upAt     moment
@@ -73,6 +75,7 @@ const (
 	serving  state = iota // it is given work
 	retiring              // it ends soon by itself, and serves on while a boot is under way that replaces it
 	retired               // it does what it has
+	failing               // it is lost, and nobody knows why yet
 	stopping              // it is lost or being stopped
 )
 
@@ -147,6 +150,12 @@ func (p *Pool) next() *member {
 		select {
 		case <-m.done:
 			p.lost(m) // noticed before the goroutine that watches it
+			continue
+		default:
+		}
+		select { // by itself: one that looks at both is slower than two, and this is on the path of every call
+		case <-m.failing:
+			p.fail(m)
 		default:
 			return m
 		}
@@ -253,7 +262,7 @@ func (p *Pool) release(s *Slot) {
 		p.inUse--
 	}
 	switch {
-	case m.state == stopping:
+	case m.state >= failing:
 	case m.state == retired && m.busy == 0:
 		p.stop(m, Retired, m.worn)
 		p.settle()

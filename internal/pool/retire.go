@@ -25,7 +25,7 @@ func (p *Pool) mortality(m *member, now moment) {
 // for one, and then do what they have.
 func (p *Pool) retireOld(now moment) {
 	for _, m := range slices.Clone(p.members) {
-		if m.retireAt == 0 || now < m.retireAt || m.state == stopping {
+		if m.retireAt == 0 || now < m.retireAt || m.state >= failing {
 			continue
 		}
 		if m.state == serving {
@@ -62,7 +62,7 @@ func (p *Pool) wear(m *member, why error) {
 		m.worn = why
 	}
 	switch m.state {
-	case stopping, retired:
+	case retired, failing, stopping:
 		return
 	case serving:
 		p.serving--

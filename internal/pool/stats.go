@@ -41,7 +41,7 @@ func (p *Pool) Stats() Stats {
 	for _, m := range p.members {
 		s.InUse += m.busy
 		switch {
-		case m.state == stopping:
+		case m.state >= failing:
 			s.Stopping++
 		case m.busy > 0:
 			s.Busy++

@@ -19,6 +19,9 @@ func (p *Pool) leave(m *member, reason Reason, err error) {
 		p.serving--
 		p.inUse -= m.busy
 	}
+	if m.state == failing && !m.used {
+		p.doubtful--
+	}
 	m.state = stopping
 	p.trouble.again = true
 	p.shelf.take(m)
@@ -41,6 +44,18 @@ func (p *Pool) stop(m *member, reason Reason, err error) {
 func (p *Pool) watch(m *member) {
 	select {
 	case <-m.gone:
+		return
+	case <-m.failing:
+		p.mu.Lock()
+		p.fail(m)
+		if !p.closed {
+			p.settle()
+		}
+		p.mu.Unlock()
+	case <-m.done:
+	}
+	select {
+	case <-m.gone:
 	case <-m.done:
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -49,6 +64,24 @@ func (p *Pool) watch(m *member) {
 			p.settle()
 		}
 	}
+}
+
+// fail takes a runner out of service that is lost, before it is known why. What it has is not for the pool to end.
+func (p *Pool) fail(m *member) {
+	if m.state >= failing {
+		return
+	}
+	if m.state == serving {
+		p.serving--
+		p.inUse -= m.busy
+	}
+	if !m.used {
+		p.doubtful++
+	}
+	m.state = failing
+	p.trouble.again = true
+	p.shelf.take(m)
+	p.counted()
 }
 
 // lost takes a runner out of service that has gone by itself. It is stopped nevertheless, so that nothing is left of it. One that

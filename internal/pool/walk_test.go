@@ -53,7 +53,7 @@ func drawWalk(t *rapid.T) walk {
 	w.steps = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 		return step{
 			what: rapid.SampledFrom([]string{
-				"call", "call", "call", "call with a deadline", "release", "release", "release all", "cancel", "kill", "sleep", "sleep",
+				"call", "call", "call", "call with a deadline", "release", "release", "release all", "cancel", "kill", "doom", "sleep", "sleep",
 				"boots succeed", "boots fail", "boots are refused", "boots take", "stops succeed", "stops fail",
 			}).Draw(t, "what"),
 			n:      rapid.IntRange(0, 9).Draw(t, "n"),
@@ -142,6 +142,11 @@ func (v *walker) step(t *testing.T, s step) {
 		if len(alive) > 0 {
 			v.killed[alive[s.n%len(alive)]] = true
 			alive[s.n%len(alive)].kill(errOOM)
+		}
+	case "doom":
+		if len(alive) > 0 {
+			v.killed[alive[s.n%len(alive)]] = true
+			alive[s.n%len(alive)].doom(s.length, errOOM)
 		}
 	case "sleep":
 		<-time.After(s.length)
@@ -263,7 +268,7 @@ func (v *walker) countSlots(when string) {
 		v.must(c.on.stopped() == 0 || v.killed[c.on] || endsSoon || v.closed, when, "a runner was stopped while it had work")
 	}
 	v.must(v.p.Stats().InUse == inUse, when, "the pool counts %d slots taken, and there are %d", v.p.Stats().InUse, inUse)
-	if s := v.p.Stats(); v.o.Prewarm > 0 && serving > 0 && v.life == 0 && s.LastError == nil && s.Booting == 0 && s.Up+s.Stopping < v.o.Max {
+	if s := v.p.Stats(); v.o.Prewarm > 0 && serving > 0 && v.life == 0 && s.LastError == nil && s.Booting == 0 && s.Up+s.Stopping < v.o.Max && !v.doubts() {
 		slots := s.Up * v.o.Concurrency
 		v.must(float64(serving) < v.o.Prewarm*float64(slots), when, "%d of %d slots are taken, and nothing boots ahead", serving, slots)
 	}
@@ -272,6 +277,13 @@ func (v *walker) countSlots(when string) {
 			v.must(load[r] == v.o.Concurrency || r.stopped() > 0, when, "somebody waits, and a runner has %d of %d slots taken", load[r], v.o.Concurrency)
 		}
 	}
+}
+
+// doubts reports whether a runner is lost and it is not known why, so that boots may have to wait for that.
+func (v *walker) doubts() bool {
+	v.c.mu.Lock()
+	defer v.c.mu.Unlock()
+	return slices.ContainsFunc(v.c.nodes, (*node).isFailing)
 }
 
 func (v *walker) countLine(when string) {
