@@ -25,7 +25,7 @@ func (s *Server) hireOwner() string {
 func (s *Server) withHire(others http.Handler, main *api.API) http.Handler {
 	hired := s.hire.Handler(main.PermitHire, main.Refuse)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, wire.HirePrefix) {
+		if strings.HasPrefix(r.URL.Path, wire.HirePrefix) || strings.HasPrefix(r.URL.Path, wire.ProgramPrefix) {
 			hired.ServeHTTP(w, r)
 			return
 		}
@@ -36,13 +36,14 @@ func (s *Server) withHire(others http.Handler, main *api.API) http.Handler {
 // hired returns the hired machines as the API shows machines.
 func (s *Server) hired() []dayfly.Machine {
 	var all []dayfly.Machine
+	uses := s.fleets.Uses()
 	for _, m := range s.hire.Machines() {
 		state := store.MachinePresent
 		if m.State == machine.Creating {
 			state = store.MachineCreating
 		}
 		all = append(all, dayfly.Machine{
-			Name: m.Name, Provider: m.Provider, State: string(state), HiredBy: m.HiredBy, Image: m.Image, Location: m.Location, CreatedAt: m.Created.UTC(),
+			Name: m.Name, Provider: m.Provider, State: string(state), HiredBy: m.HiredBy, Use: uses[m.Name], Image: m.Image, Location: m.Location, CreatedAt: m.Created.UTC(),
 		})
 	}
 	return all

@@ -1,11 +1,15 @@
 package server_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"net/http"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,6 +111,9 @@ func TestHiredMachinesAreShownAndCounted(t *testing.T) {
 	if err != nil || !strings.Contains(strings.Join(why.Answers, " "), "2 of 2") {
 		t.Errorf("Why a job waits: got %+v and error %v, want that there are 2 of 2 machines", why, err)
 	}
+	if _, err := c.Cancel(t.Context(), job.ID); err != nil { // or it would have the room
+		t.Fatal(err)
+	}
 	if err := p.Destroy(t.Context(), m.ID); err != nil {
 		t.Fatal(err)
 	}
@@ -161,6 +168,38 @@ func TestHiringNeedsItsScopeAndLeavesOthersAlone(t *testing.T) {
 	if _, err := main.Provider("nowhere").List(t.Context(), "calls-thumbnails"); !errors.Is(err, fault.Invalid) {
 		t.Errorf("List of a provider that there is not: got error %v, want fault.Invalid", err)
 	}
+	// What one token has hired does not exist for another, but for one of the same name.
+	var made *machine.Machine
+	for _, name := range []string{"hire", "other"} {
+		if name == "hire" { // the token is replaced
+			if err := main.RevokeToken(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		token, err := main.CreateToken(t.Context(), name, []string{"hire"}, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := client(t, s, token.Secret).Provider("mem").List(t.Context(), "calls-thumbnails")
+		if err != nil || len(list) != map[string]int{"hire": 1, "other": 0}[name] {
+			t.Errorf("List with the token %s: got %v and error %v, want what a token of that name has hired", name, list, err)
+		}
+		if name == "hire" && len(list) == 1 {
+			made = list[0]
+		}
+	}
+	if made == nil {
+		t.Fatal("the machine that was hired is not listed")
+	}
+	if _, err := main.Provider("mem").Get(t.Context(), made.ID); !errors.Is(err, fault.NotFound) {
+		t.Errorf("Get of what another token has hired: got error %v, want fault.NotFound", err)
+	}
+	if err := main.Provider("mem").Destroy(t.Context(), made.ID); err != nil {
+		t.Errorf("Destroy of what another token has hired: got error %v, want none", err)
+	}
+	if _, err := cloud.Connect().Get(t.Context(), made.ID); err != nil {
+		t.Errorf("a hired machine after another token wanted it destroyed: got error %v, want that it is there", err)
+	}
 	// A machine that is none of the hired ones does not exist for who hires.
 	other, err := cloud.Connect().Create(t.Context(), &machine.Spec{Name: "job", Owner: "dayfly-other", Lifetime: time.Minute, Command: []string{"sh", "-c", "sleep 600"}})
 	if err != nil {
@@ -174,5 +213,71 @@ func TestHiringNeedsItsScopeAndLeavesOthersAlone(t *testing.T) {
 	}
 	if _, err := cloud.Connect().Get(t.Context(), other.ID); err != nil {
 		t.Errorf("a machine of a job after somebody who hires wanted it destroyed: got error %v, want that it is there", err)
+	}
+}
+
+func TestWhatAMachinePrintsIsShownWholeOrNotAtAll(t *testing.T) {
+	t.Parallel()
+	s, _ := hireServer(t, nil)
+	var cut atomic.Bool
+	transport := roundTripper(func(r *http.Request) (*http.Response, error) {
+		resp, err := http.DefaultTransport.RoundTrip(r)
+		if err == nil && cut.Load() {
+			resp.Body = &cutBody{resp.Body, 100_000}
+		}
+		return resp, err
+	})
+	c, err := dayfly.NewClient(s.URL(), &dayfly.ClientOptions{Token: s.Token(), HTTPClient: &http.Client{Transport: transport}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := c.Provider("mem")
+	spec := hired("runner-1")
+	spec.Command = []string{"sh", "-c", "head -c 300000 /dev/zero | tr '\\000' x; echo err >&2"}
+	m, err := p.Create(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exits(t, p, m.ID)
+	var out, errs bytes.Buffer
+	if err := p.Logs(t.Context(), m.ID, true, &out, &errs); err != nil || out.String() != strings.Repeat("x", 300_000) || errs.String() != "err\n" {
+		t.Errorf("Logs: got %d and %d bytes and error %v, want 300000 and 4", out.Len(), errs.Len(), err)
+	}
+	cut.Store(true)
+	out.Reset()
+	if err := p.Logs(t.Context(), m.ID, false, &out, nil); !errors.Is(err, fault.Unavailable) || out.Len() == 0 {
+		t.Errorf("Logs over a connection that breaks: got %d bytes and error %v, want a beginning and fault.Unavailable", out.Len(), err)
+	}
+	cut.Store(false)
+	if err := p.Logs(t.Context(), m.ID+"x", false, &out, nil); !errors.Is(err, fault.NotFound) {
+		t.Errorf("Logs of no machine: got error %v, want fault.NotFound", err)
+	}
+	full := errors.New("the disk is full")
+	if err := p.Logs(t.Context(), m.ID, false, failing{full}, nil); !errors.Is(err, full) {
+		t.Errorf("Logs with a writer that fails: got error %v, want its own", err)
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Write([]byte) (int, error) { return 0, f.err }
+
+func TestWhatIsPreparedForAHiredMachineIsReported(t *testing.T) {
+	t.Parallel()
+	s, cloud := hireServer(t, nil)
+	p := client(t, s, s.Token()).Provider("mem")
+	steps := []machine.Preparation{{Text: "pulling debian:12", Done: 1, Total: 2}, {Text: "pulling debian:12", Done: 2, Total: 2}}
+	cloud.Fail(memmachine.Prepare, memmachine.Progress(steps...)).Times(1)
+	var got []machine.Preparation
+	if err := machine.Prepare(t.Context(), p, hired("runner-1"), func(step machine.Preparation) { got = append(got, step) }); err != nil || !slices.Equal(got, steps) {
+		t.Errorf("Prepare: got %v and error %v, want %v", got, err, steps)
+	}
+	cloud.Fail(memmachine.Prepare, func(ctx context.Context, c *memmachine.Call) error {
+		c.Report(steps[0])
+		return fault.Say(fault.Invalid, "there is no image debian:12")
+	}).Times(1)
+	err := machine.Prepare(t.Context(), p, hired("runner-1"), nil)
+	if !errors.Is(err, fault.Invalid) || err.Error() != "there is no image debian:12" {
+		t.Errorf("Prepare that fails after its first report: got error %v, want the provider's", err)
 	}
 }

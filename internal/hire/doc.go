@@ -6,6 +6,9 @@
 // a program cannot do alone:
 //
 //   - The machines count against the most that the provider may have, together with those of jobs.
+//   - They belong to a tenant, the name of a token, and do not exist for others.
+//   - The programs that they are to run are uploaded, under their digests; nothing else of the server's computer is run or brought
+//     into a machine because a message names it.
 //   - They are shown with the others.
 //   - Each holder has a lease, which every list of its renews. When it is over, the server destroys the machines. A lease is
 //     in memory alone: a server that starts gives everybody a new one.

@@ -10,15 +10,22 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/failpoint"
 )
 
 // record is what is remembered of a hired machine. It is written before the machine is asked for, and removed when it is gone.
 type record struct {
 	Provider string    `json:"provider"`
 	Name     string    `json:"name"`
-	HiredBy  string    `json:"hired_by"` // the owner, as whoever hired it calls himself
-	Holder   string    `json:"holder"`   // who holds the lease
+	Tenant   string    `json:"tenant"`             // whose token it was
+	HiredBy  string    `json:"hired_by"`           // the owner, as whoever hired it calls himself
+	Holder   string    `json:"holder"`             // who holds the lease; "" only of a machine that is not written down
+	Programs []string  `json:"programs,omitempty"` // the digests of the uploaded programs that it may run
 	Created  time.Time `json:"created"`
+	// Of one that is kept for a fleet, which nobody's lease ends: its name, what the machine is made as, and its end date.
+	Fleet string    `json:"fleet,omitempty"`
+	Kind  string    `json:"kind,omitempty"`
+	Ends  time.Time `json:"ends,omitzero"`
 }
 
 // ledger is a directory with a file for each hired machine.
@@ -62,6 +69,16 @@ const unfinished = ".new"
 
 // write is on the disk when it returns nil.
 func (l ledger) write(r *record) error {
+	if err := failpoint.Hit("hire.write.before"); err != nil {
+		return err
+	}
+	if err := l.put(r); err != nil {
+		return err
+	}
+	return failpoint.Hit("hire.write.after")
+}
+
+func (l ledger) put(r *record) error {
 	text, err := json.Marshal(r)
 	if err != nil {
 		return unavailable(err)
@@ -86,10 +103,13 @@ func (l ledger) write(r *record) error {
 }
 
 func (l ledger) remove(at place) error {
+	if err := failpoint.Hit("hire.remove.before"); err != nil {
+		return err
+	}
 	if err := os.Remove(l.file(at)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return unavailable(err)
 	}
-	return nil
+	return failpoint.Hit("hire.remove.after")
 }
 
 func unavailable(err error) error {

@@ -152,7 +152,11 @@ func withInput(c *exec.Cmd, input io.Reader) (after func(), err error) {
 
 // inTerminal starts a command in a terminal, and relays that.
 func inTerminal(ctx context.Context, c *exec.Cmd, cmd *machine.Command) (after func(), err error) {
-	person, program, err := process.OpenTerminal(80, 24)
+	window, err := firstWindow(ctx, cmd)
+	if err != nil {
+		return nil, err
+	}
+	person, program, err := process.OpenTerminal(window.Columns, window.Rows)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +177,10 @@ func inTerminal(ctx context.Context, c *exec.Cmd, cmd *machine.Command) (after f
 	go func() {
 		for {
 			select {
-			case w := <-cmd.Resize:
+			case w, said := <-cmd.Resize:
+				if !said {
+					return
+				}
 				_ = process.ResizeTerminal(person, w.Columns, w.Rows)
 			case <-ended:
 				return
@@ -187,6 +194,23 @@ func inTerminal(ctx context.Context, c *exec.Cmd, cmd *machine.Command) (after f
 		<-shown
 		person.Close()
 	}, nil
+}
+
+// firstWindow returns the size that a terminal has when its program starts, which may ask for it at once.
+func firstWindow(ctx context.Context, cmd *machine.Command) (machine.Window, error) {
+	otherwise := machine.Window{Columns: 80, Rows: 24}
+	if cmd.Resize == nil {
+		return otherwise, nil
+	}
+	select {
+	case w, said := <-cmd.Resize:
+		if !said {
+			return otherwise, nil
+		}
+		return w, nil
+	case <-ctx.Done():
+		return otherwise, ctx.Err()
+	}
 }
 
 func kill(c *exec.Cmd) { _ = unix.Kill(-c.Process.Pid, unix.SIGKILL) }

@@ -57,7 +57,9 @@
 //
 // The agent on a machine of a pool is given an id that begins with [RunnerPrefix] in place of an attempt, and the bootstrap
 // token of that. It claims by that id, in a request that the server holds open until there is an attempt for the machine.
-// The answer is the Assignment of that attempt, already claimed, so that no further round trip comes before the command:
+// The answer is the Assignment of that attempt, which was claimed for it by what has launched it: neither a round trip nor a
+// commit comes between the launch and the command. The answer is as lost as any when it does not arrive; the agent asks again,
+// and is given the same.
 //
 //	agent                                             server
 //	  | POST /agent/v1/claim?held=true {rnr_…, wait_ms} |  held open; a server that ends answers at once

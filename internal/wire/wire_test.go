@@ -3,12 +3,14 @@ package wire_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
 	"testing"
 	"unicode/utf16"
 
+	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
 )
@@ -91,5 +93,20 @@ func TestTheLargestChunkFitsIntoABatch(t *testing.T) {
 	}}
 	if n := len(encode(t, wire.Batch{Calls: []wire.BatchCall{call}}, false)); n > wire.MaxBatchBytes {
 		t.Errorf("it has %d bytes, want at most %d", n, wire.MaxBatchBytes)
+	}
+}
+
+func TestAFleetHomeIsOneWord(t *testing.T) {
+	t.Parallel()
+	want := wire.FleetHome{URL: "http://172.17.0.1:7701", Machine: "thumbnails-abc", Token: "secret"}
+	word := want.Encode()
+	got, err := wire.ParseFleetHome(word)
+	if err != nil || *got != want || !wire.IsFleetHome(word) {
+		t.Errorf("ParseFleetHome of what Encode returns: got %+v and error %v, want %+v", got, err, want)
+	}
+	for _, bad := range []string{"", "fleet:", "fleet:e30", "fleet:!", word[1:], (&wire.FleetHome{URL: "nowhere", Machine: "m", Token: "t"}).Encode()} {
+		if got, err := wire.ParseFleetHome(bad); !errors.Is(err, fault.Invalid) {
+			t.Errorf("ParseFleetHome(%q): got %+v and error %v, want fault.Invalid", bad, got, err)
+		}
 	}
 }

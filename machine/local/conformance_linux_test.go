@@ -35,7 +35,9 @@ func TestProvider(t *testing.T) {
 			},
 			Spec:  machine.Spec{Command: []string{"sh", "-c", "sleep 600 & wait"}},
 			Exits: machine.Spec{Command: []string{"sh", "-c", "exit $CODE"}},
-			Alive: func(t *testing.T, m *machine.Machine) bool { return environment(t, m) != nil },
+			// Each case has its own directory, and a supervisor of its own there.
+			Parallel: true,
+			Alive:    func(t *testing.T, m *machine.Machine) bool { return environment(t, m) != nil },
 			Agent: func(t *testing.T, m *machine.Machine) *machine.Agent {
 				for _, variable := range environment(t, m) {
 					if text, ok := strings.CutPrefix(variable, agentVariable+"="); ok {
