@@ -159,8 +159,11 @@ func newHTTPServer(handler http.Handler, logger *slog.Logger) *http.Server {
 // patient reports whether a request waits for something to happen, rather than for an answer: when the server stops,
 // such a request is told so at once.
 func patient(r *http.Request) bool {
+	if isFleet(r) { // a parent that waits for a runner, or a runner that waits for a parent
+		return true
+	}
 	switch path.Base(r.URL.Path) {
-	case "heartbeat", "heartbeats", "wait":
+	case "heartbeat", "heartbeats", "wait", "preparations":
 		return true
 	case "claim": // of a machine of a pool, which waits for an attempt
 		if held, _ := strconv.ParseBool(r.URL.Query().Get("held")); held {

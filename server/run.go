@@ -46,6 +46,7 @@ func (s *Server) Run(ctx context.Context) error {
 		stopFly = start(s.fly.Run)
 	}
 	stopHire := start(s.hire.Run)
+	stopFleets := start(s.fleets.Run)
 	stopHomes := start(s.homes.run)
 	stopHTTP := start(s.serveHTTP)
 
@@ -56,6 +57,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	stopHomes()
 	stopHTTP()
+	stopFleets()
 	stopHire()
 	stopFly()
 	stopEngine()

@@ -20,6 +20,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/agent"
 	"github.com/dayfly-run/dayfly/internal/api"
 	"github.com/dayfly-run/dayfly/internal/engine"
+	"github.com/dayfly-run/dayfly/internal/fleet"
 	"github.com/dayfly-run/dayfly/internal/flyapi"
 	"github.com/dayfly-run/dayfly/internal/hire"
 	"github.com/dayfly-run/dayfly/internal/joblog"
@@ -82,7 +83,8 @@ type Options struct {
 	OrphanAfter      time.Duration             // default ten minutes
 	Heartbeat        time.Duration             // default five seconds
 
-	HireLease time.Duration // how long whoever hired machines may be silent; default one minute
+	HireLease   time.Duration // how long whoever hired machines may be silent; default one minute
+	MaxPrograms int           // that were uploaded by whoever hires and are kept at once; default 64
 
 	// FlyAPI serves Fly's Machines API too; nil: it is not served.
 	FlyAPI *FlyAPI
@@ -123,6 +125,7 @@ type Server struct {
 	engine  *engine.Engine
 	fly     *flyapi.Service // nil if it is not served
 	hire    *hire.Service
+	fleets  *fleet.Service
 	metrics *prometheus.Registry
 	token   string // the owner's
 
@@ -265,7 +268,7 @@ func CheckDir(dir string) (open bool, err error) {
 
 // ours reports whether a name in the data directory is one that Dayfly uses.
 func ours(name string) bool {
-	return slices.Contains([]string{"machines", "logs", "blobs", "spool", "hired", "key", "token", "port"}, name) ||
+	return slices.Contains([]string{"machines", "logs", "blobs", "spool", "hired", "programs", "key", "token", "port"}, name) ||
 		strings.HasPrefix(name, "dayfly.db") || strings.HasPrefix(name, "fly.db") || strings.HasPrefix(name, portFile(""))
 }
 
@@ -285,11 +288,18 @@ func (s *Server) assemble(ctx context.Context, requireToken bool) error {
 		direct, _ = s.blobs.(blob.Signer)
 	}
 	s.hire, err = hire.New(hire.Options{
-		Dir: filepath.Join(o.DataDir, "hired"), Providers: o.Providers, Owner: s.hireOwner, Room: func(provider string) int { return s.engine.Room(provider) }, Lease: o.HireLease, Logger: o.Logger,
+		Dir: filepath.Join(o.DataDir, "hired"), ProgramDir: filepath.Join(o.DataDir, "programs"), Programs: o.MaxPrograms,
+		Providers: o.Providers, Owner: s.hireOwner, Lease: o.HireLease,
+		TakeRoom: func(provider string, take func()) bool { return s.engine.TakeRoom(provider, take) }, Freed: func() { s.engine.RoomFreed() },
+		Logger: o.Logger,
 	})
 	if err != nil {
 		return err
 	}
+	s.fleets = fleet.New(fleet.Options{
+		Hire: s.hire, Room: func(provider string) int { return s.engine.Room(provider) }, URL: s.homes.url,
+		Token: key.Runner, Genuine: key.CheckRunner, Lease: o.HireLease, Logger: o.Logger,
+	})
 	s.engine, err = engine.New(engine.Options{
 		Hired: s.hire.Counts,
 		Store: s.store, Providers: o.Providers, Absent: o.Absent, DefaultProvider: o.DefaultProvider,
@@ -306,13 +316,13 @@ func (s *Server) assemble(ctx context.Context, requireToken bool) error {
 		Tokens: &ownersTokens{tokens: s.store, hash: hashToken(s.token)}, RequireToken: requireToken,
 		FromMachine: fromMachine,
 		BaseURL:     s.front.baseURL, Version: o.Version, Logger: s.logger, Ready: s.engine.Ready, Metrics: s.metrics,
-		Hired: s.hired,
+		Hired: s.hired, Fleets: s.fleetStatuses,
 	})
 	if err != nil {
 		return err
 	}
 	s.front.handler, err = s.openFlyAPI(ctx, handler)
-	s.front.handler = s.withHire(s.front.handler, handler)
+	s.front.handler = s.withFleets(s.withHire(s.front.handler, handler), handler)
 	return err
 }
 

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/api"
 	"github.com/dayfly-run/dayfly/internal/store"
 )
 
@@ -81,7 +82,7 @@ type tokens = store.Tokens
 // TokenByHash implements store.Tokens.
 func (t *ownersTokens) TokenByHash(ctx context.Context, hash []byte) (*store.Token, error) {
 	if subtle.ConstantTimeCompare(hash, t.hash) == 1 {
-		return &store.Token{ID: "owner", Name: "owner", Hash: bytes.Clone(t.hash), Scopes: []string{"submit", "read", "cancel", "fly", "admin"}}, nil
+		return &store.Token{ID: api.OwnersToken, Name: "owner", Hash: bytes.Clone(t.hash), Scopes: []string{"submit", "read", "cancel", "fly", "admin"}}, nil
 	}
 	return t.tokens.TokenByHash(ctx, hash)
 }

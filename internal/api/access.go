@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
 	"github.com/dayfly-run/dayfly/internal/ticket"
 )
 
@@ -50,6 +51,7 @@ func accessOf(pattern string) (access, bool) {
 		"GET /v1/jobs/{id}/wait":     {scope: scopeRead},
 		"GET /v1/machines":           {scope: scopeRead},
 		"GET /v1/pools":              {scope: scopeRead},
+		"GET /v1/fleets":             {scope: scopeRead},
 		"GET /v1/version":            {scope: scopeRead},
 		"GET /metrics":               {scope: scopeRead},
 		"POST /v1/tokens":            {scope: scopeAdmin},
@@ -99,33 +101,39 @@ func (a *API) guarded(rule access, handler http.HandlerFunc) http.HandlerFunc {
 
 // permit reports whether the caller of a route may use it.
 func (a *API) permit(r *http.Request, rule access) error {
+	_, err := a.caller(r, rule)
+	return err
+}
+
+// caller returns the token of a caller who may use a route; nil when he has none of the store's, and needs none.
+func (a *API) caller(r *http.Request, rule access) (*store.Token, error) {
 	token, err := bearer(r)
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case token == "" && a.needsToken(r):
-		return fault.Say(fault.Unauthenticated, "a token is needed; send it as: Authorization: Bearer TOKEN")
+		return nil, fault.Say(fault.Unauthenticated, "a token is needed; send it as: Authorization: Bearer TOKEN")
 	case token == "":
-		return nil
+		return nil, nil
 	case ticket.IsAttemptToken(token) && a.key.Genuine(token):
-		return a.permitOwn(r, rule, token)
+		return nil, a.permitOwn(r, rule, token)
 	case ticket.IsAttemptToken(token):
 		a.measures.refusedToken()
-		return a.guard.unknown(r.RemoteAddr)
+		return nil, a.guard.unknown(r.RemoteAddr)
 	}
-	scopes, err := a.guard.scopes(r.Context(), token, r.RemoteAddr)
+	known, err := a.guard.live(r.Context(), token, r.RemoteAddr)
 	if err != nil {
 		if kind := fault.Of(err); kind == fault.Unauthenticated || kind == fault.Exhausted { // and not a store that fails
 			a.measures.refusedToken()
 		}
-		return err
+		return nil, err
 	}
-	for _, s := range scopes {
+	for _, s := range known.Scopes {
 		if s == rule.scope || s == scopeAdmin {
-			return nil
+			return known, nil
 		}
 	}
-	return fault.Say(fault.Denied, "this token does not have the scope %s", rule.scope)
+	return nil, fault.Say(fault.Denied, "this token does not have the scope %s", rule.scope)
 }
 
 // PermitFly reports whether a request may use Fly's Machines API, which is served beside this one: as for a route that
@@ -142,13 +150,22 @@ func (a *API) PermitFly(r *http.Request) error {
 }
 
 // PermitHire reports whether a request may hire machines, which is served beside this API: as for a route that wants the scope
-// hire. The kinds are fault.Unauthenticated, fault.Denied and fault.Exhausted.
-func (a *API) PermitHire(r *http.Request) error {
+// hire. It returns for whom: the name of the token, so that who replaces a token by another of that name keeps what he has
+// hired; "" is the owner, and whoever comes where no token is asked for. The kinds are fault.Unauthenticated, fault.Denied and
+// fault.Exhausted.
+func (a *API) PermitHire(r *http.Request) (tenant string, err error) {
 	if err := errors.Join(a.checkHost(r), a.checkOrigin(r)); err != nil {
-		return err
+		return "", err
 	}
-	return a.permit(r, access{scope: scopeHire})
+	token, err := a.caller(r, access{scope: scopeHire})
+	if err != nil || token == nil || token.ID == OwnersToken {
+		return "", err
+	}
+	return token.Name, nil
 }
+
+// OwnersToken is the id of the owner's token, which is none of the store's: another may have its name.
+const OwnersToken = "owner"
 
 // Refuse answers a request that is served beside this API with an error, as this one does.
 func (a *API) Refuse(w http.ResponseWriter, r *http.Request, err error) { a.refuse(w, r, err) }

@@ -35,6 +35,7 @@ var expected = map[string]string{
 	"GET /v1/jobs/{id}/wait":     "read",
 	"GET /v1/machines":           "read",
 	"GET /v1/pools":              "read",
+	"GET /v1/fleets":             "read",
 	"GET /v1/costs":              "read",
 	"POST /v1/quotes":            "submit",
 	"GET /v1/version":            "read",

@@ -125,6 +125,9 @@ type Options struct {
 	// Hired returns the machines that programs have hired, newest first, to be shown with those of jobs. nil: there are none.
 	Hired func() []dayfly.Machine
 
+	// Fleets returns the runners that programs share. nil: there are none.
+	Fleets func() []dayfly.FleetStatus
+
 	// RequireToken asks everybody for a token. Without it, who sends none may do everything, and the host that a
 	// request names must be this computer: see checkHost.
 	RequireToken bool
@@ -165,6 +168,7 @@ type API struct {
 	now     func() time.Time
 
 	hired        func() []dayfly.Machine
+	fleets       func() []dayfly.FleetStatus
 	requireToken bool
 	fromMachine  func(*http.Request) bool
 	guard        *guard
@@ -200,7 +204,7 @@ func New(o Options) (*API, error) {
 	a := &API{
 		engine: o.Engine, logs: o.Logs, blobs: o.Blobs, direct: o.Direct, key: o.Key, tokens: o.Tokens, baseURL: o.BaseURL,
 		limits: o.Limits, version: o.Version, logger: o.Logger, ready: o.Ready, now: o.Now,
-		requireToken: o.RequireToken, fromMachine: o.FromMachine, hired: o.Hired,
+		requireToken: o.RequireToken, fromMachine: o.FromMachine, hired: o.Hired, fleets: o.Fleets,
 		guard:   newGuard(o.Tokens, o.Now),
 		origins: http.NewCrossOriginProtection(),
 		decoders: decoders{

@@ -48,9 +48,9 @@ func newGuard(tokens store.Tokens, now func() time.Time) *guard {
 	return &guard{tokens: tokens, now: now, seen: map[[sha256.Size]byte]*seenToken{}, failures: map[netip.Addr]time.Time{}}
 }
 
-// scopes returns the scopes of a token. fault.Unauthenticated if there is no such live token; fault.Exhausted if the
+// live returns what is known of a token. fault.Unauthenticated if there is no such live token; fault.Exhausted if the
 // address has presented too many of those.
-func (g *guard) scopes(ctx context.Context, token, address string) ([]string, error) {
+func (g *guard) live(ctx context.Context, token, address string) (*store.Token, error) {
 	hash := sha256.Sum256([]byte(token))
 	now := g.now()
 	if known := g.recall(hash, now); known != nil {
@@ -96,12 +96,12 @@ func errToken() error {
 	return fault.Say(fault.Unauthenticated, "this token is not valid: it is unknown, has expired or was revoked")
 }
 
-// live returns the scopes of a token that is neither expired nor revoked.
-func live(t *store.Token, now time.Time) ([]string, error) {
+// live returns a token that is neither expired nor revoked.
+func live(t *store.Token, now time.Time) (*store.Token, error) {
 	if !t.RevokedAt.IsZero() || !t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt) {
 		return nil, errToken()
 	}
-	return t.Scopes, nil
+	return t, nil
 }
 
 // recall returns what is remembered of a token, if that is recent enough to go by, or nil.

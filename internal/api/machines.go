@@ -21,6 +21,10 @@ func (a *API) addMachines() {
 		method: http.MethodGet, path: "/v1/pools", id: "list-pools", summary: "List the pools of warm machines",
 		text: "What each pool is configured as, and how many machines it has in each state.",
 	}, a.pools)
+	add(a, route{
+		method: http.MethodGet, path: "/v1/fleets", id: "list-fleets", summary: "List the fleets: warm runners that several programs share",
+		text: "What those programs have announced of each fleet, how many runners it has in each state, and how many wait for one.",
+	}, a.listFleets)
 }
 
 // Pools is the part that knows the pools of warm machines.
@@ -47,6 +51,29 @@ func (a *API) pools(ctx context.Context, _ *poolsInput) (*poolsOutput, error) {
 	out := &poolsOutput{}
 	out.Body.Items = pools
 	return out, nil
+}
+
+type fleetsInput struct {
+	caller
+}
+
+type fleetsOutput struct {
+	Body struct {
+		Items []dayfly.FleetStatus `json:"items"`
+	}
+}
+
+func (a *API) listFleets(context.Context, *fleetsInput) (*fleetsOutput, error) {
+	out := &fleetsOutput{}
+	out.Body.Items = a.allFleets()
+	return out, nil
+}
+
+func (a *API) allFleets() []dayfly.FleetStatus {
+	if a.fleets == nil {
+		return []dayfly.FleetStatus{}
+	}
+	return a.fleets()
 }
 
 type machinesInput struct {

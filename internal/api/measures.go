@@ -31,7 +31,7 @@ func newMeasures(registry *prometheus.Registry, source Engine, a *API) (*measure
 	}
 	streams := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "dayfly_streams", Help: "Requests that wait for something to happen."},
 		func() float64 { return float64(len(a.streams)) })
-	for _, c := range []prometheus.Collector{m.requests, m.refused, m.in, m.out, streams, newJobCollector(source), newCostCollector(source)} {
+	for _, c := range []prometheus.Collector{m.requests, m.refused, m.in, m.out, streams, newJobCollector(source), newCostCollector(source), newWarmCollector(source, a.allFleets)} {
 		if err := registry.Register(c); err != nil {
 			return nil, err
 		}

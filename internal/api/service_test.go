@@ -165,7 +165,11 @@ func TestTheDescriptionIsOpenAPIWithoutAnythingFromElsewhere(t *testing.T) {
 
 func TestMetricsCountRequestsAndJobs(t *testing.T) {
 	t.Parallel()
-	g := newRig(t)
+	g := newRig(t, func(o *api.Options) {
+		o.Fleets = func() []dayfly.FleetStatus {
+			return []dayfly.FleetStatus{{Name: "thumbs", Provider: "docker", Token: "web", Runners: map[string]int{"busy": 2}, Waiting: 5}}
+		}
+	})
 	g.do("GET", "/v1/jobs/none", "")
 	g.do("GET", "/nowhere/at/all", "")
 	got := string(g.do("GET", "/metrics", "").body)
@@ -174,6 +178,11 @@ func TestMetricsCountRequestsAndJobs(t *testing.T) {
 		`dayfly_http_request_seconds_count{route="none",status="404"} 1`,
 		`dayfly_jobs{provider="local",queue="default",state="queued"} 3`,
 		"dayfly_streams 0",
+		`dayfly_pool_machines{pool="ffmpeg",provider="fly",state="idle"} 1`,
+		`dayfly_pool_machines{pool="ffmpeg",provider="fly",state="busy"} 0`,
+		`dayfly_fleet_runners{fleet="thumbs",provider="docker",state="busy",token="web"} 2`,
+		`dayfly_fleet_runners{fleet="thumbs",provider="docker",state="idle",token="web"} 0`,
+		`dayfly_fleet_waiting{fleet="thumbs",provider="docker",token="web"} 5`,
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("the metrics lack %s", want)

@@ -151,6 +151,9 @@ func (in *installation) entries(what, job string) []entry {
 	}
 	var found []entry
 	for line := range strings.Lines(string(text)) {
+		if !strings.HasSuffix(line, "\n") {
+			break // it is just being written, and of a line at the end of a page the first half can be read before
+		}
 		var e entry
 		if _, err := fmt.Sscanf(line, "%s %s %d %d %d", &e.what, &e.job, &e.attempt, &e.pid, &e.parent); err != nil {
 			in.t.Fatalf("the ledger has a line %q: %v", line, err)

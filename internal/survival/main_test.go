@@ -11,12 +11,14 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/internal/dockertest"
 )
 
 // TestMain runs the tests, or, when it was started by one of them, the helper they asked for: this binary is also the
-// nanny of the servers and the command of the jobs that a shell cannot play.
+// nanny of the servers, the command of the jobs that a shell cannot play, and a program that calls its own functions.
 func TestMain(m *testing.M) {
+	dayfly.Main() // or a runner that programs share, see shareRunner
 	if len(os.Args) > 2 && os.Args[1] == helperMark {
 		os.Exit(help(os.Args[2], os.Args[3:]))
 	}
@@ -41,13 +43,15 @@ func workshop() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("dayfly-survival-%d", os.Getpid()))
 }
 
-// build makes the two binaries, once for all tests: the server's with failpoints.
+// build makes the two binaries, once for all tests: the server's with failpoints. They are built as a release is, so that
+// most of what is compiled for one is there already.
 var build = sync.OnceValue(func() error {
 	if err := os.MkdirAll(workshop(), 0o755); err != nil {
 		return err
 	}
-	cmd := exec.Command("go", "build", "-tags", "failpoint", "-o", workshop()+"/", "./cmd/dayfly", "./cmd/dayfly-agent")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", "failpoint", "-o", workshop()+"/", "./cmd/dayfly", "./cmd/dayfly-agent")
 	cmd.Dir = filepath.Join("..", "..")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, output)
 	}

@@ -4,6 +4,7 @@ package survival_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
@@ -22,6 +23,7 @@ type story struct {
 	begin   func(t *testing.T, in *installation) // what comes before the failpoints are set; nil: nothing
 	tell    func(t *testing.T, in *installation)
 	endless bool // its job's command does not end by itself
+	passed  int  // how often its points are passed before it matters
 
 	place func(t *testing.T) *installation // where it happens; nil: an installation with this computer's machines
 }
@@ -56,6 +58,12 @@ func stories() map[string]story {
 			place: func(t *testing.T) *installation {
 				return install(t, "DAYFLY_POOLS_WARM_MAX=3", "DAYFLY_POOLS_WARM_PREWARM=0.5", "DAYFLY_POOLS_WARM_IDLE=500ms")
 			}},
+		"a job is given a machine that waits":  {tell: giveMachine, points: []string{"store.submit"}, passed: 1, place: installWarm},
+		"a job that waited is given a machine": {tell: giveMachineLater, points: []string{"store.launch"}, place: installWarm},
+		"programs share a runner": {tell: shareRunner, points: []string{"hire.write", "hire.create", "hire.destroy", "hire.remove"},
+			place: func(t *testing.T) *installation { return install(t, "DAYFLY_TIMEOUTS_HIRE_LEASE=3s") }},
+		"a program is uploaded": {tell: shareUploadedRunner, points: []string{"program.put"},
+			place: func(t *testing.T) *installation { return install(t, "DAYFLY_TIMEOUTS_HIRE_LEASE=3s") }},
 		"a token is made":      {tell: makeToken, points: []string{"store.add_token", "store.revoke_token"}},
 		"a backup is restored": {begin: restoreBackup, tell: findStray, points: []string{"store.adopt_machine"}, endless: true},
 	}
@@ -117,6 +125,62 @@ func shareMachine(t *testing.T, in *installation) {
 		spec := in.spec(k)
 		spec.Pool = "warm"
 		in.checkTask(in.submit(spec).ID, k)
+	}
+	in.empty()
+}
+
+// installWarm makes an installation with a pool of one machine, which waits for a moment.
+func installWarm(t *testing.T) *installation {
+	return install(t, "DAYFLY_POOLS_WARM_MAX=1", "DAYFLY_POOLS_WARM_IDLE=3s")
+}
+
+// giveMachine runs a job that gets a machine that waits, in the transaction in which it is submitted. That is the claim as well,
+// of which the agent on the machine is told as soon as there is a server again.
+func giveMachine(t *testing.T, in *installation) {
+	in.warm()
+	in.given(in.submit(in.ofPool()))
+}
+
+// giveMachineLater does the same with a job that waits for its turn, and gets the machine when that has come.
+func giveMachineLater(t *testing.T, in *installation) {
+	in.warm()
+	k := task{lines: 20, exit: taskExit}
+	before := in.spec(k)
+	before.Queue = "narrow"
+	first, second := in.submit(before), in.submit(in.ofPool())
+	in.checkTask(first.ID, k)
+	in.given(second)
+}
+
+// ofPool returns a job of the pool, in a queue whose jobs run one after the other.
+func (in *installation) ofPool() *dayfly.JobSpec {
+	spec := in.spec(task{lines: 10, exit: taskExit})
+	spec.Queue, spec.Pool = "narrow", "warm"
+	return spec
+}
+
+// warm runs a job on a machine of the pool, which waits for another then.
+func (in *installation) warm() {
+	in.t.Helper()
+	in.checkTask(in.submit(in.ofPool()).ID, task{lines: 10, exit: taskExit})
+	err := poll(in.t.Context(), 10*time.Second, func() error {
+		pools, err := in.client.Pools(in.t.Context())
+		if err == nil && pools[0].Machines["idle"] != 1 {
+			err = fmt.Errorf("the pool has %v, want a machine that waits", pools[0].Machines)
+		}
+		return err
+	})
+	if err != nil {
+		in.t.Fatal(err)
+	}
+}
+
+// given checks that a job of the pool has run in one attempt.
+func (in *installation) given(job *dayfly.Job) {
+	in.t.Helper()
+	in.checkTask(job.ID, task{lines: 10, exit: taskExit})
+	if ended := in.job(job.ID); len(ended.Attempts) != 1 {
+		in.t.Errorf("a job that was given a machine has run in %d attempts, want 1: %s", len(ended.Attempts), attemptsOf(ended))
 	}
 	in.empty()
 }

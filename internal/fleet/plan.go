@@ -1,0 +1,351 @@
+package fleet
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// state is what a runner does.
+type state string
+
+// The states, see the package comment.
+const (
+	unheard  state = "unheard"
+	warming  state = "warming"
+	idle     state = "idle"
+	lent     state = "lent"
+	busy     state = "busy"
+	draining state = "draining"
+)
+
+// The timers of a fleet.
+const (
+	bootTTL   = time.Minute      // from when a machine was made to its runner's first call
+	takeTTL   = 5 * time.Second  // for a runner to say that it serves whom it was lent to
+	returnTTL = 10 * time.Second // for a runner to come back that was given back
+	soon      = 2 * time.Second  // within which a runner that is between two calls is waited for rather than another made
+)
+
+// view is what is known of one fleet at one moment.
+type view struct {
+	max     int // machines at once
+	room    int // how many more its provider may have now
+	lease   time.Duration
+	kinds   map[string]*kindView
+	line    []waiterView // who came first is first
+	runners []runnerView
+}
+
+// kindView is what is known of the runners that are made alike.
+type kindView struct {
+	min      int
+	idle     time.Duration // after which one beyond min goes
+	bootable bool          // it is known how, and there is no pause after a boot that failed
+	careful  bool          // the last boot failed, so the next ones are made one by one
+	single   bool          // each is lent once
+	hopeless bool          // it failed for a reason that does not go away, so none is made for nobody
+}
+
+// waiterView is who waits for a runner.
+type waiterView struct {
+	id, kind, holder string
+	here             bool // his request is open
+}
+
+// runnerView is what is known of a runner.
+type runnerView struct {
+	name, kind string
+	state      state
+	holder     string        // who has it
+	open       bool          // its call is, in which it can be given an invitation
+	since      time.Duration // in this state
+	silence    time.Duration // since its last call
+	ended      bool          // its machine has
+	stranger   bool          // its program is of another build than the kind's
+	old        bool          // it is near the end of its machine's life
+	leaving    bool          // it was told to come back
+	back       time.Duration // since it was given back; below 0: it was not
+}
+
+// deed is what is to be done.
+type deed string
+
+// The deeds.
+const (
+	makeOne deed = "make"  // a machine of the kind
+	drain   deed = "drain" // the runner
+	lend    deed = "lend"  // the runner to the waiter
+	recall  deed = "recall"
+)
+
+// action is one of the things that are to be done now.
+type action struct {
+	deed   deed
+	kind   string // makeOne
+	runner string
+	waiter string // lend
+	why    string
+	failed bool // drain: it never came to be idle, so its boot has failed
+}
+
+// plan decides what is to be done now. It reads nothing but v, which it may change.
+func plan(v *view) []action {
+	p := &planner{view: v}
+	p.discard()
+	p.serve()
+	p.grow()
+	p.recallSome()
+	p.replenish()
+	p.shrink()
+	return p.actions
+}
+
+// planner is a plan that is being made.
+type planner struct {
+	*view
+	actions  []action
+	total    int            // machines, those that are being destroyed too
+	have     map[string]int // by kind, without those
+	leaving  int            // runners that are about to leave their place to somebody who waits
+	blocked  []waiterView   // who waits, and for want of room nothing is made for them
+	expected map[string]int // by kind, runners that will be free by themselves before long
+}
+
+func (p *planner) do(a action) { p.actions = append(p.actions, a) }
+
+func (p *planner) drain(r *runnerView, why string, failed bool) {
+	p.do(action{deed: drain, runner: r.name, why: why, failed: failed})
+	r.state = draining
+	p.have[r.kind]--
+	p.leaving++
+}
+
+// discard destroys what is of no use any more, and counts the others.
+func (p *planner) discard() {
+	p.have, p.expected = map[string]int{}, map[string]int{}
+	p.total = len(p.runners)
+	for i := range p.runners {
+		r := &p.runners[i]
+		if r.state == draining {
+			p.leaving++
+			continue
+		}
+		p.have[r.kind]++
+		if why, failed := p.useless(r); why != "" {
+			p.drain(r, why, failed)
+			continue
+		}
+		if p.comes(r) {
+			p.expected[r.kind]++
+		}
+		if r.old && !r.leaving && r.state == busy {
+			p.do(action{deed: recall, runner: r.name, why: "its machine ends before long"})
+			r.leaving = true
+		}
+		if r.leaving && r.back < 0 {
+			p.leaving++
+		}
+	}
+}
+
+// comes reports whether a runner can be expected to be free before long, without anything being done.
+func (p *planner) comes(r *runnerView) bool {
+	switch {
+	case r.old:
+		return false
+	case r.back >= 0:
+		return r.back < soon && (p.kinds[r.kind] == nil || !p.kinds[r.kind].single)
+	case r.state == unheard:
+		return r.since < soon
+	case r.state == idle:
+		return !r.open && r.silence < soon
+	}
+	return r.state == warming
+}
+
+// useless says why a runner is to go, or "", and whether that is a boot that has failed.
+func (p *planner) useless(r *runnerView) (why string, failed bool) {
+	switch {
+	case r.ended:
+		return "its machine has ended", r.state == warming
+	case r.back > returnTTL:
+		return fmt.Sprintf("it was given back and has not come within %v", returnTTL), false
+	case r.state == warming && r.since > bootTTL:
+		return fmt.Sprintf("it has not called within %v", bootTTL), true
+	case r.state == unheard && r.since > p.lease:
+		return fmt.Sprintf("it has not called within %v since the server was started", p.lease), false
+	case r.state == idle && !r.open && r.silence > p.lease:
+		return fmt.Sprintf("it has been silent for %v", p.lease), false
+	case r.state == lent && r.since > takeTTL && r.back < 0:
+		return fmt.Sprintf("it has not taken what it was lent for within %v", takeTTL), false
+	case r.state == idle && r.old:
+		return "its machine ends before long", false
+	case r.state == idle && r.stranger:
+		return "its program is of another build", false
+	}
+	return "", false
+}
+
+// serve gives the runners that are idle to those who wait.
+func (p *planner) serve() {
+	free := map[string][]*runnerView{}
+	for i := range p.runners {
+		if r := &p.runners[i]; r.state == idle && r.open {
+			free[r.kind] = append(free[r.kind], r)
+		}
+	}
+	for _, list := range free { // the one that was used last is the first to be used again, so the others go when they are not needed
+		slices.SortFunc(list, func(a, b *runnerView) int { return cmp.Or(cmp.Compare(b.since, a.since), cmp.Compare(b.name, a.name)) })
+	}
+	p.line = slices.DeleteFunc(p.line, func(w waiterView) bool {
+		list := free[w.kind]
+		if !w.here || len(list) == 0 {
+			return false
+		}
+		r := list[len(list)-1]
+		free[w.kind] = list[:len(list)-1]
+		p.do(action{deed: lend, runner: r.name, waiter: w.id})
+		r.state, r.holder, r.open, r.since = lent, w.holder, false, 0
+		return true
+	})
+}
+
+// grow makes a machine for everybody who waits and for whom none is on its way, as far as there is room.
+func (p *planner) grow() {
+	for _, w := range p.line {
+		k := p.kinds[w.kind]
+		switch {
+		case !w.here:
+		case p.expected[w.kind] > 0:
+			p.expected[w.kind]--
+		case k == nil || !k.bootable:
+		case p.full():
+			p.blocked = append(p.blocked, w)
+		default:
+			p.make(w.kind)
+			if k.careful {
+				k.bootable = false
+			}
+		}
+	}
+}
+
+func (p *planner) full() bool { return p.total >= p.max || p.room <= 0 }
+
+func (p *planner) make(kind string) {
+	p.do(action{deed: makeOne, kind: kind})
+	p.total++
+	p.room--
+	p.have[kind]++
+}
+
+// recallSome makes room for those who wait while there is none: an idle runner of another kind goes, or else whoever has
+// most gives one back.
+func (p *planner) recallSome() {
+	if len(p.blocked) == 0 {
+		return
+	}
+	counts := map[string]int{}
+	for i := range p.runners {
+		if r := &p.runners[i]; (r.state == lent || r.state == busy) && !r.leaving && r.back < 0 {
+			counts[r.holder]++
+		}
+	}
+	for _, w := range p.blocked {
+		if p.leaving > 0 { // one of those gives its place to this one
+			p.leaving--
+			counts[w.holder]++
+			continue
+		}
+		if r := p.longestIdle(w.kind); r != nil {
+			p.drain(r, "a runner of another kind is wanted", false)
+			p.leaving--
+			counts[w.holder]++
+			continue
+		}
+		if r := p.tooMany(counts, w); r != nil {
+			p.do(action{deed: recall, runner: r.name, why: "somebody else waits, who has less"})
+			r.leaving = true
+			counts[r.holder]--
+			counts[w.holder]++
+		}
+	}
+}
+
+// longestIdle returns the idle runner that is of another kind and was not used for longest, or nil.
+func (p *planner) longestIdle(kind string) *runnerView {
+	var longest *runnerView
+	for i := range p.runners {
+		r := &p.runners[i]
+		if r.state == idle && r.open && r.kind != kind && (longest == nil || r.since > longest.since) {
+			longest = r
+		}
+	}
+	return longest
+}
+
+// tooMany returns a runner of whoever has most, if that is at least two more than the waiter has, or nil. It is one of the kind
+// that is waited for, if there is.
+func (p *planner) tooMany(counts map[string]int, w waiterView) *runnerView {
+	var most *runnerView
+	for i := range p.runners {
+		r := &p.runners[i]
+		if r.state != busy || r.leaving || r.back >= 0 || counts[r.holder] < counts[w.holder]+2 {
+			continue
+		}
+		if most == nil || cmp.Or(cmp.Compare(counts[r.holder], counts[most.holder]), compareBool(r.kind == w.kind, most.kind == w.kind), cmp.Compare(r.since, most.since)) > 0 {
+			most = r
+		}
+	}
+	return most
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
+// replenish makes what is to be there although nobody waits.
+func (p *planner) replenish() {
+	for _, id := range p.kindNames() {
+		k := p.kinds[id]
+		for p.have[id] < k.min && k.bootable && !k.hopeless && !p.full() && len(p.blocked) == 0 {
+			p.make(id)
+			if k.careful {
+				k.bootable = false
+			}
+		}
+	}
+}
+
+// shrink destroys runners that nobody has needed for a while, the one that was not used for longest first.
+func (p *planner) shrink() {
+	var unused []*runnerView
+	for i := range p.runners {
+		if r := &p.runners[i]; r.state == idle && p.kinds[r.kind] != nil && r.since >= p.kinds[r.kind].idle {
+			unused = append(unused, r)
+		}
+	}
+	slices.SortFunc(unused, func(a, b *runnerView) int { return cmp.Or(cmp.Compare(b.since, a.since), cmp.Compare(a.name, b.name)) })
+	for _, r := range unused {
+		if k := p.kinds[r.kind]; p.have[r.kind] > k.min {
+			p.drain(r, fmt.Sprintf("nobody has needed it for %v", k.idle), false)
+		}
+	}
+}
+
+func (p *planner) kindNames() []string {
+	names := make([]string, 0, len(p.kinds))
+	for id := range p.kinds {
+		names = append(names, id)
+	}
+	slices.Sort(names)
+	return names
+}
