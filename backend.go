@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,9 @@ type runner struct {
 
 	taken chan struct{} // closed when it is retired
 
+	failing chan struct{} // closed by fail
+	failed  sync.Once
+
 	mu      sync.Mutex
 	retired bool  // guarded by mu: it takes no more calls
 	why     error // guarded by mu
@@ -38,7 +42,7 @@ func (b *backend) Boot(ctx context.Context, name string) (pool.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &runner{Runner: booted, pool: p, taken: make(chan struct{})}
+	r := &runner{Runner: booted, pool: p, taken: make(chan struct{}), failing: make(chan struct{})}
 	r.client, err = call.NewClient(ctx, booted.Link(), call.Settings{
 		MaxArgument: p.o.MaxArgument, MaxResult: p.o.MaxResult, Grace: p.o.ShutdownTimeout,
 		Level: leastLevel(ctx, p.log), Pool: p.name, Runner: name,
@@ -55,10 +59,7 @@ func (b *backend) Boot(ctx context.Context, name string) (pool.Runner, error) {
 		return nil, errors.Join(err, booted.Stop(ctx))
 	}
 	go func() { _ = r.client.Serve() }() // why it ended is told by Err
-	go func() {
-		<-booted.Done()
-		r.retire(booted.Err())
-	}()
+	booted.Tell(r.fail, func() { r.retire(booted.Err()) })
 	return r, nil
 }
 
@@ -71,6 +72,12 @@ func (r *runner) Err() error {
 	defer r.mu.Unlock()
 	return r.why
 }
+
+// Failing implements pool.Failing: no call is given to a runner that is lost while it is being found out why.
+func (r *runner) Failing() <-chan struct{} { return r.failing }
+
+// fail notes that the runner is lost.
+func (r *runner) fail() { r.failed.Do(func() { close(r.failing) }) }
 
 // retire makes the pool give the runner no more calls, and stop it: those on it have PoolOptions.ShutdownTimeout to end.
 func (r *runner) retire(why error) {
@@ -139,8 +146,35 @@ func (r *runner) log(record call.Record) {
 	case call.Errors:
 		out.AddAttrs(slog.String("stream", "stderr"))
 	}
-	out.AddAttrs(record.Attrs...)
+	out.AddAttrs(apart(record.Attrs)...)
 	_ = r.pool.log.Handler().Handle(ctx, out) // a logger that fails has nobody to tell
+}
+
+// inner is the group for what a record says under a name that its runner's pool uses. A runner may have pools of its own, whose
+// records name another pool and runner; a handler would write two of each, and JSON takes one for the other.
+const inner = "inner"
+
+// apart puts the attributes of a record that have names of the pool's, and what was put apart before, into a group.
+func apart(attrs []slog.Attr) []slog.Attr {
+	taken := func(a slog.Attr) bool {
+		switch a.Key {
+		case "pool", "runner", "function", "call", "stream", inner:
+			return true
+		}
+		return false
+	}
+	if !slices.ContainsFunc(attrs, taken) {
+		return attrs
+	}
+	var own, group []slog.Attr
+	for _, a := range attrs {
+		if taken(a) {
+			group = append(group, a)
+		} else {
+			own = append(own, a)
+		}
+	}
+	return append(own, slog.Attr{Key: inner, Value: slog.GroupValue(group...)})
 }
 
 // leastLevel returns the least level that the logger takes, as a runner is told it.

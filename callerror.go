@@ -68,6 +68,7 @@ var ErrOutOfMemory = errors.New("the runner was killed for want of memory")
 //	fault.Invalid       a value that cannot be encoded, or a pool whose configuration cannot work
 //	fault.Denied        the provider refuses the credentials
 //	fault.NotFound      the runner knows no such function
+//	fault.Internal      a callback of the call panicked, or Dayfly has a mistake
 type CallError struct {
 	Function string        // the name of the function
 	Runner   string        // where it was to run; "" if it did not get as far as that
@@ -87,18 +88,24 @@ func (e *CallError) Error() string {
 		if waited > 0 {
 			fmt.Fprintf(&b, ", of which it waited %v for the runner", waited)
 		}
-		return b.String()
+		return b.String() + because(e.Err, context.DeadlineExceeded)
 	case errors.Is(e.Err, context.Canceled) && e.Runner != "":
 		fmt.Fprintf(&b, "canceled while it ran on runner %s", e.Runner)
-		if why := strings.TrimPrefix(e.Err.Error(), context.Canceled.Error()); why != "" {
-			b.WriteString(" (" + strings.TrimPrefix(why, ": ") + ")")
-		}
-		return b.String()
+		return b.String() + because(e.Err, context.Canceled)
 	case e.Ran:
 		b.WriteString("it may have run: ")
 	}
 	b.WriteString(e.Err.Error())
 	return b.String()
+}
+
+// because returns what err says besides that the context has ended, in parentheses, or "".
+func because(err, end error) string {
+	why := strings.TrimPrefix(strings.TrimPrefix(err.Error(), end.Error()), ": ")
+	if why == "" {
+		return ""
+	}
+	return " (" + why + ")"
 }
 
 // Unwrap returns the reason.
@@ -121,6 +128,7 @@ type attempt struct {
 	function string
 	runner   string
 	waited   time.Duration
+	limit    time.Duration // the pool's Timeout, where that is the call's; 0: it is not
 }
 
 // tell makes what the layers below say into what callers are told.
@@ -137,6 +145,9 @@ func (a *attempt) tell(err error) error {
 	}
 	if queued, ok := errors.AsType[*pool.Error](err); ok {
 		e.Waited = queued.Waited
+	}
+	if a.limit > 0 && errors.Is(err, context.DeadlineExceeded) {
+		e.Err = fmt.Errorf("%w: PoolOptions.Timeout is %v, which a deadline of the context or CallOptions.Timeout replaces", e.Err, a.limit)
 	}
 	return e
 }

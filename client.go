@@ -119,6 +119,11 @@ func (c *Client) try(ctx context.Context, r request, body []byte, out any) error
 	if err != nil {
 		return err
 	}
+	return c.do(ctx, req, out)
+}
+
+// do makes a request and decodes its answer into out unless that is nil. The end of ctx is not the server's failure.
+func (c *Client) do(ctx context.Context, req *http.Request, out any) error {
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return unreachable(ctx, req, err)
@@ -132,13 +137,13 @@ func (c *Client) try(ctx context.Context, r request, body []byte, out any) error
 		return unreachable(ctx, req, err)
 	}
 	if len(data) > maxAnswer {
-		return fmt.Errorf("dayfly: %s %s: %w: the answer is larger than %d bytes", r.method, r.path, fault.TooLarge, maxAnswer)
+		return fmt.Errorf("dayfly: %s %s: %w: the answer is larger than %d bytes", req.Method, req.URL.Path, fault.TooLarge, maxAnswer)
 	}
 	if out == nil {
 		return nil
 	}
 	if err := json.Unmarshal(data, out); err != nil {
-		return fmt.Errorf("dayfly: %s %s: %w: the answer is not what a Dayfly server sends: %w", r.method, r.path, fault.Internal, err)
+		return fmt.Errorf("dayfly: %s %s: %w: the answer is not what a Dayfly server sends: %w", req.Method, req.URL.Path, fault.Internal, err)
 	}
 	return nil
 }

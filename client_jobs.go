@@ -315,6 +315,15 @@ func (c *Client) Pools(ctx context.Context) ([]WarmPool, error) {
 	return answer.Items, err
 }
 
+// Fleets returns how the runners are that programs share, by name.
+func (c *Client) Fleets(ctx context.Context) ([]FleetStatus, error) {
+	var answer struct {
+		Items []FleetStatus `json:"items"`
+	}
+	err := c.call(ctx, request{method: http.MethodGet, path: "/v1/fleets"}, &answer)
+	return answer.Items, err
+}
+
 // Quote checks a spec as Submit does and returns what the job would cost. Nothing is made. Errors are those of Submit.
 func (c *Client) Quote(ctx context.Context, spec *JobSpec) (*Quote, error) {
 	if err := spec.checkText(); err != nil {

@@ -205,6 +205,22 @@ func ExampleFunction_Cast() {
 	// Output: there is no dragon: not_found
 }
 
+// Ten web servers share warm runners that a Dayfly server keeps. Each has a pool over the same fleet.
+func ExampleClient_Fleet() {
+	client, err := dayfly.NewClient("http://127.0.0.1:7700", &dayfly.ClientOptions{Token: os.Getenv("DAYFLY_TOKEN")})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fleet := client.Fleet("thumbnails", "docker", &dayfly.FleetOptions{Min: 2, Max: 20})
+	pool, err := dayfly.NewPool(fleet, &dayfly.PoolOptions{Concurrency: 4})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	picture, err := Thumbnail.Call(context.Background(), pool, Video{})
+	fmt.Println(picture, err)
+}
+
 // Video and thumbnail stand for what a program has of its own.
 type Video struct{ Data []byte }
 

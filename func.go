@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -31,11 +32,11 @@ type Function[A, R any] struct {
 // and by what the runner finds the function.
 //
 // A and R travel as encoding/gob writes them: exported fields, of any type but channels and functions; what is in a field of an
-// interface type must be registered with gob.Register. []byte and string are sent as they are. A struct's field, or A itself, of type
+// interface type must be registered with gob.Register. A value that contains itself is refused. []byte and string are sent as they are. A struct's field, or A itself, of type
 // io.Reader or io.ReadCloser is streamed while the function reads it, such as an *os.File or the body of a request. The
-// caller's io.ReadCloser is closed when it is not read any more; an io.Reader is not closed, and may still be read
+// caller's io.ReadCloser is closed when it is not read any more, also when the call cannot be made; an io.Reader is not closed, and may still be read
 // shortly after a call that did not read it to its end. In R it is an io.ReadCloser which the function gives away and the
-// caller has to close; the call lasts until it is read or closed.
+// caller has to close; the call lasts until it is read or closed, and what ends it before its end is an error as Call returns.
 //
 // The function's context ends when the caller's does, at its deadline, and when the caller's process is gone. A function that
 // does not end then keeps its slot on the runner. A panic ends the call, not the runner. A function that is done in microseconds
@@ -82,11 +83,11 @@ type CallOptions struct {
 	// the context, and when that has no deadline to PoolOptions.Timeout. An earlier deadline of the context holds anyway.
 	Timeout time.Duration
 	// Detached calls go on when their caller's context ends or its process dies, within the PoolOptions.ShutdownTimeout that a
-	// runner without a parent has. Only their Timeout ends them earlier. It has no meaning for streams, which end with whoever
-	// reads them.
+	// runner without a parent has. Only their Timeout ends them earlier. One that still waits for a runner ends with the context,
+	// unless it is a cast. It has no meaning for streams, which end with whoever reads them.
 	Detached bool
 	// OnProgress is called with what the function tells by ReportProgress, by the goroutine that waits for the call. Reports
-	// that come faster than twenty times a second are left out, never the last.
+	// that come faster than twenty times a second are left out, never the last. If it panics, the call is canceled.
 	OnProgress func(Progress)
 }
 
@@ -111,7 +112,7 @@ func (f *Function[A, R]) Call(ctx context.Context, p *Pool, a A) (R, error) {
 	if err != nil {
 		return none, err
 	}
-	ctx, cancel := c.limit(ctx)
+	ctx, cancel := c.within(ctx)
 	k, err := c.start(ctx, p)
 	if err == nil {
 		err = c.tell(k.Wait(ctx))
@@ -135,7 +136,7 @@ func (f *Function[A, R]) Call(ctx context.Context, p *Pool, a A) (R, error) {
 // be encoded.
 //
 // A cast ends with its context, like every call. In the handler of a request that is when the handler returns: use
-// context.WithoutCancel, or CallOptions.Detached, for what is to go on.
+// CallOptions.Detached, or context.WithoutCancel, for what is to go on.
 func (f *Function[A, R]) Cast(ctx context.Context, p *Pool, a A) error {
 	c, err := f.encode(&a)
 	if err != nil {
@@ -143,20 +144,38 @@ func (f *Function[A, R]) Cast(ctx context.Context, p *Pool, a A) error {
 	}
 	c.own()
 	c.unlimited = true // nobody waits
+	if c.options.Detached {
+		ctx = context.WithoutCancel(ctx) // also while it waits in line, and for who is told how it ended
+	}
 	go func() {
-		ctx, cancel := c.limit(ctx)
+		ctx, cancel := c.within(ctx)
 		defer cancel()
-		k, err := c.start(ctx, p)
-		if err == nil {
-			err = c.tell(k.Wait(ctx))
+		err := c.guard(func() error {
+			k, err := c.start(ctx, p)
+			if err == nil {
+				err = c.tell(k.Wait(ctx))
+			}
+			if err == nil {
+				k.Discard()
+			}
+			return err
+		})
+		if err != nil {
+			p.castFailed(f.name, err)
 		}
-		if err == nil {
-			k.Discard()
-			return
-		}
-		p.castFailed(f.name, err)
 	}()
 	return nil
+}
+
+// guard makes an error of a panic of f, which runs on a goroutine of this package and calls code of the program, such as
+// CallOptions.OnProgress: it would end the program, all other calls included.
+func (c *calling) guard(f func() error) (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = c.tell(&call.Failure{Ran: true, Err: fault.Say(fault.Internal, "a callback of the call panicked: %v\n%s", cause, debug.Stack())})
+		}
+	}()
+	return f()
 }
 
 // calling is a call that is about to be made.
@@ -165,7 +184,8 @@ type calling struct {
 	options CallOptions
 	value   codec.Value
 	retains bool
-	tells   bool // says when it starts
+	tells   bool              // says when it starts
+	told    func(error) error // tell, for the readers of the result; nil when it has none
 
 	unlimited bool // PoolOptions.Timeout does not hold
 }
@@ -173,8 +193,12 @@ type calling struct {
 // encode makes a call of an argument.
 func (f *Function[A, R]) encode(a *A) (*calling, error) {
 	c := &calling{attempt: attempt{function: f.name}, options: f.options, retains: f.signature.Retains(), unlimited: f.signature.Streams()}
+	if f.signature.Streams() {
+		c.told = c.tell
+	}
 	var err error
 	if c.value, err = f.signature.Encode(a); err != nil {
+		c.value.CloseReaders()
 		return nil, c.tell(err)
 	}
 	return c, nil
@@ -183,17 +207,22 @@ func (f *Function[A, R]) encode(a *A) (*calling, error) {
 // own makes the argument independent of what it was made of.
 func (c *calling) own() { c.value.Own() }
 
-// limit returns the context in which the call is made.
-func (c *calling) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+// within returns the context in which the call is made.
+func (c *calling) within(ctx context.Context) (context.Context, context.CancelFunc) {
 	if c.options.Timeout > 0 {
 		return context.WithTimeout(ctx, c.options.Timeout)
 	}
 	return ctx, func() {}
 }
 
-// start waits for a slot and starts the call there.
-func (c *calling) start(ctx context.Context, p *Pool) (*call.Call, error) {
-	defer c.value.Release()
+// start waits for a slot and starts the call there. If it cannot, the readers of the argument have been closed.
+func (c *calling) start(ctx context.Context, p *Pool) (k *call.Call, err error) {
+	defer func() {
+		if err != nil {
+			c.value.CloseReaders()
+		}
+		c.value.Release()
+	}()
 	began := time.Now()
 	var deadline time.Time
 	if c.options.Timeout > 0 {
@@ -209,7 +238,7 @@ func (c *calling) start(ctx context.Context, p *Pool) (*call.Call, error) {
 		c.runner = r.ID()
 		request := call.Request{
 			Function: c.function, Argument: c.value, Deadline: deadline, Detached: c.options.Detached,
-			Placed: c.tells, Retains: c.retains, Slot: slot, Progress: c.progress(),
+			Placed: c.tells, Retains: c.retains, Slot: slot, Progress: c.progress(), Told: c.told,
 		}
 		own, has := ctx.Deadline()
 		switch {
@@ -217,13 +246,14 @@ func (c *calling) start(ctx context.Context, p *Pool) (*call.Call, error) {
 		case has:
 			request.Deadline = own
 		case !c.unlimited && p.timeout > 0:
-			request.Deadline = time.Now().Add(p.timeout)
+			request.Deadline, c.limit = time.Now().Add(p.timeout), p.timeout
 		}
-		k, err := r.client.Start(ctx, &request)
+		k, err = r.client.Start(ctx, &request)
 		// A runner that ended in this moment has not run it, so another one may. It is not looked for for ever.
 		if err == nil || ctx.Err() != nil || !isGone(err) || tries == maxTries {
 			return k, c.tell(err)
 		}
+		r.fail() // or it would be the next one, too
 		p.log.Debug("a runner ended in the moment in which it was given a call", slog.String("runner", c.runner), slog.Any("error", err))
 	}
 }

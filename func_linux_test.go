@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dayfly-run/dayfly"
 )
 
@@ -58,6 +60,18 @@ func TestAPoolIsRefusedToAProgramThatWouldStartItselfForEver(t *testing.T) {
 	}
 }
 
+func TestAnInvitationThatNobodyHasWrittenIsRefusedByTheNameOfItsVariable(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), "DAYFLY_PARENT=garbage")
+	out, err := cmd.CombinedOutput()
+	for _, want := range []string{"DAYFLY_PARENT", "unset it"} {
+		if err == nil || !strings.Contains(string(out), want) {
+			t.Errorf("got %s, %v, want a failure that says %q", out, err, want)
+		}
+	}
+}
+
 // orphan is a program that is killed while a call runs that ignores its context.
 func orphan() {
 	p, err := dayfly.NewPool(dayfly.Local(), &dayfly.PoolOptions{Name: "orphan", Logger: slog.New(slog.DiscardHandler)})
@@ -96,6 +110,22 @@ func TestARunnerEndsWhenItsParentIsKilled(t *testing.T) {
 	}
 	_ = cmd.Wait()
 	eventually(t, "the runner to end", func() bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
+}
+
+func TestAnInterruptAtATerminalLeavesRunnersToTheirPool(t *testing.T) {
+	t.Parallel()
+	id, err := whoami.Call(t.Context(), newPool(t, dayfly.PoolOptions{}), struct{}{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := unix.Getsid(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A terminal signals the processes of one group, which is of one session: what the pool drains must not be among them.
+	if other, err := unix.Getsid(id.PID); err != nil || other == own {
+		t.Errorf("got session %d, %v for the runner, want another than this process's %d", other, err, own)
+	}
 }
 
 func TestARunnerThatIsToldToEndFinishesItsWorkAndGetsNoMore(t *testing.T) {

@@ -46,6 +46,9 @@ var (
 			<-ctx.Done()
 		case "log.Fatal":
 			log.Fatal("the model is not there")
+		case "slog.Error":
+			slog.Error("the model is not there")
+			os.Exit(1)
 		case "panic":
 			panic("a panic on purpose")
 		case "not found":
@@ -123,10 +126,9 @@ type identity struct {
 
 // waiting is how test/wait waits.
 type waiting struct {
-	Begun          string // a file that it makes when it begins
-	Until          string // a file that it waits for
-	IgnoresContext bool
-	ObeysDrain     bool
+	Begun                      string // a file that it makes when it begins
+	Until                      string // a file that it waits for
+	IgnoresContext, ObeysDrain bool
 }
 
 type document struct {
@@ -141,13 +143,25 @@ func TestMain(m *testing.M) {
 		fmt.Println(err)
 		os.Exit(0)
 	}
+	if os.Getenv("TEST_CRASH") != "" {
+		fmt.Println("the cache is loaded")
+		fmt.Fprintln(os.Stderr, "the model is not there")
+		os.Exit(3)
+	}
 	dayfly.Main()
+	if os.Getenv("TEST_SERVER") != "" {
+		serve()
+	}
 	if os.Getenv("TEST_ECHO") != "" {
 		echoServer()
 	}
 	if os.Getenv("TEST_PARENT") != "" {
 		orphan()
 	}
+	if dir := os.Getenv("TEST_DETACHER"); dir != "" {
+		detacher(dir)
+	}
+	takePart()
 	os.Exit(run(m))
 }
 
@@ -199,7 +213,7 @@ func poolName(t *testing.T) string {
 }
 
 // eventually waits until a condition holds.
-func eventually(t *testing.T, what string, holds func() bool) {
+func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	limit := time.Now().Add(20 * time.Second)
 	for !holds() {
@@ -353,8 +367,8 @@ func TestTheDefaultTimeoutEndsFunctionsWithoutADeadline(t *testing.T) {
 	p := newPool(t, dayfly.PoolOptions{Timeout: 30 * time.Millisecond})
 	_, err := wait.Call(t.Context(), p, waiting{Until: t.TempDir() + "/never"})
 	failed, ok := errors.AsType[*dayfly.CallError](err)
-	if !ok || !failed.Ran || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v, want that its time was up", err)
+	if !ok || !failed.Ran || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "PoolOptions.Timeout is 30ms") {
+		t.Errorf("got %v, want that its time was up, and which time that was", err)
 	}
 	// What lasts as long as its caller likes has none.
 	got, err := upper.Call(t.Context(), p, document{Name: "a", Text: io.NopCloser(strings.NewReader("slow"))})
@@ -624,20 +638,40 @@ func TestACastsFailureGoesToOnErrorWhichMayPanic(t *testing.T) {
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	detached := wait.With(&dayfly.CallOptions{Detached: true})
-	if err := detached.Cast(ctx, p, waiting{Begun: dir + "/begun", Until: dir + "/go"}); err != nil {
+	if err := wait.Cast(ctx, p, waiting{Begun: dir + "/begun"}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "it to begin", func() bool { return exists(dir + "/begun") })
 	cancel()
 	if err := <-told; !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, want that nobody waits any more", err)
+		t.Errorf("got %v, want that it was canceled with its caller", err)
 	}
-	if got := p.Stats().InUse; got != 1 {
-		t.Errorf("%d slots are in use, want that of the detached work", got)
+}
+
+func TestADetachedCastGoesOnWithoutItsCallerAlsoInLine(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	told := make(chan error, 10)
+	p := newPool(t, dayfly.PoolOptions{Max: 1, Concurrency: 1, OnError: func(err error) { told <- err }})
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := wait.With(&dayfly.CallOptions{Detached: true}).Cast(ctx, p, waiting{Begun: dir + "/begun", Until: dir + "/go"}); err != nil {
+		t.Fatal(err)
 	}
+	eventually(t, "it to begin", func() bool { return exists(dir + "/begun") })
+	if err := fail.With(&dayfly.CallOptions{Detached: true}).Cast(ctx, p, "a reason of its own"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the next to wait in line", func() bool { return p.Stats().Queued == 1 })
+	cancel()
 	touch(t, dir+"/go")
-	eventually(t, "it to end", func() bool { return p.Stats().InUse == 0 })
+	err := <-told
+	if remote, ok := errors.AsType[*dayfly.RemoteError](err); !ok || remote.Message != "a reason of its own" {
+		t.Errorf("got %v, want the error of the function that waited in line, and none of the other", err)
+	}
+	eventually(t, "both to end", func() bool { return p.Stats().InUse == 0 })
+	if len(told) > 0 {
+		t.Errorf("got %v as well, want nothing of a cast that did not fail", <-told)
+	}
 }
 
 func TestWhatARunnerLogsAndPrintsReachesThePoolsLogger(t *testing.T) {
@@ -673,13 +707,15 @@ func TestWhyARunnerCrashedIsToldHoweverManyGoroutinesItHas(t *testing.T) {
 
 func TestWhyAFunctionEndsItsProcessIsLogged(t *testing.T) {
 	t.Parallel()
-	var out safeBuffer
-	p := newPool(t, dayfly.PoolOptions{Logger: slog.New(slog.NewTextHandler(&out, nil))})
-	if _, err := fail.Call(t.Context(), p, "log.Fatal"); !errors.Is(err, dayfly.ErrRunnerLost) || !strings.Contains(err.Error(), "status 1") {
-		t.Errorf("got %v, want that the runner was lost and its status", err)
+	for _, how := range []string{"log.Fatal", "slog.Error"} {
+		var out safeBuffer
+		p := newPool(t, dayfly.PoolOptions{Name: "fatal", Logger: slog.New(slog.NewTextHandler(&out, nil))})
+		if _, err := fail.Call(t.Context(), p, how); !errors.Is(err, dayfly.ErrRunnerLost) || !strings.Contains(err.Error(), "status 1") {
+			t.Errorf("%s: got %v, want that the runner was lost and its status", how, err)
+		}
+		const want = `msg="the model is not there"`
+		eventually(t, want+" in the log of "+how, func() bool { return strings.Contains(out.String(), want) })
 	}
-	const want = `msg="the model is not there"`
-	eventually(t, want+" in the log", func() bool { return strings.Contains(out.String(), want) })
 }
 
 // safeBuffer is a buffer for several goroutines.
@@ -728,9 +764,17 @@ func TestFilesGoThereAndBackWithoutBeingHeld(t *testing.T) {
 
 func TestAPoolInARunnerKeepsNoRunners(t *testing.T) {
 	t.Parallel()
-	p := newPool(t, dayfly.PoolOptions{})
+	var out safeBuffer
+	p := newPool(t, dayfly.PoolOptions{Name: "outer", Logger: slog.New(slog.NewTextHandler(&out, nil))})
 	if got, err := nested.Call(t.Context(), p, 21); got != 42 || err != nil {
 		t.Errorf("got %d, %v, want 42", got, err)
+	}
+	const want = "function=test/nested call=1 reason=closed inner.pool=inner inner.runner=inner-"
+	eventually(t, want+" in the log", func() bool { return strings.Contains(out.String(), want) })
+	for line := range strings.Lines(out.String()) {
+		if strings.Count(line, " pool=") != 1 || strings.Count(line, " runner=") != 1 {
+			t.Errorf("got %q, want one pool and one runner in each record", line)
+		}
 	}
 }
 

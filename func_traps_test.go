@@ -3,9 +3,13 @@ package dayfly_test
 import (
 	"context"
 	"errors"
+	"io"
 	"maps"
+	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
@@ -26,7 +30,25 @@ var (
 		}
 		return s, nil
 	})
+	report = dayfly.Func("test/report", func(ctx context.Context, after string) (int, error) {
+		for !exists(after) && ctx.Err() == nil {
+			<-time.After(5 * time.Millisecond)
+		}
+		dayfly.ReportProgress(ctx, 0.5, "half")
+		<-ctx.Done()
+		return 0, ctx.Err()
+	})
+	dribble = dayfly.Func("test/dribble", func(_ context.Context, how string) (io.ReadCloser, error) {
+		return io.NopCloser(&dribbling{how: how}), nil
+	})
+	anything = dayfly.Func("test/anything", func(context.Context, thing) (int, error) { return 0, nil })
 )
+
+// thing holds what nobody knows before.
+type thing struct {
+	What any
+	Text io.ReadCloser
+}
 
 func TestPointersArriveAlsoWhenTheFirstWasNil(t *testing.T) {
 	t.Parallel()
@@ -66,6 +88,138 @@ func TestACallThatIsCanceledForAReasonSaysBoth(t *testing.T) {
 	}
 	if !strings.Contains(err.Error(), "canceled") || !strings.Contains(err.Error(), reason.Error()) {
 		t.Errorf("got %q, want it to say both", err)
+	}
+}
+
+func TestACallbackOfACallThatNobodyWaitsForMayPanic(t *testing.T) {
+	t.Parallel()
+	released := t.TempDir() + "/go"
+	told := make(chan error, 1)
+	p := newPool(t, dayfly.PoolOptions{OnError: func(err error) { told <- err }})
+	careless := report.With(&dayfly.CallOptions{OnProgress: func(dayfly.Progress) { panic("a callback that fails") }})
+	placed, err := careless.Place(t.Context(), p, released)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := careless.Cast(t.Context(), p, released); err != nil {
+		t.Fatal(err)
+	}
+	touch(t, released)
+	if err := <-told; !isPanic(err) {
+		t.Errorf("OnError was told %v, want the panic", err)
+	}
+	if _, err := placed.Wait(t.Context()); !isPanic(err) {
+		t.Errorf("Wait: got %v, want the panic", err)
+	}
+	eventually(t, "both functions to end", func() bool { return p.Stats().InUse == 0 })
+}
+
+// isPanic reports whether err tells of the callback that fails.
+func isPanic(err error) bool {
+	failed, ok := errors.AsType[*dayfly.CallError](err)
+	return ok && failed.Ran && errors.Is(err, fault.Internal) && strings.Contains(err.Error(), "a callback that fails")
+}
+
+// closing is a reader that says when it is closed.
+type closing struct {
+	io.Reader
+	closed atomic.Bool
+}
+
+func (c *closing) Close() error {
+	c.closed.Store(true)
+	return nil
+}
+
+func TestAReaderIsClosedThoughItsCallCannotBeMade(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, dayfly.PoolOptions{MaxArgument: 100})
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	reader := func() *closing { return &closing{Reader: strings.NewReader("text")} }
+	for what, call := range map[string]func(*closing) error{
+		"a context that has ended": func(c *closing) error {
+			_, err := upper.Call(canceled, p, document{Text: c})
+			return err
+		},
+		"an argument over the limit": func(c *closing) error {
+			_, err := upper.Call(t.Context(), p, document{Name: strings.Repeat("x", 200), Text: c})
+			return err
+		},
+		"an argument that cannot be encoded": func(c *closing) error {
+			_, err := anything.Call(t.Context(), p, thing{What: struct{ N int }{1}, Text: c})
+			return err
+		},
+		"a placement": func(c *closing) error {
+			_, err := upper.Place(canceled, p, document{Text: c})
+			return err
+		},
+	} {
+		c := reader()
+		if err := call(c); err == nil {
+			t.Errorf("%s: got no error", what)
+		}
+		if !c.closed.Load() {
+			t.Errorf("%s: the reader is left open", what)
+		}
+	}
+	c := reader()
+	if err := upper.Cast(canceled, p, document{Text: c}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a cast's reader to be closed", c.closed.Load)
+}
+
+func TestReadingAResultFailsWithTheErrorsOfACall(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, dayfly.PoolOptions{})
+	read := func(how string) (string, error) {
+		r, err := dribble.Call(t.Context(), p, how)
+		if err != nil {
+			t.Fatalf("%s: %v", how, err)
+		}
+		defer r.Close()
+		text, err := io.ReadAll(r)
+		return string(text), err
+	}
+	text, err := read("exits")
+	if failed, ok := errors.AsType[*dayfly.CallError](err); !ok || !failed.Ran || !errors.Is(err, dayfly.ErrRunnerLost) || text != "drop" {
+		t.Errorf("of a runner that is lost: got %q, %#v, want what was read and a CallError", text, err)
+	}
+	text, err = read("fails")
+	if failed, ok := errors.AsType[*dayfly.RemoteError](err); !ok || !strings.Contains(failed.Message, "the pipe burst") || text != "drop" {
+		t.Errorf("of a reader that fails: got %q, %#v, want what was read and a RemoteError", text, err)
+	}
+	if text, err = read("ends"); text != "drop" || err != nil {
+		t.Errorf("of a reader that does not fail: got %q, %v", text, err)
+	}
+}
+
+// dribbling is a reader that gives a drop, and then does what it is called.
+type dribbling struct {
+	how  string
+	gave bool
+}
+
+func (d *dribbling) Read(p []byte) (int, error) {
+	if !d.gave {
+		d.gave = true
+		return copy(p, "drop"), nil
+	}
+	<-time.After(100 * time.Millisecond) // the drop is on its way
+	switch d.how {
+	case "exits":
+		os.Exit(4)
+	case "fails":
+		return 0, errors.New("the pipe burst")
+	}
+	return 0, io.EOF
+}
+
+func TestAPoolWithoutAProviderIsRefused(t *testing.T) {
+	t.Parallel()
+	if _, err := dayfly.NewPool(nil, nil); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "dayfly.Local()") {
+		t.Errorf("got %v, want an error of kind invalid that names one", err)
 	}
 }
 

@@ -263,7 +263,7 @@ type Machine struct {
 	GoneAt    *time.Time `json:"gone_at,omitempty" doc:"When the provider confirmed that nothing of it is left."`
 	Message   string     `json:"message,omitempty"`
 	Pool      string     `json:"pool,omitempty" doc:"Whose machine it is, if it is a pool's."`
-	Use       string     `json:"use,omitempty" doc:"What it does for its pool: warming, idle, reserved, busy, recycling or draining."`
+	Use       string     `json:"use,omitempty" doc:"What it does for its pool: warming, idle, busy, recycling or draining; or for its fleet: unheard, warming, idle, lent, busy or draining."`
 	Uses      int        `json:"uses,omitempty" doc:"How many jobs of its pool it has begun."`
 }
 
@@ -276,10 +276,25 @@ type WarmPool struct {
 	Size        string         `json:"size,omitempty"`
 	Min         int            `json:"min" doc:"Machines that are kept although no job comes."`
 	Max         int            `json:"max" doc:"Machines that it has at most."`
-	Machines    map[string]int `json:"machines" doc:"How many machines it has, by what they do: warming, idle, reserved, busy, recycling or draining."`
+	Machines    map[string]int `json:"machines" doc:"How many machines it has, by what they do: warming, idle, busy, recycling or draining."`
 	Uses        int            `json:"uses" doc:"How many jobs the machines that it has now have begun."`
 	PausedUntil *time.Time     `json:"paused_until,omitempty" doc:"When it makes machines again, after several have ended before they were ready."`
 	Message     string         `json:"message,omitempty" doc:"Why it makes none."`
+}
+
+// FleetStatus is how warm runners are that several programs share, see [Client.Fleet].
+type FleetStatus struct {
+	Name        string         `json:"name"`
+	Provider    string         `json:"provider"`
+	Token       string         `json:"token,omitempty" doc:"The name of the token whose programs share it; missing when they need none, or have the owner's."`
+	Min         int            `json:"min" doc:"Runners that are kept although nobody needs one."`
+	Max         int            `json:"max" doc:"Runners that it has at most."`
+	Programs    int            `json:"programs" doc:"How many programs share it now."`
+	Runners     map[string]int `json:"runners" doc:"How many runners it has, by what they do: unheard, warming, idle, lent, busy or draining."`
+	Waiting     int            `json:"waiting" doc:"How many wait for a runner."`
+	PausedUntil *time.Time     `json:"paused_until,omitempty" doc:"When it makes runners again, after some have not booted."`
+	Message     string         `json:"message,omitempty" doc:"Why the last runner did not boot of those that did not."`
+	FailedAt    *time.Time     `json:"failed_at,omitempty" doc:"When that was."`
 }
 
 // Artifact is a file that an attempt produced.

@@ -30,7 +30,7 @@ func (f *Function[A, R]) Place(ctx context.Context, p *Pool, a A) (*Placed[R], e
 	if err != nil {
 		return nil, err
 	}
-	placing, cancel := c.limit(ctx)
+	placing, cancel := c.within(ctx)
 	defer cancel()
 	c.options.Timeout = 0 // it is the limit of placing
 	c.tells, c.unlimited = true, true
@@ -45,17 +45,20 @@ func (f *Function[A, R]) Place(ctx context.Context, p *Pool, a A) (*Placed[R], e
 	placed := &Placed[R]{runner: c.runner, cancel: k.Cancel, done: make(chan struct{})}
 	go func() {
 		defer close(placed.done)
-		err := k.Wait(context.WithoutCancel(ctx))
 		var r R
-		if err == nil {
-			r, err = f.signature.Result(k)
-		}
+		err := c.guard(func() error {
+			err := k.Wait(context.WithoutCancel(ctx))
+			if err == nil {
+				r, err = f.signature.Result(k)
+			}
+			if placed.isClosed() && errors.Is(err, context.Canceled) {
+				err = nil
+			}
+			return c.tell(err)
+		})
 		placed.mu.Lock()
 		defer placed.mu.Unlock()
-		if placed.closed && errors.Is(err, context.Canceled) {
-			err = nil
-		}
-		placed.result, placed.err = r, c.tell(err)
+		placed.result, placed.err = r, err
 	}()
 	return placed, nil
 }
@@ -79,6 +82,12 @@ func (p *Placed[R]) Close() {
 	p.closed = true
 	p.mu.Unlock()
 	p.cancel()
+}
+
+func (p *Placed[R]) isClosed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
 }
 
 // Wait waits until the function has ended and returns what it returned. When the context ends first, the function goes on.

@@ -56,7 +56,7 @@ type PoolOptions struct {
 	Min         int  // runners that are kept without work, and replaced when they are lost; in a runner, which may have pools too, 0
 	Max         int  // runners at once, those that boot and those that stop included; 0: 10, or Min when that is more
 	Concurrency int  // calls that a runner runs at once; 0: 100
-	SingleUse   bool // each runner runs one call and is stopped
+	SingleUse   bool // each runner runs one call and is stopped; over a fleet, as that has it
 
 	// Packing says which runner gets the next call.
 	Packing Packing
@@ -65,7 +65,7 @@ type PoolOptions struct {
 	// MaxQueued is how many calls may wait for a runner at once; further ones fail. 0: 1,000,000.
 	MaxQueued int
 
-	// Idle is how long a runner beyond Min is kept without work. 0: 30 s.
+	// Idle is how long a runner beyond Min is kept without work. 0: 30 s; 1 s over a fleet, where others may have work for it.
 	Idle time.Duration
 	// MinIdle is the same for the last Min runners, which come back when a call has to wait. 0: Never.
 	MinIdle time.Duration
@@ -73,18 +73,24 @@ type PoolOptions struct {
 	IdleCheck func() bool
 
 	// Timeout is how long a function may run whose call has no deadline of its own. Waiting for a runner does not count. What
-	// lasts as long as its caller likes has no such limit: casts, placed functions, streams, and calls whose result has a
-	// reader. 0: DefaultTimeout. Never: no limit.
+	// lasts as long as its caller likes has no such limit: casts, placed functions, streams, calls whose result has a reader, and
+	// detached ones. 0: DefaultTimeout. Never: no limit.
 	Timeout time.Duration
-	// BootTimeout is how long a runner may take to be up. While no runner is up and boots fail, calls wait that long before
-	// they fail, too. 0: 30 s.
+	// BootTimeout is how long a runner may take to be up. Over a fleet that is how long the pool waits for its turn. 0: 30 s; 5 minutes over a
+	// fleet.
 	BootTimeout time.Duration
+	// Patience is how long a call waits while no runner is up and boots fail, before it fails with the reason. Wrong configuration is told at
+	// once, and while a runner is up and busy calls wait as long as their contexts. 0: BootTimeout. Never: as long as its context.
+	Patience time.Duration
 	// ShutdownTimeout is how long calls may go on when their runner is stopped or the pool is closed, and detached ones when
 	// this process is gone. 0: 30 s.
 	ShutdownTimeout time.Duration
 	// Stuck is how long a function may go on after its context has ended. Until it returns it keeps its slot. Then its runner gets no
 	// more calls and is replaced when the others on it have ended. 0: DefaultStuck. Never: it may go on for ever.
 	Stuck time.Duration
+	// Retire is how long before the end of its lifetime, which is that of the Spec, a runner gets no more calls, so that those on it can
+	// be finished. Another one is booted in its place if it is needed. 0: 5 minutes, or a quarter of the lifetime if that is less.
+	Retire time.Duration
 
 	MaxArgument int // bytes of an encoded argument, without its readers; 0: DefaultMaxValue
 	MaxResult   int // the same for a result, or an item of a stream; 0: DefaultMaxValue
@@ -106,7 +112,7 @@ type PoolOptions struct {
 	// OnError is told what casts have failed with, on goroutines of their own. nil: the Logger is.
 	OnError func(error)
 	// Logger gets what the pool has to say, and what runners log and print, with the attributes "runner", "call" and
-	// "function". nil: slog.Default().
+	// "function". What a record says itself under these names, as those of a pool in a runner do, is in a group "inner". nil: slog.Default().
 	Logger *slog.Logger
 }
 
@@ -153,29 +159,44 @@ type PoolStats struct {
 // NewPool returns a pool of runners on the provider's machines. It boots Min of them, and others when calls need them. The pool works
 // until it is closed, which ends its runners. When this process is killed they end by themselves.
 //
-// fault.Invalid: an option cannot be, or Main was not called, without which runners would begin to do what this process does.
+// fault.Invalid: an option cannot be, the provider is nil, or Main was not called, without which runners would begin to do what this
+// process does.
 func NewPool(p machine.Provider, o *PoolOptions) (*Pool, error) {
 	stage, played := p.(rehearsal.Stage)
 	if !played && !program.prepared.Load() {
 		return nil, fault.Say(fault.Invalid, "a pool starts this program once more, and only dayfly.Main() tells a runner from the program itself: "+
 			"call it first of all in main, or in TestMain, before NewPool.")
 	}
-	if none, ok := p.(noProvider); ok {
+	switch none, ok := p.(noProvider); {
+	case p == nil:
+		return nil, fault.Say(fault.Invalid, "a pool needs a provider of machines, such as dayfly.Local(), and it was given none")
+	case ok:
 		return nil, none.why
 	}
 	made := &Pool{ended: make(chan struct{})}
 	if o != nil {
 		made.o = *o
 	}
+	fleet, shared := p.(*Fleet)
+	if shared {
+		fleet = fleet.forPool()
+		p = fleet
+		if err := fleet.complete(&made.o); err != nil {
+			return nil, err
+		}
+	}
 	if err := made.o.complete(); err != nil {
 		return nil, err
 	}
 	made.name, made.timeout, made.log = made.o.Name, made.o.Timeout, made.o.Logger.With("pool", made.o.Name)
+	if tells, ok := p.(interface{ logTo(*slog.Logger) }); ok {
+		tells.logTo(made.log)
+	}
 	hello, err := link.ThisProcess()
 	if err != nil {
 		return nil, err
 	}
-	options := &boot.Options{Spec: made.o.Spec, Address: made.o.Address, Silence: made.o.Silence, Logger: made.o.Logger}
+	options := &boot.Options{Spec: made.o.Spec, Address: made.o.Address, Silence: made.o.Silence, Logger: made.o.Logger, Lent: shared}
 	if played {
 		options.Network = stage.Rehearse(play)
 	}
@@ -235,7 +256,7 @@ func (o *PoolOptions) scheduling() *pool.Options {
 	s := &pool.Options{
 		Name: o.Name, Min: o.Min, Max: o.Max, Concurrency: o.Concurrency, SingleUse: o.SingleUse, Nested: InRunner(),
 		Idle: o.Idle, MinIdle: o.MinIdle, IdleCheck: o.IdleCheck,
-		BootTimeout: o.BootTimeout, ShutdownTimeout: o.ShutdownTimeout,
+		BootTimeout: o.BootTimeout, ShutdownTimeout: o.ShutdownTimeout, Patience: o.Patience, Retire: o.Retire,
 		Prewarm: o.Prewarm, Packing: pool.Packing(o.Packing), MaxQueued: o.MaxQueued, Logger: o.Logger,
 	}
 	if tell := o.OnGrow; tell != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/dayfly-run/dayfly/internal/call"
 	"github.com/dayfly-run/dayfly/internal/link"
 	"github.com/dayfly-run/dayfly/internal/rehearsal"
+	"github.com/dayfly-run/dayfly/internal/wire"
 )
 
 // program is what this process is. It is the one variable of the package that changes, because a process is one program: its
@@ -30,7 +31,7 @@ var program = struct {
 	functions call.Registry
 	prepared  atomic.Bool               // Main was called
 	invited   func() string             // what makes it a runner, or ""
-	parent    atomic.Pointer[Beginning] // guarded by nothing: set once, before functions run
+	parent    atomic.Pointer[Beginning] // set before functions run
 }{invited: sync.OnceValue(func() string { return os.Getenv(boot.ParentVariable) })}
 
 // Beginning says where a runner comes from.
@@ -54,7 +55,8 @@ type Beginning struct {
 //
 // In a runner, what is logged with slog or log goes to the logger of the parent's pool, and so does what is printed to os.Stdout and
 // os.Stderr, line by line. A record that is logged with the context of a call says which call it was; another one and a printed
-// line do if only one call runs.
+// line do if only one call runs. What is logged at slog.LevelError or above, or by log.Fatal, is on its way before the code goes on;
+// what is logged below that, or printed, right before an os.Exit may be lost.
 func Main() {
 	if status, helped := boot.Help(os.Args); helped {
 		os.Exit(status)
@@ -67,7 +69,11 @@ func Main() {
 	// Programs that a function starts are no runners, even if they are this one.
 	_ = os.Unsetenv(boot.ParentVariable)
 	machine := os.Stderr // what is printed goes to the parent from now on, which may be the one that is gone
-	if err := serve(word); err != nil {
+	live := serve
+	if wire.IsFleetHome(word) {
+		live = func(word string) error { return stand(word, machine) }
+	}
+	if err := live(word); err != nil {
 		fmt.Fprintf(machine, "dayfly: this runner ends: %v\n", err)
 		os.Exit(1)
 	}
@@ -83,11 +89,12 @@ func Parent() *Beginning { return program.parent.Load() }
 // dialTimeout is how long a runner looks for its parent. A parent that waits for it no longer destroys its machine.
 const dialTimeout = 2 * time.Minute
 
-// serve is the life of a runner.
+// serve is the life of a runner that has one parent.
 func serve(word string) error {
 	invitation, err := link.ParseInvitation(word)
 	if err != nil {
-		return err
+		return fmt.Errorf("the variable %s in its environment, in which a pool tells a runner the way to it, holds what no pool has written; "+
+			"unset it if this program is to be no runner: %w", boot.ParentVariable, err)
 	}
 	hello, err := link.ThisProcess()
 	if err != nil {
@@ -99,30 +106,60 @@ func serve(word string) error {
 	if err != nil {
 		return err
 	}
-	logs := call.NewLogs()
-	slog.SetDefault(slog.New(logs.Handler()))
-	if err := capture(logs); err != nil {
+	d, err := newDesk()
+	if err != nil {
 		return err
 	}
+	_, err = d.serve(l, nil)
+	return err
+}
+
+// desk is what the process of a runner has once, whichever parent it works for.
+type desk struct {
+	logs    *call.Logs
+	asked   context.Context // ends when somebody has asked the process to end
+	reserve []byte
+}
+
+// newDesk makes what the process logs and prints go to its parent.
+func newDesk() (*desk, error) {
+	d := &desk{logs: call.NewLogs()}
+	slog.SetDefault(slog.New(d.logs.Handler()))
+	if err := capture(d.logs); err != nil {
+		return nil, err
+	}
+	log.SetOutput(&lastWords{log.Writer(), d.logs})
 	// A runner keeps next to nothing, and so the collector would run for every few arguments of a mebibyte and take longer than they
 	// do. It thinks that there is this much more to keep; memory that nobody touches is none.
-	reserve := make([]byte, 8<<20)
-	defer runtime.KeepAlive(reserve)
-	server := call.NewServer(&program.functions, l, logs)
-	logs.Serve(server)
-	log.SetOutput(&lastWords{log.Writer(), logs})
+	d.reserve = make([]byte, 8<<20)
+	// Who ends machines asks first. The parent lets what runs here come to its end; until then the work goes on.
+	d.asked, _ = signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	return d, nil
+}
+
+// serve runs what the parent at the other end of the link asks for, until the link is over. When the process is asked to end, or
+// leave is closed, the parent is told that the runner leaves. The error says how the parent was lost, nil when it has closed the link.
+func (d *desk) serve(l *link.Link, leave <-chan struct{}) (*call.Server, error) {
+	server := call.NewServer(&program.functions, l, d.logs)
+	d.logs.Serve(server)
 	server.OnSettings(func(s call.Settings) {
 		peer := l.Peer()
 		program.parent.Store(&Beginning{Pool: s.Pool, Runner: s.Runner, Program: peer.Program, Host: peer.Host, PID: peer.PID})
 	})
-	// Who ends machines asks first. The parent lets what runs here come to its end; until then the work goes on.
-	asked := make(chan os.Signal, 1)
-	signal.Notify(asked, syscall.SIGTERM, os.Interrupt)
+	over := make(chan struct{})
+	defer close(over)
 	go func() {
-		<-asked
-		server.Leave()
+		select {
+		case <-d.asked.Done():
+			server.Leave()
+		case <-leave:
+			server.Leave()
+		case <-over:
+		}
 	}()
-	return orderly(server.Serve())
+	err := orderly(server.Serve())
+	runtime.KeepAlive(d.reserve)
+	return server, err
 }
 
 // play is the life of a runner whose process is also its parent's, as package dayflytest has them. What belongs to the process, such as
@@ -195,6 +232,7 @@ func isFatal() bool {
 // capture makes what the process prints go to the parent. Only what goes through the variables of package os does: what the
 // runtime writes when it crashes still goes to the machine's own output, where the parent finds it when the runner is lost.
 func capture(logs *call.Logs) error {
+	var pipes []*os.File
 	for _, stream := range []struct {
 		file   **os.File
 		source call.Source
@@ -204,9 +242,15 @@ func capture(logs *call.Logs) error {
 			return err
 		}
 		*stream.file = w
-		logs.Unread(func() bool { return unread(r) > 0 })
+		logs.Pipe(w)
+		pipes = append(pipes, r)
 		go logs.Lines(r, stream.source)
 	}
+	unread, err := unreadOf(pipes...)
+	if err != nil {
+		return err
+	}
+	logs.Unread(unread)
 	return nil
 }
 

@@ -20,7 +20,7 @@ type StreamFunction[A, R any] struct {
 //	var Frames = dayfly.Stream("frames", frames) // func(ctx context.Context, v Video, yield func(Frame) error) error
 //
 // yield sends a result. It waits when the caller is slower, so that at most half a MiB of results is on the way. It returns
-// an error when nobody wants more; then f should end, and return it.
+// an error when nobody wants more; then f should end, and return it. Several goroutines may call it, until f returns.
 func Stream[A, R any](name string, f func(ctx context.Context, a A, yield func(R) error) error) *StreamFunction[A, R] {
 	place := callerPlace()
 	signature, err := call.NewSignature[A, R](true)
@@ -67,7 +67,7 @@ func (f *StreamFunction[A, R]) run(ctx context.Context, p *Pool, a A, yield func
 		return err
 	}
 	c.options.Detached, c.unlimited = false, true
-	ctx, cancel := c.limit(ctx)
+	ctx, cancel := c.within(ctx)
 	defer cancel()
 	k, err := c.start(ctx, p)
 	if err != nil {

@@ -142,6 +142,58 @@ func TestARunnerOutOfMemoryIsToldApart(t *testing.T) {
 	})
 }
 
+func TestNoCallGoesToARunnerThatHasDied(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pool, runners := newPool(t, &dayfly.PoolOptions{Max: 3})
+		for i := range 50 {
+			if _, err := double.Call(t.Context(), pool, i); err != nil {
+				t.Fatalf("call %d: %v", i, err)
+			}
+			runners.Kill(runners.Running()[0])
+			if i%2 == 0 {
+				synctest.Wait() // who knows of it has heard of it; the reason is found out later
+			}
+			_, err := double.Call(t.Context(), pool, i)
+			if failed, ok := errors.AsType[*dayfly.CallError](err); err != nil && (!ok || failed.Ran) {
+				t.Errorf("a call after the %dth death: got %v, want it run elsewhere, or known not to have run", i, err)
+			}
+			if err != nil && i%2 == 0 {
+				t.Errorf("a call when the %dth death is known: got %v, want it run elsewhere", i, err)
+			}
+		}
+	})
+}
+
+func TestACallThatNeverLeftIsKnownNotToHaveRun(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pool, runners := newPool(t, &dayfly.PoolOptions{Max: 1, Silence: time.Hour})
+		call := func() <-chan error {
+			failed := make(chan error, 1)
+			go func() {
+				_, err := sleep.Call(t.Context(), pool, time.Minute)
+				failed <- err
+			}()
+			synctest.Wait()
+			return failed
+		}
+		before := call()
+		runners.Cut()
+		after := call()
+		runners.Kill(runners.Running()[0])
+		for name, c := range map[string]struct {
+			err <-chan error
+			ran bool
+		}{"before": {before, true}, "after": {after, false}} {
+			err := <-c.err
+			if failed, ok := errors.AsType[*dayfly.CallError](err); !ok || failed.Ran != c.ran || !errors.Is(err, dayfly.ErrRunnerLost) {
+				t.Errorf("a call that was made %s the network was cut: got %v, want a lost runner that may have run it: %v", name, err, c.ran)
+			}
+		}
+	})
+}
+
 func TestAStreamEndsWithItsRunner(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
