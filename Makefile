@@ -12,6 +12,9 @@ FUZZTIME ?= 30s
 BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 
 
+# Packages whose tests wait for most of a minute or more. They begin first, so that the others run meanwhile.
+PATIENT := ./internal/survival ./machine/local ./machine/docker ./internal/cli ./internal/agent ./internal/app
+
 .PHONY: help
 help: ## Show what can be made
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | \
@@ -34,10 +37,9 @@ demo: ## See it work: run a few jobs on this computer
 	@bash scripts/demo
 
 .PHONY: test
-test: setup build ## Run all tests, under the race detector, and the crash tests
-	go vet ./...
-	bash scripts/test ./...
-	bash scripts/test-crashes -race '-gcflags=modernc.org/...=-race=false' -timeout 15m
+test: setup build ## Vet, and run all tests, under the race detector, and the crash tests
+	bash scripts/test $(PATIENT) ./...
+	bash scripts/test-crashes -race '-gcflags=modernc.org/...=-race=false' -vet=all -timeout 15m
 
 .PHONY: test-cgroup2
 test-cgroup2: ## Test machines on a virtual computer that has cgroups of version 2 alone

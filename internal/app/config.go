@@ -97,6 +97,7 @@ type Timeouts struct {
 	UnreachableAfter dayfly.Duration `toml:"unreachable_after"`
 	OrphanAfter      dayfly.Duration `toml:"orphan_after"`
 	Heartbeat        dayfly.Duration `toml:"heartbeat"`
+	HireLease        dayfly.Duration `toml:"hire_lease"`
 }
 
 // DefaultListen is where a server listens when it is not told where.
@@ -124,6 +125,7 @@ func Default() *Config {
 			LostAfter:        dayfly.Duration(time.Minute),
 			UnreachableAfter: dayfly.Duration(5 * time.Minute),
 			OrphanAfter:      dayfly.Duration(10 * time.Minute),
+			HireLease:        dayfly.Duration(time.Minute),
 			Heartbeat:        dayfly.Duration(5 * time.Second),
 		},
 		FlyAPI: defaultFlyAPI(),
@@ -224,6 +226,7 @@ func (c *Config) validateRunning() error {
 		{"timeouts.lost_after", c.Timeouts.LostAfter, time.Second},
 		{"timeouts.unreachable_after", c.Timeouts.UnreachableAfter, 2 * time.Duration(c.Timeouts.Heartbeat)},
 		{"timeouts.orphan_after", c.Timeouts.OrphanAfter, 2 * time.Duration(c.Timeouts.Heartbeat)},
+		{"timeouts.hire_lease", c.Timeouts.HireLease, 2 * time.Second},
 	} {
 		if time.Duration(d.value) < d.least {
 			return fault.Field(d.key, "%v is too short; the shortest that works is %v", d.value, d.least)

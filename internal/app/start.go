@@ -102,8 +102,9 @@ func Start(ctx context.Context, c *Config, o *StartOptions) (*server.Server, err
 		Retention:       time.Duration(c.Retention),
 		LostAfter:       time.Duration(c.Timeouts.LostAfter), UnreachableAfter: time.Duration(c.Timeouts.UnreachableAfter),
 		OrphanAfter: time.Duration(c.Timeouts.OrphanAfter), Heartbeat: time.Duration(c.Timeouts.Heartbeat),
-		FlyAPI:  c.FlyAPI.options(c, o.Embedded),
-		Program: o.Program, Command: o.Command, Passing: o.Embedded,
+		HireLease: time.Duration(c.Timeouts.HireLease),
+		FlyAPI:    c.FlyAPI.options(c, o.Embedded),
+		Program:   o.Program, Command: o.Command, Passing: o.Embedded,
 		Version: o.Version,
 		Logger:  logger,
 	})

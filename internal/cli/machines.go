@@ -21,7 +21,8 @@ func (p *program) machinesCommand() *cobra.Command {
 		Long: `Lists the machines in the server's ledger: every machine that was asked for, from before it exists until its provider
 has confirmed that nothing of it is left. --all lists those that are gone too.
 
-Of a machine that belongs to a pool, STATE says what it does there: warming, idle, reserved, busy, recycling or draining.`,
+Of a machine that belongs to a pool, STATE says what it does there: warming, idle, busy, recycling or draining. That of
+a fleet, which programs share, is warming, idle, lent, busy or draining, or unheard if the server was started after it.`,
 		Example: "  dayfly machines\n  dayfly machines --all --json\n  dayfly machines audit",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

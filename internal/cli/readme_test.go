@@ -186,6 +186,33 @@ func TestTheGoInTheREADMECompiles(t *testing.T) {
 	}
 }
 
+func TestTheFleetInTheGuideToCallsCompiles(t *testing.T) {
+	t.Parallel()
+	guide, err := os.ReadFile("../../docs/calls.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile("../../example_call_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := 0
+	for _, block := range blocks(string(guide), "go") {
+		if !strings.Contains(block, ".Fleet(") {
+			continue
+		}
+		shown++
+		for line := range strings.Lines(block) {
+			if line = strings.TrimSpace(line); line != "// …" && !strings.Contains(string(example), "\t"+line+"\n") {
+				t.Errorf("docs/calls.md shows Go that example_call_test.go does not compile: %s", line)
+			}
+		}
+	}
+	if shown != 1 {
+		t.Errorf("got %d examples of a fleet in docs/calls.md, want one", shown)
+	}
+}
+
 func TestLinksInThePagesLeadSomewhere(t *testing.T) {
 	t.Parallel()
 	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)

@@ -188,8 +188,29 @@ func (e *Engine) dockerd() *exec.Cmd {
 		"--pidfile", filepath.Join(e.dir, "pid"), "--bridge", e.bridge, "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--shutdown-timeout=1")
 }
 
-// launch starts the daemon and waits until it answers.
+// launch starts the daemon and waits until it answers. Docker's gives up when its containerd has not begun within 15
+// seconds, which nobody can set and a busy computer takes; so it is started again then.
 func (e *Engine) launch() error {
+	err := e.launchOnce()
+	for range 3 {
+		if err == nil || !strings.Contains(err.Error(), "timeout waiting for containerd to start") {
+			return err
+		}
+		e.mu.Lock()
+		e.daemon = nil
+		e.mu.Unlock()
+		if err := e.endContainerd(); err != nil {
+			return err
+		}
+		if err := os.Truncate(filepath.Join(e.dir, "log"), 0); err != nil {
+			return err
+		}
+		err = e.launchOnce()
+	}
+	return err
+}
+
+func (e *Engine) launchOnce() error {
 	file, err := os.OpenFile(filepath.Join(e.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

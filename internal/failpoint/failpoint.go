@@ -24,6 +24,12 @@
 //	flyapi.provider.CALL  a call that is made for one
 //	provider.create   the call that makes a machine
 //	provider.destroy  the call that destroys one
+//	hire.write        the write of what is hired, or kept for a fleet
+//	hire.remove       the removal of that
+//	hire.create       the call that makes such a machine
+//	hire.destroy      the call that destroys one
+//	program.put       the rename that makes an uploaded program one that can be run
+//	program.delete    the removal of one
 //	log.append        the write of records to an attempt's log
 //	log.cut           the removal of a torn end from a log
 //	log.close         the close of a log's file; its error is nobody's

@@ -74,6 +74,7 @@ func skips() []skip {
 		{"this user cannot make an opening wait", "fanotify, which stands for a file system that does not answer, is for root and an option of the kernel"},
 		{"no jobs yet", "a random walk draws another step when one does not apply; it skips the step, not the test"},
 		{"no attempts yet", "a random walk draws another step when one does not apply; it skips the step, not the test"},
+		{"no machines of pools yet", "a random walk draws another step when one does not apply; it skips the step, not the test"},
 		{"not a move of an active job", "a random walk draws another step when one does not apply; it skips the step, not the test"},
 		{"it takes long", "only with -short"},
 		{"only Linux", "the test is about something that only Linux has"},

@@ -483,6 +483,7 @@ func TestSignalsAreSentOrRefused(t *testing.T) {
 func TestASuspendedMachineGoesOnAndAnExitedOneIsNotStartedAgain(t *testing.T) {
 	t.Parallel()
 	c := newCloud(t)
+	c.boot = time.Hour // it boots when the test says so
 	p := c.provider()
 	m := create(t, p, staying("m1"))
 	want(t, "Suspend of what does not run yet", p.Suspend(t.Context(), m.ID), fault.Conflict)

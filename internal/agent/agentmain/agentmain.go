@@ -198,6 +198,8 @@ func run(ctx context.Context, args []string, version string) int {
 	}
 	place.WorkDir, place.ScratchDir = *work, *scratch
 	if place.ScratchDir == "" {
+		// An image made of one program may have no directory for temporary files.
+		_ = os.MkdirAll(os.TempDir(), 0o777)
 		if place.ScratchDir, err = os.MkdirTemp("", "dayfly-"); err != nil {
 			return fail(err)
 		}
