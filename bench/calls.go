@@ -75,7 +75,7 @@ func measureCalls(ctx context.Context, b *bench, g *Group) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range []func(context.Context, *bench, *caller, *Group) error{measureWarmCalls, measureCrowds, measureColdCalls, measureEnds} {
+	for _, m := range []func(context.Context, *bench, *caller, *Group) error{measureWarmCalls, measureCrowds, measureColdCalls, measureFleet, measureEnds} {
 		if err := m(ctx, b, c, g); err != nil {
 			return err
 		}
@@ -124,6 +124,7 @@ func measureCrowds(ctx context.Context, b *bench, c *caller, g *Group) error {
 	const bare = "64 bare TCP echoes of 64 bytes at once, with a second process"
 	one := g.figure("64 callers, one runner", "calls/s").against(bare).atLeast(85_000)
 	four := g.figure("64 callers, four runners", "calls/s").against("64 callers, one runner").ratioAtLeast(1)
+	bareFour := g.figure("  64 bare echoes, four processes", "echoes/s").against(bare)
 	return b.eachRound(ctx, func(int) error {
 		count := strconv.Itoa(b.crowded)
 		single, err := c.measure(ctx, "", "crowd", "1", count)
@@ -136,6 +137,7 @@ func measureCrowds(ctx context.Context, b *bench, c *caller, g *Group) error {
 		}
 		one.add(single["calls"], single["bare"])
 		four.add(several["calls"], single["calls"])
+		bareFour.add(several["bare"], single["bare"])
 		return nil
 	})
 }
@@ -160,6 +162,32 @@ func measureColdCalls(ctx context.Context, b *bench, c *caller, g *Group) error 
 			return err
 		}
 		idle.add(found["after"] - found["before"])
+		return nil
+	})
+}
+
+// measureFleet measures what it takes to have a warm runner of a server's fleet for a call, which is given back afterwards.
+func measureFleet(ctx context.Context, b *bench, c *caller, g *Group) error {
+	alone := g.figure("a warm runner reserved and called, p50", "ms").against("cold call: boot, run, result")
+	own := g.figure("  beside a warm runner that the pool has", "ms").against("a call on that")
+	turns := g.figure("  by two pools in turns, one runner", "ms").against("cold call: boot, run, result")
+	server, err := b.serveDayfly(ctx)
+	if err != nil {
+		return err
+	}
+	defer server.close()
+	token, err := os.ReadFile(filepath.Join(server.command.Dir, "data", "token"))
+	if err != nil {
+		return fmt.Errorf("the server's token: %w", err)
+	}
+	return b.eachRound(ctx, func(int) error {
+		found, err := c.measure(ctx, "", "fleet", "http://"+server.address, strings.TrimSpace(string(token)), strconv.Itoa(b.colds))
+		if err != nil {
+			return err
+		}
+		alone.add(found["alone"], found["cold"])
+		own.add(found["alone"], found["own"])
+		turns.add(found["turns"], found["cold"])
 		return nil
 	})
 }

@@ -59,6 +59,7 @@ func run(args []string) error {
 		"cold":   measureCold,
 		"memory": measureRunnerMemory,
 		"idle":   measureIdle,
+		"fleet":  measureFleet,
 		"killed": measureKilled,
 		"silent": measureSilent,
 	}

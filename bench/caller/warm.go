@@ -200,7 +200,7 @@ func measureWarm(args []string) (map[string]float64, error) {
 	return found, nil
 }
 
-// measureCrowd is "caller crowd RUNNERS COUNT": 64 callers at once.
+// measureCrowd is "caller crowd RUNNERS COUNT": 64 callers at once, and as many bare echoes with as many processes as there are runners.
 func measureCrowd(args []string) (map[string]float64, error) {
 	const callers = 64
 	runners, _ := strconv.Atoi(args[0]) // bench has written them
@@ -210,16 +210,20 @@ func measureCrowd(args []string) (map[string]float64, error) {
 		return nil, err
 	}
 	defer pool.Close()
-	server, err := startEcho("")
-	if err != nil {
-		return nil, err
+	var servers []*echoServer
+	for range runners {
+		server, err := startEcho("")
+		if err != nil {
+			return nil, err
+		}
+		defer server.close()
+		servers = append(servers, server)
 	}
-	defer server.close()
 	ctx := context.Background()
 	call := func() error { _, err := noop.Call(ctx, pool, struct{}{}); return err }
 	var rounds []func() error
-	for range callers {
-		e, err := server.dial(small, small)
+	for i := range callers {
+		e, err := servers[i%runners].dial(small, small)
 		if err != nil {
 			return nil, err
 		}

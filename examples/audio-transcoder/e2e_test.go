@@ -46,7 +46,7 @@ func newStage(t *testing.T, host, settings string) *stage {
 		}
 	}
 	dir := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", dir+"/", "github.com/dayfly-run/dayfly/cmd/dayfly",
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "github.com/dayfly-run/dayfly/cmd/dayfly",
 		"github.com/dayfly-run/dayfly/cmd/dayfly-agent", ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // the agent must run in any image
 	if out, err := build.CombinedOutput(); err != nil {

@@ -67,7 +67,9 @@ func TestTheScriptUsesAToken(t *testing.T) {
 func serve(t *testing.T, dir string, args ...string) (url, token string) {
 	t.Helper()
 	program := filepath.Join(dir, "dayfly")
-	if out, err := exec.Command("go", "build", "-o", program, "github.com/dayfly-run/dayfly/cmd/dayfly").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "github.com/dayfly-run/dayfly/cmd/dayfly")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building dayfly: %v\n%s", err, out)
 	}
 	data := filepath.Join(dir, "data")

@@ -27,7 +27,9 @@ func TestTheGuideShowsThisProgram(t *testing.T) {
 func TestTheProgramOfTheGuideRuns(t *testing.T) {
 	t.Parallel()
 	program := filepath.Join(t.TempDir(), "first-call")
-	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	out, err := exec.Command(program).Output()

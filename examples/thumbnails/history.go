@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -90,6 +92,12 @@ func (h *history) plot() []byte {
 	return image.Bytes()
 }
 
-func (h *history) save(path string) error {
-	return os.WriteFile(path, h.plot(), 0o644) //nolint:gosec // A plot is for everybody to look at.
+// save draws into a file, which it closes.
+func (h *history) save(file *os.File) error {
+	_, err := file.Write(h.plot())
+	if err = errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("the plot was not drawn: %w", err)
+	}
+	slog.Info("the plot is drawn", "file", file.Name())
+	return nil
 }

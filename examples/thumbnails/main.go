@@ -48,7 +48,7 @@ type settings struct {
 func parse(args []string) (*settings, error) {
 	s := &settings{}
 	flags := flag.NewFlagSet("thumbnails", flag.ContinueOnError)
-	flags.StringVar(&s.listen, "listen", "127.0.0.1:8080", "`address` to serve at")
+	flags.StringVar(&s.listen, "listen", "127.0.0.1:8080", "the `host:port` to serve at")
 	flags.StringVar(&s.provider, "on", "local", "where runners run: local or docker")
 	flags.StringVar(&s.image, "image", "", "an image with ffmpeg, for docker")
 	flags.IntVar(&s.runners, "runners", 4, "how many runners there may be")
@@ -61,6 +61,9 @@ func parse(args []string) (*settings, error) {
 	}
 	if flags.NArg() > 0 {
 		return nil, fmt.Errorf("%q is no option; -help lists them", flags.Arg(0))
+	}
+	if _, _, err := net.SplitHostPort(s.listen); err != nil {
+		return nil, fmt.Errorf("-listen %s: it must be a host and a port, such as 127.0.0.1:8080, or :8080 for every address of this computer", s.listen)
 	}
 	return s, nil
 }
@@ -92,6 +95,20 @@ func serve(ctx context.Context, args []string) error {
 		return err
 	}
 
+	listener, err := net.Listen("tcp", s.listen)
+	if err != nil {
+		return fmt.Errorf("-listen %s: %w", s.listen, err)
+	}
+	defer listener.Close()
+	var plot *os.File
+	if s.plot != "" {
+		// What cannot be drawn at the end is better known at the beginning.
+		if plot, err = os.Create(s.plot); err != nil {
+			return fmt.Errorf("-plot: %w", err)
+		}
+		defer plot.Close()
+	}
+
 	pool, err := dayfly.NewPool(provider, &dayfly.PoolOptions{
 		Name: "thumbnails", Max: s.runners, Concurrency: s.concurrency, Idle: s.idle, Spec: spec,
 	})
@@ -103,24 +120,19 @@ func serve(ctx context.Context, args []string) error {
 	watched := make(chan struct{})
 	go func() { defer close(watched); history.watch(watching) }()
 
-	err = s.serveHTTP(ctx, pool, history)
+	err = s.serveHTTP(ctx, listener, pool, history)
 	// Closing the pool lets calls end, and ends the runners.
 	err = errors.Join(err, pool.Close())
 	stopWatching()
 	<-watched
-	if s.plot != "" {
-		err = errors.Join(err, history.save(s.plot))
-		slog.Info("the plot is drawn", "file", s.plot)
+	if plot != nil {
+		err = errors.Join(err, history.save(plot))
 	}
 	return err
 }
 
 // serveHTTP serves until the context ends or the load is over.
-func (s *settings) serveHTTP(ctx context.Context, pool *dayfly.Pool, history *history) error {
-	listener, err := net.Listen("tcp", s.listen)
-	if err != nil {
-		return err
-	}
+func (s *settings) serveHTTP(ctx context.Context, listener net.Listener, pool *dayfly.Pool, history *history) error {
 	address := "http://" + listener.Addr().String()
 	slog.Info("upload videos here", "address", address)
 
@@ -145,7 +157,7 @@ func (s *settings) serveHTTP(ctx context.Context, pool *dayfly.Pool, history *hi
 	// Whoever uploads now still gets a picture.
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()
-	err = server.Shutdown(ending)
+	err := server.Shutdown(ending)
 	if serving := <-failed; !errors.Is(serving, http.ErrServerClosed) {
 		err = errors.Join(err, serving)
 	}

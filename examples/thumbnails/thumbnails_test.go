@@ -130,7 +130,10 @@ func TestMistakesOnTheCommandLineAreNamed(t *testing.T) {
 		{"-on cloud", `no provider "cloud"`},
 		{"-on docker", "needs -image"},
 		{"videos", `"videos" is no option`},
-		{"-runners -1", "Max"},
+		{"-listen 127.0.0.1:0 -runners -1", "Max"},
+		{"-listen nonsense", "-listen nonsense: it must be a host and a port"},
+		{"-listen 127.0.0.1:99999", "-listen 127.0.0.1:99999: "},
+		{"-listen 127.0.0.1:0 -plot " + t.TempDir() + "/missing/plot.svg", "missing/plot.svg: no such file"},
 	} {
 		if err := serve(t.Context(), strings.Fields(c.args)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %q in it", c.args, err, c.want)
