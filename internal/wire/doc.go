@@ -75,6 +75,19 @@
 // refused (409 already_claimed): it is a second instance of the machine, or an agent that was started again and does not know
 // what is left on it. Both end, and so do their machines.
 //
+// A machine that is divided into slots has as many attempts at once, one in each. It hears of that in the Slots of the first
+// answer, and then each slot claims for itself, as a machine with one slot does: by an id of its own, see [Slot], with a nonce
+// of its own, with the bootstrap token and the instance of the machine. A slot that is refused ends alone, and the machine
+// when all of them have. What spoils one slot spoils the machine: the one that finds it says so, and the server gives none of
+// the slots anything more.
+//
+//	agent                                             server
+//	  | {rnr_1, nonce a}                                |
+//	  |<------------------------------------------------|  200 {wait, slots: 2}
+//	  | {rnr_1, nonce a}                                |  held open
+//	  | {rnr_1.2, nonce b}                              |  held open
+//	  |<------------------------------------------------|  200 Assignment for rnr_1.2, slots: 2
+//
 // # Many machines, one connection
 //
 // A supervisor of many machines on one host speaks for all of them: POST /agent/v1/batch carries calls of several

@@ -2,6 +2,8 @@ package wire
 
 import (
 	"encoding/json"
+	"strconv"
+	"strings"
 
 	"github.com/dayfly-run/dayfly/machine"
 )
@@ -29,11 +31,32 @@ const (
 	DefaultLogLimit  = 64 << 20  // bytes kept of one attempt's output, both streams together
 	DefaultHeartbeat = 5_000     // milliseconds between heartbeats
 	MaxHold          = 30_000    // milliseconds for which a request is held open at most
+	MaxSlots         = 128       // slots of one machine of a pool
 )
 
 // RunnerPrefix begins what an agent on a machine of a pool is given in place of an attempt: see "Machines of pools" in the
 // package comment.
 const RunnerPrefix = "rnr_"
+
+// Slot returns what slot k of a machine of a pool claims by, where machine is what the machine was booted with: the first slot
+// claims by that itself.
+func Slot(machine string, k int) string {
+	if k <= 1 {
+		return machine
+	}
+	return machine + "." + strconv.Itoa(k)
+}
+
+// SlotOf takes apart what Slot returned. Anything else comes back whole, as the first slot of a machine that nobody has: so
+// a slot has one id and no other.
+func SlotOf(id string) (machine string, k int) {
+	if i := strings.LastIndexByte(id, '.'); i >= 0 {
+		if k, err := strconv.Atoi(id[i+1:]); err == nil && k <= MaxSlots && k > 1 && id == Slot(id[:i], k) {
+			return id[:i], k
+		}
+	}
+	return id, 1
+}
 
 // ClaimRequest is the body of POST /agent/v1/claim, authorized by the bootstrap token of the attempt.
 type ClaimRequest struct {
@@ -85,8 +108,10 @@ type Assignment struct {
 	HashOutputs bool `json:"hash_outputs,omitempty"`
 	// KeepMS is how long the agent stays after a failure whose report was accepted.
 	KeepMS int64 `json:"keep_ms,omitempty"`
-	// Wait says that there is no attempt yet for a machine of a pool: only OrphanAfterMS is set beside it.
+	// Wait says that there is no attempt yet for a machine of a pool: only OrphanAfterMS and Slots are set beside it.
 	Wait bool `json:"wait,omitempty"`
+	// Slots is into how many slots the machine of a pool is divided, at most MaxSlots; on every answer to a claim by it. 0 is 1.
+	Slots int `json:"slots,omitempty"`
 }
 
 // Input is a file to put into the working directory before the command starts.

@@ -110,3 +110,21 @@ func TestAFleetHomeIsOneWord(t *testing.T) {
 		}
 	}
 }
+
+func TestASlotHasOneIdWhichTellsItsMachine(t *testing.T) {
+	t.Parallel()
+	for k := 1; k <= wire.MaxSlots; k++ {
+		id := wire.Slot("rnr_x.y", k)
+		if machine, got := wire.SlotOf(id); machine != "rnr_x.y" || got != k {
+			t.Errorf("SlotOf(%q): got slot %d of %q, want slot %d of %q", id, got, machine, k, "rnr_x.y")
+		}
+	}
+	if got := []string{wire.Slot("rnr_x", 1), wire.Slot("rnr_x", 2)}; got[0] != "rnr_x" || got[1] != "rnr_x.2" {
+		t.Errorf("the ids of two slots: got %q, want those of the machine and of its slot 2", got)
+	}
+	for _, other := range []string{"", ".", "rnr_x", "rnr_x.", "rnr_x.0", "rnr_x.1", "rnr_x.02", "rnr_x.+2", "rnr_x.-2", "rnr_x.y", "rnr_x.129", "rnr_x.99999999999999999999"} {
+		if machine, k := wire.SlotOf(other); machine != other || k != 1 {
+			t.Errorf("SlotOf(%q), which is no slot's id: got slot %d of %q, want it whole", other, k, machine)
+		}
+	}
+}
