@@ -58,6 +58,12 @@ func (c *carrier) logTo(log *slog.Logger) {
 	c.log = log
 }
 
+func (c *carrier) logger() *slog.Logger {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.log
+}
+
 // with calls ask with the program as the server knows it; nil stays nil. ask returns fault.NotFound when the server does not have
 // the program. It is then brought there, and ask is called again.
 //

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"iter"
 	"maps"
+	mathrand "math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
@@ -37,6 +39,8 @@ const (
 	fleetPoolIdle = time.Second
 	// fleetPoolBootTimeout is how long it waits in a fleet's line.
 	fleetPoolBootTimeout = 5 * time.Minute
+	// fleetPoolPatience is how long calls wait for a server that is not there, or while runners do not boot. To be in line is neither.
+	fleetPoolPatience = 30 * time.Second
 )
 
 // Fleet is a provider whose machines are warm already: runners of a program that a server keeps, and lends to the pools of all
@@ -121,6 +125,7 @@ func (f *Fleet) complete(o *PoolOptions) error {
 	}
 	o.Idle = cmp.Or(o.Idle, fleetPoolIdle)
 	o.BootTimeout = cmp.Or(o.BootTimeout, fleetPoolBootTimeout)
+	o.Patience = cmp.Or(o.Patience, min(o.BootTimeout, fleetPoolPatience))
 	return nil
 }
 
@@ -195,9 +200,13 @@ const (
 	announceInterval = 5 * time.Second
 	// reserveHold is how long the server may take to answer that there is no runner yet.
 	reserveHold = 20 * time.Second
+	// unheardTTL is for how long a server that does not answer is asked for the same runner. How long calls wait for it to come back is the
+	// pool's affair, which asks for another one then.
+	unheardTTL = 10 * time.Second
 )
 
-// Create implements machine.Provider: it waits until the fleet has a runner for the spec.
+// Create implements machine.Provider: it waits until the fleet has a runner for the spec. A server that does not answer is asked again
+// for some seconds, and one that is started again meanwhile gives the same runner.
 func (f *Fleet) Create(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
 	terms, err := f.describe(spec)
 	if err != nil {
@@ -205,35 +214,52 @@ func (f *Fleet) Create(ctx context.Context, spec *machine.Spec) (*machine.Machin
 	}
 	reserve := &wire.Reserve{FleetTerms: *terms, WaitMS: reserveHold.Milliseconds()}
 	var m *machine.Machine
+	var failure error
 	err = f.programs.with(ctx, spec.Program, func(program *machine.Program) (err error) {
 		reserve.Spec.Program = program
-		m, err = f.reserve(ctx, reserve)
+		m, failure, err = f.reserve(ctx, reserve)
 		return err
 	})
-	return m, err
+	return m, cmp.Or(err, failure)
 }
 
-// reserve asks for a runner until there is one.
-func (f *Fleet) reserve(ctx context.Context, reserve *wire.Reserve) (*machine.Machine, error) {
-	for why := ""; ; {
+// reserve asks for a runner until there is one, or it is known why there is none. failure is why one did not boot; err is everything
+// else, such as that the server has not answered for unheardTTL.
+func (f *Fleet) reserve(ctx context.Context, reserve *wire.Reserve) (m *machine.Machine, failure, err error) {
+	heard, why, unheard := time.Now(), "", error(nil)
+	for pause := backoffFirst; ; {
 		var answer struct {
-			machine.Machine        // one without a state is a place in the line
-			Why             string `json:"why"`
+			machine.Machine // one without a state is a place in the line
+			wire.FleetWait
+			ID string `json:"id"` // of the machine, which both have
 		}
 		began := time.Now()
 		err := f.call(ctx, request{method: http.MethodPost, path: f.path("machines"), body: reserve}, &answer)
 		switch {
-		case err != nil && ctx.Err() != nil && why != "":
-			return nil, fault.Say(fault.Canceled, "No runner was to be had of the fleet %s in time. %s", f.name, why)
-		case err != nil:
-			return nil, err
-		case answer.State != "":
-			return &answer.Machine, nil
+		case err == nil && answer.Failed != nil:
+			return nil, fault.Say(fault.Kind(answer.Failed.Code), "%s", answer.Failed.Detail), nil
+		case err == nil && answer.State != "":
+			answer.Machine.ID = answer.ID
+			return &answer.Machine, nil, nil
+		case err == nil:
+			heard, why, unheard, pause = time.Now(), answer.Why, nil, backoffFirst
+			if time.Since(began) < reserveHold/2 { // no server that is in order answers so soon
+				sleep(ctx, hirePoll)
+			}
+			continue
+		case ctx.Err() != nil && unheard != nil:
+			return nil, nil, unheard
+		case ctx.Err() != nil && why != "":
+			return nil, nil, fault.Say(fault.Canceled, "No runner was to be had of the fleet %s in time. %s", f.name, why)
+		case ctx.Err() != nil, !errors.Is(err, fault.Unavailable), time.Since(heard) >= unheardTTL:
+			return nil, nil, err
 		}
-		why = answer.Why
-		if time.Since(began) < reserveHold/2 { // no server that is in order answers so soon
-			sleep(ctx, hirePoll)
+		if unheard == nil {
+			f.programs.logger().Warn("the server of the fleet does not answer; it is asked again", "fleet", f.name, "error", err)
 		}
+		unheard = err
+		sleep(ctx, pause/2+mathrand.N(pause))
+		pause = min(2*pause, hirePoll)
 	}
 }
 

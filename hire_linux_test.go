@@ -165,14 +165,18 @@ func TestAServerThatIsKilledTakesNoRunnerAlong(t *testing.T) {
 func TestABootThatFailsOverAServerTellsAsMuchAsInThisProcess(t *testing.T) {
 	t.Parallel()
 	client := hiring(t)
-	for name, provider := range map[string]machine.Provider{"here": dayfly.Local(), "server": client.Provider("local")} {
+	for name, provider := range map[string]machine.Provider{"here": dayfly.Local(), "server": client.Provider("local"), "fleet": nil} {
 		for variable, want := range map[string]string{
-			"TEST_CRASH":        "ended before it had dialed home: it ended with status 3. It printed: the model is not there",
-			"TEST_WITHOUT_MAIN": "the program ended as if it had done its work. Call dayfly.Main() first of all in main. It printed: a pool starts this program",
+			"TEST_CRASH":        ": it ended with status 3. It printed: the model is not there",
+			"TEST_WITHOUT_MAIN": ": the program ended as if it had done its work. Call dayfly.Main() first of all in main. It printed: a pool starts this program",
 		} {
 			t.Run(name+" "+variable, func(t *testing.T) {
 				t.Parallel()
-				p, err := dayfly.NewPool(provider, &dayfly.PoolOptions{
+				own := provider
+				if own == nil { // a fleet is for one program, and these are two
+					own = client.Fleet(poolName(t), "local", nil)
+				}
+				p, err := dayfly.NewPool(own, &dayfly.PoolOptions{
 					Name: poolName(t), Max: 1, BootTimeout: 1500 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
 					Spec: machine.Spec{Env: map[string]string{variable: "1"}},
 				})
@@ -193,7 +197,9 @@ func TestABootThatFailsOverAServerTellsAsMuchAsInThisProcess(t *testing.T) {
 func TestARunnerThatIsLostOverAServerTellsAsMuchAsInThisProcess(t *testing.T) {
 	t.Parallel()
 	client := hiring(t)
-	for name, provider := range map[string]machine.Provider{"here": dayfly.Local(), "server": client.Provider("local")} {
+	for name, provider := range map[string]machine.Provider{
+		"here": dayfly.Local(), "server": client.Provider("local"), "fleet": client.Fleet("lost", "local", nil),
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p, err := dayfly.NewPool(provider, &dayfly.PoolOptions{Name: poolName(t), Max: 1, Logger: slog.New(slog.DiscardHandler)})

@@ -80,7 +80,8 @@ type PoolOptions struct {
 	// fleet.
 	BootTimeout time.Duration
 	// Patience is how long a call waits while no runner is up and boots fail, before it fails with the reason. Wrong configuration is told at
-	// once, and while a runner is up and busy calls wait as long as their contexts. 0: BootTimeout. Never: as long as its context.
+	// once, and while a runner is up and busy calls wait as long as their contexts. 0: BootTimeout, and over a fleet at most 30 s. Never: as
+	// long as its context.
 	Patience time.Duration
 	// ShutdownTimeout is how long calls may go on when their runner is stopped or the pool is closed, and detached ones when
 	// this process is gone. 0: 30 s.

@@ -42,7 +42,7 @@ type Options struct {
 	// Network is where runners reach this process, when that is not a computer's network.
 	Network link.Network
 	// Lent says that machines are there already when they are created, with a program that serves one parent after another, and
-	// that to destroy one is to give it back.
+	// that to destroy one is to give it back. Create then waits for one for as long as that makes sense, and is not repeated.
 	Lent bool
 	// Logger is told what nobody else is. nil: discards.
 	Logger *slog.Logger

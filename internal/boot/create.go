@@ -136,6 +136,9 @@ func (r *Runner) create(ctx context.Context, spec *machine.Spec) (*machine.Machi
 		if ctx.Err() != nil {
 			return nil, gaveUp(ctx, err)
 		}
+		if r.booter.options.Lent { // who waits for a machine that is lent asks again himself, and this is his last word
+			return nil, err
+		}
 		r.booter.log.Log(ctx, level, "nobody knows whether the machine of a runner was made; it is asked for again", "runner", r.name, "error", err)
 		level = slog.LevelDebug
 		if pauseFor(ctx, wait/2+rand.N(wait/2)); ctx.Err() != nil {

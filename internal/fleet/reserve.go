@@ -108,7 +108,7 @@ func (s *Service) Announce(tenant, provider, name string, t *wire.FleetTerms) er
 }
 
 // Reserve implements machine.Provider's Create for a parent. When no runner is free in the time that it may take, it returns a
-// *wire.FleetWait instead of a machine.
+// *wire.FleetWait instead of a machine, and also when one did not boot.
 func (s *Service) Reserve(ctx context.Context, tenant, provider, name string, want *wire.Reserve) (*machine.Machine, *wire.FleetWait, error) {
 	at := place{tenant, provider, name}
 	if err := s.check(at, &want.FleetTerms); err != nil {
@@ -153,7 +153,7 @@ func (s *Service) Reserve(ctx context.Context, tenant, provider, name string, wa
 		if f.reservations[res.id] == res && ctx.Err() == nil {
 			delete(f.reservations, res.id)
 		}
-		return nil, nil, fmt.Errorf("fleet %s: %w", name, res.err)
+		return nil, &wire.FleetWait{ID: res.id, Failed: &wire.Problem{Code: string(fault.Of(res.err)), Detail: sentence(res.err)}}, nil
 	case !res.back.IsZero():
 		return nil, nil, fault.Say(fault.Canceled, "the reservation %s was given back", res.name)
 	case res.waits():

@@ -407,6 +407,9 @@ func (h *have) ask(ctx context.Context, waitMS int64) (*machine.Machine, *wire.F
 	if err := h.p.w.ask(ctx, http.MethodPost, h.p.path+"/machines", "hire", want, &m, &wait); err != nil {
 		return nil, nil, err
 	}
+	if wait.Failed != nil {
+		return nil, nil, fault.Say(fault.Kind(wait.Failed.Code), "%s", wait.Failed.Detail)
+	}
 	if m.ID == "" {
 		return nil, &wait, nil
 	}

@@ -69,6 +69,9 @@ type Reserve struct {
 type FleetWait struct {
 	ID  string `json:"id"`  // of the reservation that waits, to be destroyed by who gives up
 	Why string `json:"why"` // a sentence
+	// Failed is why the runner that was made for it did not boot. The reservation is over then. It is no error of the request, since that
+	// could not be told from a server that is unavailable itself, which is asked again.
+	Failed *Problem `json:"failed,omitempty"`
 }
 
 // FleetHome is what a runner of a fleet is started with: where the server is, and what it is there itself. In a machine's
