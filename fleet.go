@@ -229,9 +229,9 @@ func (f *Fleet) reserve(ctx context.Context, reserve *wire.Reserve) (m *machine.
 	heard, why, unheard := time.Now(), "", error(nil)
 	for pause := backoffFirst; ; {
 		var answer struct {
-			machine.Machine // one without a state is a place in the line
-			wire.FleetWait
-			ID string `json:"id"` // of the machine, which both have
+			machine.Machine               // one without a state is a place in the line, as wire.FleetWait has it
+			Why             string        `json:"why"`
+			Failed          *wire.Problem `json:"failed"`
 		}
 		began := time.Now()
 		err := f.call(ctx, request{method: http.MethodPost, path: f.path("machines"), body: reserve}, &answer)
@@ -239,7 +239,6 @@ func (f *Fleet) reserve(ctx context.Context, reserve *wire.Reserve) (m *machine.
 		case err == nil && answer.Failed != nil:
 			return nil, fault.Say(fault.Kind(answer.Failed.Code), "%s", answer.Failed.Detail), nil
 		case err == nil && answer.State != "":
-			answer.Machine.ID = answer.ID
 			return &answer.Machine, nil, nil
 		case err == nil:
 			heard, why, unheard, pause = time.Now(), answer.Why, nil, backoffFirst

@@ -53,7 +53,6 @@ type terms struct {
 	kind     *kind
 	min, max int
 	idle     time.Duration
-	at       time.Time
 }
 
 // runner is a machine with the program of some kind.
@@ -185,7 +184,7 @@ const singlePrefix = "single-"
 func (f *fleet) announce(t *wire.FleetTerms, id string, spec *machine.Spec) *kind {
 	k := f.kind(id)
 	k.spec, k.build = spec, t.Build
-	f.terms[t.Holder] = &terms{kind: k, min: t.Min, max: t.Max, idle: time.Duration(t.IdleMS) * time.Millisecond, at: time.Now()}
+	f.terms[t.Holder] = &terms{kind: k, min: t.Min, max: t.Max, idle: time.Duration(t.IdleMS) * time.Millisecond}
 	f.agree()
 	return k
 }
@@ -220,7 +219,7 @@ func (f *fleet) min(k *kind) int {
 // expire forgets what nobody says any more, and gives back what those have who are silent.
 func (f *fleet) expire(now time.Time) {
 	s := f.service
-	maps.DeleteFunc(f.terms, func(_ string, t *terms) bool { return now.Sub(t.at) > s.Lease })
+	maps.DeleteFunc(f.terms, func(as string, _ *terms) bool { return s.over(holder{f.tenant, as}, now) })
 	f.agree()
 	for _, res := range f.line {
 		if !res.here(now) && now.Sub(res.asked) > placeTTL {

@@ -391,6 +391,25 @@ func TestMinIsKeptWhileSomebodySaysSo(t *testing.T) {
 	})
 }
 
+func TestWhatAProgramHasAnnouncedHoldsAsLongAsItIsHeardOf(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.parent("A", func(terms *wire.FleetTerms) { terms.Min = 2 })
+		if err := a.announce(); err != nil {
+			t.Fatalf("announce: got error %v", err)
+		}
+		living, kill := context.WithCancel(t.Context())
+		go a.live(living) // which asks for lists, much more often than it announces anything
+		pause(t.Context(), 5*time.Minute)
+		if n := len(w.machines()); n != 2 {
+			t.Errorf("got %d machines of a program that lives, and has announced 2 five minutes ago, want 2", n)
+		}
+		kill()
+		w.gone(2 * time.Minute)
+	})
+}
+
 func TestAProgramThatIsSilentForALeaseLosesItsRunners(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

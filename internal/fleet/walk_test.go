@@ -419,6 +419,9 @@ func (v *walker) heal() {
 // idle checks that Min runners are kept while somebody says so, and no more.
 func (v *walker) idle() {
 	p := v.programs[len(v.programs)-1]
+	for _, other := range v.programs[:len(v.programs)-1] { // they may have announced others than p has
+		other.end()
+	}
 	speaking, stop := context.WithCancel(p.life)
 	defer stop()
 	v.work.Go(func() {
