@@ -31,6 +31,12 @@
 // Whatever the sizes say, all groups of a prefix together are held to [Options.Brake] processes and threads, so that a
 // tree that forks without end does not take the computer down. It costs the start of a process nothing.
 //
+// # Trees within a tree
+//
+// A group can be divided into parts, see [Group.Part]: each is a tree that starts and ends for itself, and all of them end with
+// the group, whoever ends that. A part has a cgroup within the group's. Where there is none its mark is the group's with a
+// number behind it, and so is its tag; who looks for the group finds what begins as its own do.
+//
 // # What every process gets
 //
 // Its own session, SIGKILL when its supervisor dies, no_new_privs, three descriptors and no other, exactly the

@@ -25,8 +25,12 @@ type Group struct {
 	size machine.Size
 	dirs []cgroup // where it exists: the directory that kills first; empty on a host that scans; set once
 
-	overDisk atomic.Bool // the tree has written more than its size allows
-	killed   atomic.Bool // Kill has found something to kill
+	whole  *Group // of which it is a part, or nil
+	number int    // of the part
+
+	overDisk atomic.Bool  // the tree has written more than its size allows
+	killed   atomic.Bool  // Kill has found something to kill
+	kills    atomic.Int64 // processes that had been killed for want of memory in all of a lone host's view when it was made or renewed
 
 	mu     sync.RWMutex  // held for reading while the tree is changed or looked at
 	fd     int           // guarded by mu; of the version 2 directory to fork into, else -1
@@ -37,11 +41,15 @@ type Group struct {
 	started   sync.Mutex
 	processes []*Process // guarded by started; on a host that scans, those whose session may have members
 	measured  []string   // guarded by started; the directories that count against DiskMB, when set
+	parts     []*Group   // guarded by started; those that are not closed
 }
 
 // make makes the group's directories and sets its limits. Making them anew, it leaves dirs as it is, which is read without
 // a lock.
 func (g *Group) make() error {
+	if g.whole != nil {
+		return g.makePart()
+	}
 	trees := &g.host.trees
 	var dirs []cgroup
 	if t := trees.kill; t != nil {
@@ -70,7 +78,7 @@ func (g *Group) make() error {
 		g.host.setBrake(t) // anew each time: somebody may have removed the directory, and g.make have made it again
 	}
 	for t, limits := range wanted {
-		if err := setLimits(t, t.group(g.name), limits); err != nil {
+		if err := setLimits(t.group(g.name), limits); err != nil {
 			return err
 		}
 	}
@@ -98,17 +106,22 @@ func (g *Group) Revive() error {
 // made anew, so that nothing that was counted or has run out before is held against what is started now. What Revive says
 // of groups that are gone for good holds here too.
 //
-// fault.Conflict: the group is closed or halted, or something of it runs.
+// fault.Conflict: the group is closed or halted, has parts, or something of it runs.
 func (g *Group) Renew() error {
+	if g.whole != nil {
+		g.whole.mu.RLock()
+		defer g.whole.mu.RUnlock()
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed || g.halted != nil {
-		return fmt.Errorf("process: group %s: %w: the group is closed or halted", g.name, fault.Conflict)
+	if g.closed || g.halted != nil || g.divided() || g.whole != nil && (g.whole.closed || g.whole.halted != nil) {
+		return fmt.Errorf("process: group %s: %w: the group is closed, halted or divided", g.name, fault.Conflict)
 	}
 	if err := g.again(); err != nil {
 		return err
 	}
 	g.overDisk.Store(false)
+	g.kills.Store(g.host.killedSoFar())
 	g.started.Lock()
 	defer g.started.Unlock()
 	g.processes = nil
@@ -149,11 +162,11 @@ func (g *Group) closeFiles() {
 
 // setLimits writes the control files. The children of the prefix directory are given a controller only when the
 // first of them needs it: a cgroup with a controller costs several times as much to make as one without.
-func setLimits(t *hierarchy, dir cgroup, limits []limit) error {
+func setLimits(dir cgroup, limits []limit) error {
 	for _, l := range limits {
 		err := writeFile(filepath.Join(dir.path, l.file), l.value)
-		if gone(err) && t.version == 2 {
-			passOn(t.dir, []string{l.controller})
+		if gone(err) && dir.version == 2 {
+			passOn(filepath.Dir(dir.path), []string{l.controller})
 			err = writeFile(filepath.Join(dir.path, l.file), l.value)
 		}
 		if err != nil && !(l.optional && gone(err)) {
@@ -246,8 +259,11 @@ func (g *Group) signalAll(s syscall.Signal) error {
 // in a group in which Kill has found something to kill: a process that is forked into such a cgroup is killed at
 // once by some kernels (it was seen with Linux 6.18).
 func (g *Group) Kill(ctx context.Context) error {
-	if g.isHalted() != nil {
-		if err := g.Resume(); err != nil { // whoever waits to start something in it learns that it cannot
+	for _, halted := range []*Group{g, g.whole} {
+		if halted == nil || halted.isHalted() == nil {
+			continue
+		}
+		if err := halted.Resume(); err != nil { // whoever waits to start something in it learns that it cannot
 			return err
 		}
 	}
@@ -311,21 +327,28 @@ func (g *Group) glance() (empty, known bool) {
 	return bytes.Contains(buf[:max(n, 0)], []byte("populated 0")), err == nil
 }
 
-// OOMKilled reports whether the kernel has killed a process of the tree for want of memory. Without a memory
-// controller nobody knows, and it reports false, unless the host is alone.
+// OOMKilled reports whether the kernel has killed a process of the tree for want of memory. Where no memory controller
+// counts for the tree nobody knows, and it reports false, unless the host is alone: then it reports whether any was killed
+// since the group was made or renewed.
 func (g *Group) OOMKilled() bool {
-	if g.host.alone && KilledForMemory() > g.host.killed {
-		return true
+	if t := g.host.trees.limits["memory"]; t != nil {
+		dir, file := t.group(g.name), "/memory.events"
+		if dir.version == 1 {
+			file = "/memory.oom_control"
+		}
+		if slices.Contains(g.dirs, dir) && dir.counter(file, "oom_kill") > 0 {
+			return true
+		}
+		if g.size.MemoryMB > 0 {
+			return false // what was killed elsewhere was another's
+		}
 	}
-	t := g.host.trees.limits["memory"]
-	if t == nil {
-		return false
-	}
-	dir, file := t.group(g.name), "/memory.events"
-	if dir.version == 1 {
-		file = "/memory.oom_control"
-	}
-	return slices.Contains(g.dirs, dir) && dir.counter(file, "oom_kill") > 0
+	return g.host.killedSoFar() > g.kills.Load()
+}
+
+// confused reports whether what OOMKilled says may be about other groups of a lone host.
+func (g *Group) confused() bool {
+	return g.host.alone && g.host.made.Load() > 1 && (g.host.trees.limits["memory"] == nil || g.size.MemoryMB == 0)
 }
 
 // cgroupRoot is where the cgroups of this computer, or container, are seen.
@@ -359,6 +382,11 @@ func (g *Group) Close() error {
 	if g.closed {
 		return nil
 	}
+	for _, part := range g.ownParts() {
+		if err := part.Close(); err != nil {
+			return err
+		}
+	}
 	if len(g.dirs) == 0 {
 		if empty, err := g.empty(); err != nil {
 			return err
@@ -377,6 +405,9 @@ func (g *Group) Close() error {
 	}
 	g.closed = true
 	g.closeFiles()
+	if g.whole != nil {
+		g.whole.lose(g)
+	}
 	return nil
 }
 
@@ -384,13 +415,13 @@ func (g *Group) Close() error {
 // started in it any more. Making and removing a cgroup costs as much as all else that is done for a short process, so
 // whoever starts many saves a tenth of its time.
 //
-// It fails with fault.Conflict while a process is left, and with fault.Unsupported if the group was killed, if either
-// size has limits that a cgroup keeps, or if memory has run out, which would be held against the next tree. Then the
+// It fails with fault.Conflict while a process is left, and with fault.Unsupported if the group was killed or divided, if
+// either size has limits that a cgroup keeps, or if memory has run out, which would be held against the next tree. Then the
 // group is to be closed and made anew.
 func (g *Group) Reuse(size machine.Size) (*Group, error) {
 	limited := func(s machine.Size) bool { return s.MemoryMB > 0 || s.CPUs > 0 || s.Processes > 0 }
-	if g.killed.Load() || limited(g.size) || limited(size) || g.OOMKilled() {
-		return nil, fmt.Errorf("process: group %s: %w: it was killed or has limits", g.name, fault.Unsupported)
+	if g.killed.Load() || limited(g.size) || limited(size) || g.divided() || g.OOMKilled() {
+		return nil, fmt.Errorf("process: group %s: %w: it was killed or divided, or has limits", g.name, fault.Unsupported)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -414,9 +445,12 @@ func (g *Group) mark() string { return markName + g.host.prefix + "/" + g.name }
 func (g *Group) roots() []session {
 	g.started.Lock()
 	defer g.started.Unlock()
-	roots := make([]session, len(g.processes))
-	for i, p := range g.processes {
-		roots[i] = session{leader: p.pid, over: p.hasEnded()}
+	roots := make([]session, 0, len(g.processes))
+	for _, p := range g.processes {
+		roots = append(roots, session{leader: p.pid, over: p.hasEnded()})
+	}
+	for _, part := range g.parts {
+		roots = append(roots, part.roots()...)
 	}
 	return roots
 }
@@ -427,6 +461,9 @@ func (g *Group) forget(leader int) {
 	g.started.Lock()
 	defer g.started.Unlock()
 	g.processes = slices.DeleteFunc(g.processes, func(p *Process) bool { return p.pid == leader })
+	for _, part := range g.parts {
+		part.forget(leader)
+	}
 }
 
 func (g *Group) story(err error) error {

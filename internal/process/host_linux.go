@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/machine"
@@ -23,8 +25,8 @@ type Host struct {
 	places []string // prefix directories of other processes that may hold killable groups of ours
 	null   *os.File
 	alone  bool
-	killed int // processes that had been killed for want of memory in all of a lone host's view when it was made
-	brake  int // how many processes and threads all groups may have together
+	brake  int          // how many processes and threads all groups may have together
+	made   atomic.Int64 // how many groups were made
 
 	starting sync.Once      // the threads are started with the first process
 	requests chan *spawning // to the threads; closed by Close
@@ -43,9 +45,6 @@ func NewHost(o *Options) (*Host, error) {
 		o = &Options{}
 	}
 	h := &Host{prefix: o.Prefix, log: o.Logger, brake: o.Brake, alone: o.Alone, requests: make(chan *spawning)}
-	if h.alone {
-		h.killed = KilledForMemory()
-	}
 	if h.brake <= 0 {
 		h.brake = defaultBrake()
 	}
@@ -131,6 +130,8 @@ func (h *Host) Group(name string, size machine.Size) (*Group, error) {
 		return nil, err
 	}
 	g.size = size
+	h.made.Add(1)
+	g.kills.Store(h.killedSoFar())
 	if err := g.make(); err != nil {
 		_ = g.Close()
 		return nil, fmt.Errorf("process: group %s: %w: %w", name, fault.Unavailable, err)
@@ -193,6 +194,48 @@ func (h *Host) Names(known ...string) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// Share returns what one of so many groups that run at once may have of all that this program sees of the computer, as far
+// as this host can hold a group to it. Processors are shared as they are needed.
+func (h *Host) Share(groups int) machine.Size {
+	var size machine.Size
+	if h.trees.limits["memory"] != nil {
+		size.MemoryMB = share(visibleMemoryMB(), groups)
+	}
+	if h.trees.limits["pids"] != nil {
+		size.Processes = share(h.brake, groups)
+	}
+	return size
+}
+
+// visibleMemoryMB returns how much memory this program sees: that of the computer, or that of its container, or 0 if nobody
+// knows.
+func visibleMemoryMB() int {
+	var kilobytes uint64
+	text, err := readFile("/proc/meminfo")
+	if err == nil {
+		_, err = fmt.Sscanf(string(text), "MemTotal: %d kB", &kilobytes)
+	}
+	if err != nil {
+		return 0
+	}
+	bytes := kilobytes << 10
+	for _, file := range []string{"/memory.max", "/memory/memory.limit_in_bytes"} {
+		text, _ := readFile(cgroupRoot + file) // the root of a computer has none, and one without a limit says "max"
+		if limit, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64); err == nil {
+			bytes = min(bytes, limit)
+		}
+	}
+	return int(bytes >> 20)
+}
+
+// killedSoFar returns how many processes the kernel has killed for want of memory in a lone host's view, and 0 for any other.
+func (h *Host) killedSoFar() int64 {
+	if !h.alone {
+		return 0
+	}
+	return int64(KilledForMemory())
 }
 
 // began and ended count the processes that live, which must outlive neither the host nor its threads.

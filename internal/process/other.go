@@ -46,6 +46,9 @@ func (*Host) Group(string, machine.Size) (*Group, error) { return nil, unsupport
 // Find returns fault.Unsupported.
 func (*Host) Find(string) (*Group, error) { return nil, unsupported() }
 
+// Share returns nothing.
+func (*Host) Share(int) machine.Size { return machine.Size{} }
+
 // Names returns fault.Unsupported.
 func (*Host) Names(...string) ([]string, error) { return nil, unsupported() }
 
@@ -63,6 +66,9 @@ func (*Group) Revive() error { return unsupported() }
 
 // Renew returns fault.Unsupported.
 func (*Group) Renew() error { return unsupported() }
+
+// Part returns fault.Unsupported.
+func (*Group) Part(int, int) (*Group, error) { return nil, unsupported() }
 
 // Measure does nothing.
 func (*Group) Measure(...string) {}

@@ -186,10 +186,11 @@ func livingGroups(prefix string, known []*Group) ([]string, error) {
 	settled, err := entries(func(e entry) {
 		for _, mark := range e.marks {
 			if name, ok := strings.CutPrefix(mark, markName+prefix+"/"); ok {
+				name, _, _ = strings.Cut(name, "/") // without the number of a part
 				found(name)
 			}
 		}
-		if name, ok := tags[e.tag]; ok && e.isChild() {
+		if name, ok := tags[wholeTag(e.tag)]; ok && e.isChild() {
 			found(name)
 		}
 	})
@@ -220,7 +221,8 @@ func (g *Group) search(found func(entry)) (tree map[int]entry, err error) {
 			delete(members, root.leader)
 		}
 	}
-	own, tag, mark := os.Getpid(), g.tag(), g.mark()
+	own := os.Getpid()
+	marked, tagged := g.recognize()
 	settled, err := entries(func(e entry) {
 		_, ours := members[e.session]
 		_, child := tree[e.parent]
@@ -229,9 +231,9 @@ func (g *Group) search(found func(entry)) (tree map[int]entry, err error) {
 		case ours:
 			members[e.session]++
 			belongs(e)
-		case child || slices.Contains(e.marks, mark):
+		case child || slices.ContainsFunc(e.marks, marked):
 			belongs(e)
-		case e.tag == tag && e.isChild():
+		case tagged(e.tag) && e.isChild():
 			e.starting = e.forked
 			belongs(e)
 		default:
@@ -263,6 +265,15 @@ func (g *Group) search(found func(entry)) (tree map[int]entry, err error) {
 		}
 	}
 	return tree, nil
+}
+
+// recognize returns what tells the marks and tags of the group, and of its parts, from those of others.
+func (g *Group) recognize() (marked func(mark string) bool, tagged func(tag uint64) bool) {
+	mark, tag := g.mark(), g.tag()
+	if g.whole != nil {
+		return func(m string) bool { return m == mark }, func(t uint64) bool { return t == tag }
+	}
+	return func(m string) bool { return m == mark || strings.HasPrefix(m, mark+"/") }, func(t uint64) bool { return wholeTag(t) == tag }
 }
 
 // signal sends s to the process that was read as e, unless that one has ended.

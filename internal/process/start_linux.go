@@ -81,10 +81,15 @@ func (g *Group) Start(c *Command) (*Process, error) {
 // else, before the child is born.
 func (g *Group) spawn(r *spawning) error {
 	h := g.host
-	g.enter()
-	defer g.mu.RUnlock()
-	if g.closed || g.killed.Load() {
-		return fmt.Errorf("process: group %s: %w: the group is closed or killed", g.name, fault.Conflict)
+	for _, entered := range []*Group{g.whole, g} {
+		if entered == nil {
+			continue
+		}
+		entered.enter()
+		defer entered.mu.RUnlock()
+		if entered.closed || entered.killed.Load() {
+			return fmt.Errorf("process: group %s: %w: the group is closed or killed", g.name, fault.Conflict)
+		}
 	}
 	if g.fd >= 0 {
 		r.attr.Sys.UseCgroupFD, r.attr.Sys.CgroupFD = true, g.fd
@@ -224,7 +229,8 @@ func (g *Group) environment(env []string) []string {
 		all = append(all, entry)
 	}
 	if !named {
-		all = append(all, "DAYFLY_MACHINE="+g.name)
+		whole, _, _ := strings.Cut(g.name, "/")
+		all = append(all, "DAYFLY_MACHINE="+whole)
 	}
 	return append(all, g.mark())
 }

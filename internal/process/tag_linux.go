@@ -30,9 +30,19 @@ var forking sync.RWMutex
 // tag returns the group's tag. It is made of the mark, so that every process can compute it, also when the one that
 // started the group is dead.
 func (g *Group) tag() uint64 {
+	if g.whole != nil {
+		return g.whole.tag() + uint64(g.number) + 1
+	}
 	sum := sha256.Sum256([]byte(g.mark()))
-	return 1<<62 | binary.BigEndian.Uint64(sum[:])>>2 // neither infinite nor what somebody would choose
+	return wholeTag(1<<62 | binary.BigEndian.Uint64(sum[:])>>2) // neither infinite nor what somebody would choose
 }
+
+// partNumbers is how many numbers there are at the end of a tag for the parts of a group, so that the whole of it is found by
+// what all of its parts have in common.
+const partNumbers = 1 << 8
+
+// wholeTag returns the tag of the group of which another is a part.
+func wholeTag(tag uint64) uint64 { return tag &^ (partNumbers - 1) }
 
 // tagged calls fork while this program has the group's tag.
 func (g *Group) tagged(fork func()) {

@@ -119,7 +119,9 @@ func (g *Group) classify(status syscall.WaitStatus, dir string) machine.Exit {
 	if exit.OK() {
 		return exit
 	}
-	exit.OOMKilled = g.OOMKilled()
+	// Where one group cannot be told from the others by what the kernel has killed, it is only if it looks like it. A shell
+	// says 137 of a command that was killed.
+	exit.OOMKilled = g.OOMKilled() && (!g.confused() || exit.Signal == "SIGKILL" || exit.Code == 128+int(unix.SIGKILL))
 	exit.DiskFull = exit.Signal == "SIGXFSZ" || g.diskFull(dir)
 	switch {
 	case exit.OOMKilled && g.size.MemoryMB > 0:
