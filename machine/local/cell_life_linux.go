@@ -23,8 +23,9 @@ func (c *cell) start() error {
 		done := make(chan struct{})
 		guest := &Cell{
 			Spec: c.spec, WorkDir: c.slot.work, ScratchDir: c.slot.scratch,
-			Group: c.group, Home: c.s.currentHome, Env: c.environment(), Renew: c.renew,
+			Group: c.group, Home: c.s.currentHome, Env: c.environment(c.slot.work, c.slot.tmp), Renew: c.renew,
 		}
+		guest.Divide = func(parts int) ([]*Cell, error) { return c.divide(guest, parts) }
 		c.s.work.Go(func() {
 			defer close(done)
 			exit = c.s.Guest(ctx, guest)
@@ -41,7 +42,7 @@ func (c *cell) start() error {
 		return c.story(err)
 	}
 	p, err := c.group.Start(&process.Command{
-		Argv: argv, Env: c.environment(), Dir: c.slot.work, Stdout: prints.writers[0], Stderr: prints.writers[1],
+		Argv: argv, Env: c.environment(c.slot.work, c.slot.tmp), Dir: c.slot.work, Stdout: prints.writers[0], Stderr: prints.writers[1],
 	})
 	if err != nil {
 		prints.abandon()
@@ -63,27 +64,19 @@ func (c *cell) start() error {
 
 // renew is [Cell.Renew].
 func (c *cell) renew(context.Context) error {
-	c.suspending.Lock()
-	defer c.suspending.Unlock()
-	if c.suspended {
-		return fault.Say(fault.Conflict, "The machine is suspended.")
-	}
-	if err := c.group.Renew(); err != nil {
-		return fault.Say(fault.Conflict, "Something of the last job still runs: %v.", err)
-	}
-	// Somebody may have destroyed the machine from elsewhere: the order is that of bring.
-	if c.s.machines.condemned(c.spec.Name) || !c.slot.named() || c.stopping() {
-		return fault.Say(fault.Conflict, "The machine is about to end.")
+	if err := c.renewGroup(c.group); err != nil {
+		return err
 	}
 	return c.slot.clear()
 }
 
-// environment is the clean minimum with the Spec's own, which wins.
-func (c *cell) environment() []string {
+// environment is the clean minimum, with these directories to work in and for temporary files, and the Spec's own, which
+// wins.
+func (c *cell) environment(work, tmp string) []string {
 	minimum := []string{
 		"PATH", c.s.path,
-		"HOME", c.slot.work,
-		"TMPDIR", c.slot.tmp,
+		"HOME", work,
+		"TMPDIR", tmp,
 		"LANG", "C.UTF-8",
 		"DAYFLY_MACHINE", c.spec.Name,
 	}

@@ -37,6 +37,7 @@ type cell struct {
 
 	suspending sync.Mutex // held while the machine is halted or resumed, and while something is started beside
 	suspended  bool       // guarded by suspending
+	division   *division  // guarded by suspending; nil: the machine is not divided
 
 	ended    chan struct{} // closed once nothing of it runs and its end is on record
 	exit     *machine.Exit // set before ended is closed
@@ -79,8 +80,8 @@ func (s *supervisor) admit(spec *machine.Spec) (c *cell, isNew bool, err error) 
 	if s.ending {
 		return nil, false, fmt.Errorf("local: machine %s: %w: the supervisor is about to end", spec.Name, fault.Unavailable)
 	}
-	if len(s.cells) >= s.MaxMachines {
-		return nil, false, fmt.Errorf("local: machine %s: %w: this supervisor has %d machines, which is its limit", spec.Name, fault.Exhausted, len(s.cells))
+	if n := len(s.cells) + s.extra; n >= s.MaxMachines {
+		return nil, false, fmt.Errorf("local: machine %s: %w: this supervisor has %d machines, which is its limit", spec.Name, fault.Exhausted, n)
 	}
 	c = &cell{
 		s: s, spec: spec,
@@ -241,6 +242,7 @@ func (c *cell) undo() {
 // he removes the slot as well, at any moment, and it cannot be used again. He looks for the name after condemning,
 // and this looks for the condemnation after removing the name, so one of the two sees the other.
 func (c *cell) removeName() {
+	c.unite()
 	// Between looking and removing, another machine could get the name; its supervisor would notice that it is gone and
 	// end that machine, which is safe.
 	if c.slot.holds(c.s.machines, c.spec.Name) {

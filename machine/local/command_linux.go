@@ -132,14 +132,15 @@ func (c *cell) startBeside(r *enterRequest, files []*os.File) (*process.Process,
 		dir = c.slot.work
 	}
 	// Where an agent has killed what its attempt had left, nothing can be started in the cgroup any more.
-	if err := c.group.Revive(); err != nil && !errors.Is(err, fault.Conflict) {
+	group := c.besideGroup()
+	if err := group.Revive(); err != nil && !errors.Is(err, fault.Conflict) {
 		return nil, err
 	}
 	// Somebody may have destroyed the machine from elsewhere: the order is that of bring.
 	if c.s.machines.condemned(c.spec.Name) || !c.slot.named() || c.stopping() {
 		return nil, fmt.Errorf("%w: the machine has ended", fault.Conflict)
 	}
-	return c.group.Start(&process.Command{
+	return group.Start(&process.Command{
 		Argv: r.Args, Env: c.entered(r.Env), Dir: dir,
 		Stdin: files[0], Stdout: files[1], Stderr: files[2], Terminal: r.Terminal,
 	})
@@ -148,7 +149,7 @@ func (c *cell) startBeside(r *enterRequest, files []*os.File) (*process.Process,
 // entered is the environment of a further command: that of what runs in the machine, but for what the command has of
 // its own.
 func (c *cell) entered(own map[string]string) []string {
-	env := slices.DeleteFunc(c.environment(), func(entry string) bool {
+	env := slices.DeleteFunc(c.environment(c.slot.work, c.slot.tmp), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
 		_, replaced := own[name]
 		return replaced

@@ -26,6 +26,7 @@ import (
 //	machines/NAME      a machine: a link to the record in its slot
 //	supervisors/7/     the seventh supervisor: lock, info.json, sock, log
 //	  slots/17/          the place of one of its machines: record, work, tmp, scratch, output, files
+//	                     and, when it is divided, parts/2/: work, tmp, scratch
 //	trash/             what is being removed
 type layout string
 

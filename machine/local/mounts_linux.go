@@ -18,7 +18,7 @@ import (
 // such; whoever removed the directory then would remove files that are kept elsewhere.
 //
 // It costs a reading of the kernel's list of mounts, some tens of microseconds, and so is asked only where directories
-// are removed, not where a machine's are used again.
+// are removed or emptied, not where those of a machine that is gone, which hold next to nothing, are used again.
 func detachMounts(path string) error {
 	// The kernel lists paths without links; the last element must not be followed, as a job may have made it one.
 	parent, err := filepath.EvalSymlinks(filepath.Dir(path))

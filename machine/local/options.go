@@ -46,7 +46,7 @@ type SupervisorOptions struct {
 	Idle time.Duration
 	// Grace is how long a machine has between SIGTERM and SIGKILL at the end of its lifetime. Default: 5 seconds.
 	Grace time.Duration
-	// MaxMachines is how many machines may exist at once, exited ones included. Default: 4096, or fewer if the limit
+	// MaxMachines is how many machines may exist at once, exited ones included; each part of a divided one counts. Default: 4096, or fewer if the limit
 	// on open files is low.
 	MaxMachines int
 	// DisableCgroups is as in [Options].
@@ -67,4 +67,11 @@ type Cell struct {
 	// it can start something else in them. It is called when nothing runs any more. fault.Conflict, with a sentence: they
 	// cannot be made so, or the machine is to end.
 	Renew func(context.Context) error
+	// Divide divides the machine into parts, from 2 to 128, in which the guest can run as many things at once. Each is a Cell
+	// of its own, with an equal share of the machine's memory, processes and disk; the processors they share as they need
+	// them. Renew makes a part as it was, and the others take no notice. What is done to the machine is done to all its parts.
+	// Nothing is to be started in the machine's own Group afterwards. It can be called once; nil for a part.
+	//
+	// fault.Exhausted: the supervisor cannot have so many machines, as each of which a part counts.
+	Divide func(parts int) ([]*Cell, error)
 }

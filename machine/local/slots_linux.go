@@ -142,7 +142,7 @@ func (s *slots) give(used *slot) error {
 			return s.giveUp(used)
 		}
 	}
-	for _, dir := range []string{used.output, used.files} {
+	for _, dir := range []string{used.output, used.files, filepath.Join(used.path, partsName)} {
 		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
 			return s.giveUp(used)
 		}
@@ -274,6 +274,9 @@ func (s *slot) holds(g *registry, name string) bool {
 // clear removes what a guest and what it ran have left in the slot's directories, each of which must still be the one that
 // was made.
 func (s *slot) clear() error {
+	if err := detachMounts(s.path); err != nil {
+		return fault.Say(fault.Conflict, "What the last job has mounted in its directories cannot be detached: %v.", err)
+	}
 	for i, path := range []string{s.work, s.tmp, s.scratch} {
 		root, err := os.OpenRoot(path)
 		if err != nil {

@@ -61,6 +61,7 @@ type supervisor struct {
 
 	mu       sync.Mutex
 	cells    map[string]*cell  // guarded by mu; by name
+	extra    int               // guarded by mu: how many more machines those that are divided count for
 	sessions map[*session]bool // guarded by mu
 	home     string            // guarded by mu
 	renewed  chan struct{}     // guarded by mu: closed when home is named again
