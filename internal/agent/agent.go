@@ -22,7 +22,7 @@ import (
 // wrong with the machine, there is only nothing for it to do. It is EX_TEMPFAIL of sysexits.h.
 const ExitNotOurs = 75
 
-// Place is where an attempt runs and on whose behalf. All fields but Home and Entrypoint are required.
+// Place is where an attempt runs and on whose behalf. The fields from Entrypoint on may be left out, but for Env.
 type Place struct {
 	Boot     machine.Agent  // where home is, which attempt to claim, and the token that opens the claim
 	Instance string         // the machine's name, 1 to 128 bytes
@@ -44,6 +44,13 @@ type Place struct {
 	// and nothing else has changed that the next attempt could notice. Its error says why that cannot be. It is called when
 	// nothing of the last attempt runs any more. nil: the place is good for one attempt.
 	Renew func(ctx context.Context) error
+	// Begin is called before each attempt, which Renew ends, on a machine of a pool: what the slots of a machine share is put
+	// right by the last of them that has one, and none begins one meanwhile. nil: they share nothing.
+	Begin func()
+	// Divide divides the machine of a pool into so many slots, and returns the place of each, which takes the place of this one.
+	// What runs in one is not disturbed by what becomes of another. Boot and Instance are those of the machine. It is called
+	// once at most, before the first attempt. nil: the machine has one slot.
+	Divide func(slots int) ([]*Place, error)
 }
 
 // Options are the optional parts of [Run]; nil means the defaults.
@@ -81,8 +88,8 @@ func Run(ctx context.Context, link Link, place *Place, opts *Options) machine.Ex
 	logger = logger.With("machine", place.Instance)
 	var err error
 	if ofPool(place.Boot.Attempt) {
-		r := &runner{place: place, version: opts.Version, web: web, log: logger, link: link, clock: clock, nonce: rand.Text()}
-		err = r.serve(ctx)
+		p := &pooled{version: opts.Version, web: web, log: logger, link: link, clock: clock}
+		err = p.serve(ctx, place)
 	} else {
 		a := &attempt{place: place, version: opts.Version, web: web, status: newStatus(), log: logger.With("attempt", place.Boot.Attempt)}
 		a.line = newLine(ctx, link, place, clock)

@@ -24,6 +24,17 @@
 // refused or orphaned: then the command is killed and nothing more is sent. From that derives its work, which also
 // ends on an order to stop: then the command gets SIGTERM and its grace, and the result is still reported.
 //
+// # Machines of pools
+//
+// On a machine of a pool the agent carries out one attempt after the other, and in between makes the machine as it was, or
+// says that it cannot be. When the machine has several slots, each has a runner of its own, with its own claims, process tree
+// and directories:
+//
+//	Run ── claim ──> divide ──> runner, slot 1 ── attempt ── renew ── claim ── …
+//	                    └─────> runner, slot 2 ── claim ── attempt ── renew ── …
+//
+// What one attempt may leave to those after and beside it, and how that is prevented, is told at [Ground].
+//
 // # Layers
 //
 // A [Link] carries one call to the server, once; [Direct] makes a request of each, [Shared] gathers the calls of many

@@ -11,17 +11,24 @@ import (
 // Ground is made on Linux only: machines run nowhere else.
 type Ground struct{}
 
-// NewGround returns fault.Unsupported.
-func NewGround(...string) (*Ground, error) {
-	return nil, fault.Say(fault.Unsupported, "a machine can be used again on Linux only")
+// Room is a part of a [Ground].
+type Room struct{ Work, Scratch, Temp string }
+
+func unsupported() error {
+	return fault.Say(fault.Unsupported, "a machine can be used again on Linux only")
 }
+
+// NewGround returns fault.Unsupported.
+func NewGround(string, string) (*Ground, error) { return nil, unsupported() }
+
+// Room returns fault.Unsupported.
+func (*Ground) Room(string, int) (*Room, error) { return nil, unsupported() }
+
+// Begin does nothing.
+func (*Ground) Begin() {}
 
 // Restore returns fault.Unsupported.
-func (*Ground) Restore(context.Context) error {
-	return fault.Say(fault.Unsupported, "a machine can be used again on Linux only")
-}
+func (*Ground) Restore(context.Context) error { return unsupported() }
 
-// Empty returns fault.Unsupported.
-func Empty(string) error {
-	return fault.Say(fault.Unsupported, "a machine can be used again on Linux only")
-}
+// Restore returns fault.Unsupported.
+func (*Room) Restore(context.Context) error { return unsupported() }

@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -64,9 +65,12 @@ func inPool(t *testing.T, renew func(place *agent.Place) func(context.Context) e
 // emptied makes a place as it was.
 func emptied(place *agent.Place) func(context.Context) error {
 	return func(context.Context) error {
-		return errors.Join(place.Group.Renew(), agent.Empty(place.WorkDir), agent.Empty(place.ScratchDir))
+		return errors.Join(place.Group.Renew(), remake(place.WorkDir), remake(place.ScratchDir))
 	}
 }
+
+// remake removes a directory and makes it anew.
+func remake(dir string) error { return errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)) }
 
 func TestAnAgentOfAPoolCarriesOutOneJobAfterTheOther(t *testing.T) {
 	t.Parallel()

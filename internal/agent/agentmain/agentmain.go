@@ -4,7 +4,6 @@ package agentmain
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -24,7 +23,6 @@ import (
 
 	"github.com/dayfly-run/dayfly/internal/agent"
 	"github.com/dayfly-run/dayfly/internal/pid1"
-	"github.com/dayfly-run/dayfly/internal/process"
 	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
 	"github.com/dayfly-run/dayfly/machine/local"
@@ -155,16 +153,24 @@ func supervise(ctx context.Context, args []string, version string) int {
 func Guest(link agent.Link, version string, log *slog.Logger) func(ctx context.Context, c *local.Cell) machine.Exit {
 	options := &agent.Options{Version: version, Logger: log, Web: web()}
 	return func(ctx context.Context, c *local.Cell) machine.Exit {
-		return agent.Run(ctx, link, &agent.Place{
-			Boot:       *c.Spec.Agent,
-			Instance:   c.Spec.Name,
-			Group:      c.Group,
-			WorkDir:    c.WorkDir,
-			ScratchDir: c.ScratchDir,
-			Env:        c.Env,
-			Home:       c.Home,
-			Renew:      c.Renew,
-		}, options)
+		place := placeOf(c)
+		place.Divide = func(slots int) ([]*agent.Place, error) {
+			cells, err := c.Divide(slots)
+			places := make([]*agent.Place, len(cells))
+			for i, cell := range cells {
+				places[i] = placeOf(cell)
+			}
+			return places, err
+		}
+		return agent.Run(ctx, link, place, options)
+	}
+}
+
+// placeOf returns a cell of a local supervisor as the place of an attempt.
+func placeOf(c *local.Cell) *agent.Place {
+	return &agent.Place{
+		Boot: *c.Spec.Agent, Instance: c.Spec.Name, Group: c.Group, WorkDir: c.WorkDir, ScratchDir: c.ScratchDir, Env: c.Env,
+		Home: c.Home, Renew: c.Renew,
 	}
 }
 
@@ -205,9 +211,9 @@ func run(ctx context.Context, args []string, version string) int {
 		}
 		defer os.RemoveAll(place.ScratchDir)
 	}
-	exit, err := inGroup(place, func() machine.Exit {
+	exit, err := inGroup(place, func(slots *slots) machine.Exit {
 		if strings.HasPrefix(place.Boot.Attempt, wire.RunnerPrefix) {
-			place.Renew = renewal(place)
+			slots.renewable(place)
 		}
 		link := agent.NewDirect(version)
 		defer link.Close()
@@ -224,21 +230,6 @@ func run(ctx context.Context, args []string, version string) int {
 		fmt.Fprintln(os.Stderr, "dayfly-agent: "+exit.Message)
 	}
 	return exit.Code
-}
-
-// renewal returns what makes the place of a machine that is the agent's alone as it is now, or nil if nothing can.
-func renewal(place *agent.Place) func(context.Context) error {
-	ground, err := agent.NewGround(place.ScratchDir, place.WorkDir)
-	if err != nil {
-		logger().Warn("this machine can carry out one attempt only", "error", err)
-		return nil
-	}
-	return func(ctx context.Context) error {
-		if err := place.Group.Renew(); err != nil {
-			return fmt.Errorf("processes of the last job are left: %w", err)
-		}
-		return ground.Restore(ctx)
-	}
 }
 
 // errExpired is why an agent ends that has reached the end of its lifetime.
@@ -279,20 +270,4 @@ func placeFromEnvironment() (*agent.Place, error) {
 		place.Instance = host
 	}
 	return place, nil
-}
-
-// inGroup gives the place a process tree of its own for as long as carryOut takes.
-func inGroup(place *agent.Place, carryOut func() machine.Exit) (exit machine.Exit, err error) {
-	host, err := process.NewHost(&process.Options{Logger: logger(), Alone: true})
-	if err != nil {
-		return exit, err
-	}
-	defer func() { err = errors.Join(err, host.Close()) }()
-	// Several containers may share one view of the cgroups, and in each the agent may have the same process id.
-	place.Group, err = host.Group("run-"+strings.ToLower(rand.Text()), machine.Size{})
-	if err != nil {
-		return exit, err
-	}
-	exit = carryOut()
-	return exit, place.Group.Close()
 }

@@ -1,6 +1,7 @@
 package memhome
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
@@ -65,7 +66,11 @@ func (h *Home) carryOut(w http.ResponseWriter, c *wire.BatchCall) (reply wire.Ca
 	var p *refusal
 	switch kind {
 	case "claim":
-		reply.Assignment, p = h.claim(c.Token, c.Claim)
+		if ofPool(c.Claim.Attempt) {
+			reply.Assignment, p = h.claimNext(context.Background(), c.Token, c.Claim) // which is not held
+		} else {
+			reply.Assignment, p = h.claim(c.Token, c.Claim)
+		}
 	case "log":
 		reply.Log, p = h.log(c.Attempt, c.Token, c.Log)
 	case "result":

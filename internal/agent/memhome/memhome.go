@@ -35,6 +35,7 @@ type Home struct {
 
 	mu       sync.Mutex // guards what follows
 	attempts map[string]*Attempt
+	machines map[string]*Machine
 	nobody   Attempt // counts the calls that are of no attempt
 	blobs    map[string][]byte
 	requests []string // the path of every request
@@ -87,7 +88,7 @@ type Stream struct {
 
 // New starts a server that ends with the test.
 func New(t testing.TB) *Home {
-	h := &Home{t: t, closed: make(chan struct{}), attempts: make(map[string]*Attempt), blobs: make(map[string][]byte)}
+	h := &Home{t: t, closed: make(chan struct{}), attempts: make(map[string]*Attempt), machines: make(map[string]*Machine), blobs: make(map[string][]byte)}
 	h.nobody.counts = make(map[string]int)
 	h.server = httptest.NewServer(h)
 	t.Cleanup(func() {
@@ -225,7 +226,7 @@ func (h *Home) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(r.URL.Path, "/blobs/"):
 		h.serveBlob(w, r, strings.TrimPrefix(r.URL.Path, "/blobs/"), body)
 	case path == "claim":
-		h.serveClaim(w, token, body)
+		h.serveClaim(w, r, token, body)
 	case path == "batch":
 		h.serveBatch(w, token, body)
 	case path == "heartbeats":

@@ -62,7 +62,7 @@ func (f Failure) happen(w http.ResponseWriter) bool {
 	return true
 }
 
-func (h *Home) serveClaim(w http.ResponseWriter, token string, body []byte) {
+func (h *Home) serveClaim(w http.ResponseWriter, r *http.Request, token string, body []byte) {
 	var c wire.ClaimRequest
 	if !decode(h.t, body, &c) {
 		refuse(fault.Invalid, http.StatusBadRequest, "not a claim").write(w)
@@ -72,7 +72,13 @@ func (h *Home) serveClaim(w http.ResponseWriter, token string, body []byte) {
 	if h.before(w, f) {
 		return
 	}
-	job, p := h.claim(token, &c)
+	var job *wire.Assignment
+	var p *refusal
+	if ofPool(c.Attempt) {
+		job, p = h.claimNext(r.Context(), token, &c)
+	} else {
+		job, p = h.claim(token, &c)
+	}
 	if f.after(w) {
 		return
 	}
