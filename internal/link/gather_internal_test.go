@@ -27,7 +27,7 @@ func TestFramesOfThoseWhoAreWaitedForAreWrittenTogether(t *testing.T) {
 		wait := func(missing int, began time.Time) {
 			parent.mu.Lock()
 			defer parent.mu.Unlock()
-			parent.gathering = gathering{missing: missing, began: began}
+			parent.gathering = gathering{open: true, missing: missing, began: began}
 		}
 		soon := time.Now().Add(time.Hour) // a computer that stands still for that long has other troubles
 		wait(3, soon)
@@ -63,10 +63,54 @@ func TestFramesOfThoseWhoAreWaitedForAreWrittenTogether(t *testing.T) {
 		if got := unwritten(parent); got != 0 {
 			t.Errorf("%s: bytes that wait behind what is posted: got %d, want 0", way, got)
 		}
-		parent.gather(3) // nobody sends, or all have before
+		parent.gatherFor(3) // nobody sends, or all have before
 		send(10)
 		if got := unwritten(parent); got != 0 {
 			t.Errorf("%s: bytes that wait after the wait for nobody: got %d, want 0", way, got)
+		}
+	}
+}
+
+func TestWhoComesLateWritesWhatWasLeftAndTheNextLeaveTheirsAgain(t *testing.T) {
+	t.Parallel()
+	parent, _, _ := admitted(t, unixPrefix)
+	parent.mu.Lock()
+	parent.gathering = gathering{open: true, missing: 9, began: time.Now().Add(-time.Hour)}
+	parent.mu.Unlock()
+	if err := parent.Send(t.Context(), make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	parent.mu.Lock()
+	defer parent.mu.Unlock()
+	g := parent.gathering
+	if parent.out.end != parent.sent || !g.open || g.missing != 8 || time.Since(g.began) > time.Minute {
+		t.Errorf("after a late sender: got %d bytes unwritten, %+v; want none, and eight more waited for from now on", parent.out.end-parent.sent, g)
+	}
+}
+
+func TestInACrowdASenderLetsOthersSendFirst(t *testing.T) {
+	t.Parallel()
+	for _, way := range []string{unixPrefix, tcpPrefix} {
+		parent, _, _ := admitted(t, way)
+		for _, test := range []struct {
+			frames int
+			size   int
+			want   bool
+		}{{crowd - 1, 10, false}, {crowd, 10, true}, {crowd, direct, false}, {1, 10, false}} {
+			parent.gatherFor(test.frames)
+			parent.mu.Lock()
+			parent.gathering = gathering{}
+			parent.mu.Unlock()
+			if err := parent.Send(t.Context(), make([]byte, test.size)); err != nil {
+				t.Fatal(err)
+			}
+			parent.mu.Lock()
+			let, open := !parent.gathering.began.IsZero(), parent.gathering.open
+			parent.mu.Unlock()
+			if let != test.want || open || unwritten(parent) != 0 {
+				t.Errorf("%s: a frame of %d bytes after %d frames together: others went first: %v, are waited for still: %v, bytes unwritten: %d; want %v, false, 0",
+					way, test.size, test.frames, let, open, unwritten(parent), test.want)
+			}
 		}
 	}
 }

@@ -76,6 +76,7 @@ type Link struct {
 	writing   bool        // guarded by mu: somebody has the part of the writer
 	pushing   bool        // guarded by mu: the writer reads out without holding mu
 	idle      bool        // guarded by mu: nothing was sent since the last beat
+	crowded   bool        // guarded by mu: what arrived last were many frames together
 	gathering gathering   // guarded by mu
 	granted   int         // guarded by mu: bytes that senders who waited may now add
 	waiters   []*waiter   // guarded by mu: senders for whom there is no room, in order

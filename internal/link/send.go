@@ -41,9 +41,7 @@ func (l *Link) SendAt(ctx context.Context, parts ...[]byte) (position uint64, er
 		return position, l.sendDirectly(ctx, size, parts)
 	}
 	l.put(recordFrame, size, parts...)
-	if !l.leave(size) {
-		l.kick()
-	}
+	l.flush(size)
 	l.mu.Unlock()
 	return position, nil
 }

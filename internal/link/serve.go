@@ -195,8 +195,8 @@ func (l *Link) readOne(s *stint) (passed bool, err error) {
 		if l.late.Load() {
 			l.sendLate()
 		}
-		if l.gathers && s.count >= crowd {
-			l.gather(s.count)
+		if l.gathers && s.count > 0 {
+			l.gatherFor(s.count)
 		}
 		s.count = 0
 	}
