@@ -95,7 +95,6 @@ func plan(v *view) []action {
 	p := &planner{view: v}
 	p.discard()
 	p.serve()
-	p.grow()
 	p.recallSome()
 	p.replenish()
 	p.shrink()
@@ -108,8 +107,10 @@ type planner struct {
 	actions  []action
 	total    int            // machines, those that are being destroyed too
 	have     map[string]int // by kind, without those
-	leaving  int            // runners that are about to leave their place to somebody who waits
-	blocked  []waiterView   // who waits, and for want of room nothing is made for them
+	leaving  int            // machines that are about to be gone and leave their place to somebody who waits
+	recalled int            // runners that were asked back for somebody who waits
+	promised map[string]int // by holder, places that somebody leaves to him
+	blocked  []waiterView   // who waits, and nobody leaves him a place
 	expected map[string]int // by kind, runners that will be free by themselves before long
 }
 
@@ -140,12 +141,16 @@ func (p *planner) discard() {
 		if p.comes(r) {
 			p.expected[r.kind]++
 		}
-		if r.old && !r.leaving && r.state == busy {
+		if r.old && !r.leaving && r.state == busy && r.back < 0 {
 			p.do(action{deed: recall, runner: r.name, why: "its machine ends before long"})
 			r.leaving = true
 		}
-		if r.leaving && r.back < 0 {
+		switch {
+		case !r.leaving || r.back >= 0:
+		case r.old:
 			p.leaving++
+		default:
+			p.recalled++
 		}
 	}
 }
@@ -188,41 +193,26 @@ func (p *planner) useless(r *runnerView) (why string, failed bool) {
 	return "", false
 }
 
-// serve gives the runners that are idle to those who wait.
+// serve does what can be done for each of those who wait, and what is done for one is not left to who came later, also if that one wants
+// runners of another kind: as long as some of a kind wait, none of that kind is idle for long, and who waits for another would never
+// have a place.
 func (p *planner) serve() {
-	free := map[string][]*runnerView{}
-	for i := range p.runners {
-		if r := &p.runners[i]; r.state == idle && r.open {
-			free[r.kind] = append(free[r.kind], r)
-		}
-	}
-	for _, list := range free { // the one that was used last is the first to be used again, so the others go when they are not needed
-		slices.SortFunc(list, func(a, b *runnerView) int { return cmp.Or(cmp.Compare(b.since, a.since), cmp.Compare(b.name, a.name)) })
-	}
-	p.line = slices.DeleteFunc(p.line, func(w waiterView) bool {
-		list := free[w.kind]
-		if !w.here || len(list) == 0 {
-			return false
-		}
-		r := list[len(list)-1]
-		free[w.kind] = list[:len(list)-1]
-		p.do(action{deed: lend, runner: r.name, waiter: w.id})
-		r.state, r.holder, r.open, r.since = lent, w.holder, false, 0
-		return true
-	})
-}
-
-// grow makes a machine for everybody who waits and for whom none is on its way, as far as there is room.
-func (p *planner) grow() {
+	free := p.free()
+	p.promised = map[string]int{}
 	for _, w := range p.line {
-		k := p.kinds[w.kind]
+		k, list := p.kinds[w.kind], free[w.kind]
 		switch {
 		case !w.here:
+		case len(list) > 0:
+			r := list[len(list)-1]
+			free[w.kind] = list[:len(list)-1]
+			p.do(action{deed: lend, runner: r.name, waiter: w.id})
+			r.state, r.holder, r.open, r.since = lent, w.holder, false, 0
 		case p.expected[w.kind] > 0:
 			p.expected[w.kind]--
 		case k == nil || !k.bootable:
 		case p.full():
-			p.blocked = append(p.blocked, w)
+			p.makeRoom(w, free)
 		default:
 			p.make(w.kind)
 			if k.careful {
@@ -230,6 +220,46 @@ func (p *planner) grow() {
 			}
 		}
 	}
+}
+
+// free returns the runners that can be lent, by kind. The one that was used last is the last in its list, and the first to be used
+// again, so the others go when they are not needed.
+func (p *planner) free() map[string][]*runnerView {
+	free := map[string][]*runnerView{}
+	for i := range p.runners {
+		if r := &p.runners[i]; r.state == idle && r.open {
+			free[r.kind] = append(free[r.kind], r)
+		}
+	}
+	for _, list := range free {
+		slices.SortFunc(list, longerIdle)
+	}
+	return free
+}
+
+// longerIdle orders runners: the one that was not used for longest is the first.
+func longerIdle(a, b *runnerView) int {
+	return cmp.Or(cmp.Compare(b.since, a.since), cmp.Compare(b.name, a.name))
+}
+
+// makeRoom finds a place for somebody who waits: that of a runner which leaves anyway, or of one of another kind that is idle.
+func (p *planner) makeRoom(w waiterView, free map[string][]*runnerView) {
+	if p.leaving == 0 {
+		var longest *runnerView
+		for kind, list := range free {
+			if kind != w.kind && len(list) > 0 && (longest == nil || longerIdle(list[0], longest) < 0) {
+				longest = list[0]
+			}
+		}
+		if longest == nil {
+			p.blocked = append(p.blocked, w)
+			return
+		}
+		free[longest.kind] = free[longest.kind][1:]
+		p.drain(longest, "a runner of another kind is wanted", false)
+	}
+	p.leaving--
+	p.promised[w.holder]++
 }
 
 func (p *planner) full() bool { return p.total >= p.max || p.room <= 0 }
@@ -241,49 +271,31 @@ func (p *planner) make(kind string) {
 	p.have[kind]++
 }
 
-// recallSome makes room for those who wait while there is none: an idle runner of another kind goes, or else whoever has
-// most gives one back.
+// recallSome asks whoever has most to give one back to who waits, while there is no room.
 func (p *planner) recallSome() {
 	if len(p.blocked) == 0 {
 		return
 	}
-	counts := map[string]int{}
+	counts := p.promised
 	for i := range p.runners {
 		if r := &p.runners[i]; (r.state == lent || r.state == busy) && !r.leaving && r.back < 0 {
 			counts[r.holder]++
 		}
 	}
 	for _, w := range p.blocked {
-		if p.leaving > 0 { // one of those gives its place to this one
-			p.leaving--
-			counts[w.holder]++
+		r := p.tooMany(counts, w)
+		switch {
+		case r == nil:
 			continue
-		}
-		if r := p.longestIdle(w.kind); r != nil {
-			p.drain(r, "a runner of another kind is wanted", false)
-			p.leaving--
-			counts[w.holder]++
-			continue
-		}
-		if r := p.tooMany(counts, w); r != nil {
+		case p.recalled > 0: // for one who has so little one comes back, and there is no need for all to
+			p.recalled--
+		default:
 			p.do(action{deed: recall, runner: r.name, why: "somebody else waits, who has less"})
 			r.leaving = true
 			counts[r.holder]--
-			counts[w.holder]++
 		}
+		counts[w.holder]++
 	}
-}
-
-// longestIdle returns the idle runner that is of another kind and was not used for longest, or nil.
-func (p *planner) longestIdle(kind string) *runnerView {
-	var longest *runnerView
-	for i := range p.runners {
-		r := &p.runners[i]
-		if r.state == idle && r.open && r.kind != kind && (longest == nil || r.since > longest.since) {
-			longest = r
-		}
-	}
-	return longest
 }
 
 // tooMany returns a runner of whoever has most, if that is at least two more than the waiter has, or nil. It is one of the kind
@@ -316,7 +328,7 @@ func compareBool(a, b bool) int {
 func (p *planner) replenish() {
 	for _, id := range p.kindNames() {
 		k := p.kinds[id]
-		for p.have[id] < k.min && k.bootable && !k.hopeless && !p.full() && len(p.blocked) == 0 {
+		for p.have[id] < k.min && k.bootable && !k.hopeless && !p.full() {
 			p.make(id)
 			if k.careful {
 				k.bootable = false
@@ -325,15 +337,16 @@ func (p *planner) replenish() {
 	}
 }
 
-// shrink destroys runners that nobody has needed for a while, the one that was not used for longest first.
+// shrink destroys runners that nobody has needed for a while, the one that was not used for longest first. One that is between two calls
+// may be waited for.
 func (p *planner) shrink() {
 	var unused []*runnerView
 	for i := range p.runners {
-		if r := &p.runners[i]; r.state == idle && p.kinds[r.kind] != nil && r.since >= p.kinds[r.kind].idle {
+		if r := &p.runners[i]; r.state == idle && r.open && p.kinds[r.kind] != nil && r.since >= p.kinds[r.kind].idle {
 			unused = append(unused, r)
 		}
 	}
-	slices.SortFunc(unused, func(a, b *runnerView) int { return cmp.Or(cmp.Compare(b.since, a.since), cmp.Compare(a.name, b.name)) })
+	slices.SortFunc(unused, longerIdle)
 	for _, r := range unused {
 		if k := p.kinds[r.kind]; p.have[r.kind] > k.min {
 			p.drain(r, fmt.Sprintf("nobody has needed it for %v", k.idle), false)
