@@ -76,7 +76,7 @@ func supervise(args []string) error {
 }
 
 // guest is an agent whose attempt is a small script: "run SCRIPT", "busy SCRIPT" (holds as many descriptors as an agent may
-// meanwhile), "home" (waits for a base URL and writes it to the work directory), "exit CODE", "say MESSAGE"; or what package
+// meanwhile), "rounds N SCRIPT" (twice in each of N parts of the machine), "home" (waits for a base URL and writes it to the work directory), "exit CODE", "say MESSAGE"; or what package
 // machinetest makes up, which begins with "mt-".
 func guest(ctx context.Context, c *local.Cell) machine.Exit {
 	verb, rest, _ := strings.Cut(c.Spec.Agent.Attempt, " ")
@@ -110,6 +110,8 @@ func guest(ctx context.Context, c *local.Cell) machine.Exit {
 			case <-renewed:
 			}
 		}
+	case "rounds":
+		return rounds(ctx, c, rest)
 	case "true":
 		p, err := c.Group.Start(&process.Command{Argv: []string{"/bin/true"}, Env: c.Env, Dir: c.WorkDir})
 		if err != nil {
@@ -130,6 +132,51 @@ func guest(ctx context.Context, c *local.Cell) machine.Exit {
 		return tell(c)
 	}
 	return machine.Exit{Code: 64}
+}
+
+// rounds runs a script in each of so many parts of the machine at once, and again in each that it has been made ready for it.
+// PART and ROUND tell which it is. The exit is the first that is a failure.
+func rounds(ctx context.Context, c *local.Cell, rest string) machine.Exit {
+	number, script, _ := strings.Cut(rest, " ")
+	parts, _ := strconv.Atoi(number)
+	cells := []*local.Cell{c}
+	if parts > 1 {
+		var err error
+		if cells, err = c.Divide(parts); err != nil {
+			return machine.Exit{Code: 71, Message: err.Error()}
+		}
+	}
+	exits := make(chan machine.Exit, parts)
+	for i, cell := range cells {
+		go func() {
+			for round := 1; ; round++ {
+				env := append(slices.Clone(cell.Env), fmt.Sprintf("PART=%d", i+1), fmt.Sprintf("ROUND=%d", round))
+				p, err := cell.Group.Start(&process.Command{Argv: []string{"sh", "-c", script}, Env: env, Dir: cell.WorkDir})
+				if err != nil {
+					exits <- machine.Exit{Code: 70, Message: err.Error()}
+					return
+				}
+				exit, _ := p.Exit()
+				if err = cell.Group.Kill(ctx); err == nil {
+					err = cell.Renew(ctx)
+				}
+				if !exit.OK() || err != nil || round == 2 {
+					if err != nil {
+						exit = machine.Exit{Code: 72, Message: err.Error()}
+					}
+					exits <- exit
+					return
+				}
+			}
+		}()
+	}
+	var failed machine.Exit
+	for range cells {
+		if exit := <-exits; failed.OK() {
+			failed = exit
+		}
+	}
+	return failed
 }
 
 // agentVariable is the variable in which a process of an agent's machine holds what the agent was told.
