@@ -125,7 +125,8 @@ type attempt struct {
 	inputs map[string]wire.Input // what was fetched, by name
 	out    [2]*stream            // standard output and standard error
 
-	kept bool // the result is on disk too
+	kept    bool         // the result is on disk too
+	outcome wire.Outcome // of the accepted result; "" while there is none
 
 	background sync.WaitGroup // the heartbeats
 }
@@ -173,6 +174,7 @@ func (a *attempt) accomplish() error {
 	if err := a.deliver(result); err != nil {
 		return err
 	}
+	a.outcome = result.Outcome
 	a.stay(result)
 	return nil
 }

@@ -45,6 +45,9 @@ func (p *pooled) start(ctx context.Context, r *runner) {
 	r.pooled, r.nonce = p, rand.Text()
 	p.running.Go(func() {
 		err := r.serve(ctx)
+		if !r.alone {
+			r.log.Info("the slot ends", "error", err)
+		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.err = err
@@ -95,7 +98,6 @@ func (r *runner) serve(ctx context.Context) error {
 		if r.place.Begin != nil {
 			r.place.Begin()
 		}
-		r.log.Info("a job has begun", "attempt", job.Attempt, "job", job.Job)
 		err = r.carryOut(line.life, job)
 		if ctx.Err() == nil && (err == nil || !r.alone) { // a slot that ends must leave nothing to the others
 			r.renew(ctx)
@@ -179,8 +181,12 @@ func (r *runner) carryOut(ctx context.Context, job *wire.Assignment) error {
 	}
 	a.line = newLine(ctx, r.link, &place, r.clock)
 	a.line.open(job.Token, milliseconds(job.OrphanAfterMS, defaultOrphanAfter))
+	a.log.Info("a job has begun")
 	err := a.carryOut()
 	a.line.end(nil)
 	a.background.Wait()
+	if err == nil {
+		a.log.Info("the job has ended", "outcome", a.outcome)
+	}
 	return err
 }

@@ -25,11 +25,17 @@ import (
 
 // TestMain lets the test binary be the agent: whatever go test starts it with begins with a dash and "test".
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && roles[os.Args[1]] != nil {
+		os.Exit(roles[os.Args[1]](os.Args[2:]))
+	}
 	if len(os.Args) < 2 || !strings.HasPrefix(os.Args[1], "-test.") {
 		os.Exit(agentmain.Main(os.Args[1:], "1.2.3"))
 	}
 	os.Exit(m.Run())
 }
+
+// roles is what else the test binary can be.
+var roles = map[string]func(args []string) int{}
 
 // program returns a command that runs the agent with an environment of nothing but PATH and what is given.
 func program(t *testing.T, env []string, args ...string) *exec.Cmd {
@@ -185,22 +191,7 @@ func TestRunOfAnAttemptThatEndsBeforeItsLifetimeSaysNothingOfIt(t *testing.T) {
 // program, and their agents share its connections.
 func TestLocalMachinesAreCarriedOutByOneSupervisor(t *testing.T) {
 	t.Parallel()
-	home := memhome.New(t)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	provider, err := local.New(local.Options{Dir: dir, Supervisor: []string{self, "supervise"}, Home: home.URL()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := provider.Close(); err != nil {
-			t.Error(err)
-		}
-		endSupervisors(t, dir)
-	})
+	home, provider, _ := newLocal(t)
 	const machines = 8
 	for i := range machines {
 		job := shell(fmt.Sprintf("cat in; echo %d; echo out > out.txt", i))
@@ -235,8 +226,28 @@ func TestLocalMachinesAreCarriedOutByOneSupervisor(t *testing.T) {
 	}
 }
 
+// newLocal returns a provider of machines on this computer, whose supervisors are this program, and their server.
+func newLocal(t *testing.T) (home *memhome.Home, provider *local.Provider, dir string) {
+	t.Helper()
+	home, dir = memhome.New(t), t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if provider, err = local.New(local.Options{Dir: dir, Supervisor: []string{self, "supervise"}, Home: home.URL()}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := provider.Close(); err != nil {
+			t.Error(err)
+		}
+		endSupervisors(t, dir, syscall.SIGTERM)
+	})
+	return home, provider, dir
+}
+
 // endSupervisors ends the supervisors that were started for a state directory of this test.
-func endSupervisors(t *testing.T, dir string) {
+func endSupervisors(t *testing.T, dir string, by syscall.Signal) {
 	t.Helper()
 	infos, err := filepath.Glob(filepath.Join(dir, "supervisors", "*", "info.json"))
 	if err != nil {
@@ -254,7 +265,7 @@ func endSupervisors(t *testing.T, dir string) {
 		if args, readErr := os.ReadFile(line); err != nil || readErr != nil || !bytes.Contains(args, []byte(dir)) {
 			continue // it has ended by itself, and the id may be somebody else's
 		}
-		if err := syscall.Kill(info.PID, syscall.SIGTERM); err != nil {
+		if err := syscall.Kill(info.PID, by); err != nil {
 			t.Error(err)
 		}
 		deadline := time.Now().Add(20 * time.Second)

@@ -85,6 +85,23 @@ func (m *Machine) Calls(k int) []wire.ClaimRequest {
 	return append([]wire.ClaimRequest(nil), m.slots[k-1].calls...)
 }
 
+// AwaitCall waits until slot k has claimed something, or its agent has ended, and reports which.
+func (m *Machine) AwaitCall(k int, ended <-chan struct{}) bool {
+	for {
+		m.mu.Lock()
+		called, changed := len(m.slots[k-1].calls) > 0, m.changed
+		m.mu.Unlock()
+		if called {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ended:
+			return false
+		}
+	}
+}
+
 // AwaitReady waits until slot k has nothing to do and waits for an attempt.
 func (m *Machine) AwaitReady(k int) {
 	m.await(k, "waits for an attempt", func(s *slot) bool { return s.ready && len(s.queue) == 0 })
