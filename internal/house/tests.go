@@ -71,6 +71,7 @@ func skips() []skip {
 		{"this user cannot mount", "a full disk takes a file system of its own"},
 		{"this kernel allows no mount namespace", "a full disk takes a file system of its own"},
 		{"this machine lets nobody mount", "a full disk takes a file system of its own"},
+		{"no container can be made here", "namespaces are the kernel's, and not everybody may make them or mount in them"},
 		{"this user cannot make an opening wait", "fanotify, which stands for a file system that does not answer, is for root and an option of the kernel"},
 		{"no jobs yet", "a random walk draws another step when one does not apply; it skips the step, not the test"},
 		{"no attempts yet", "a random walk draws another step when one does not apply; it skips the step, not the test"},
