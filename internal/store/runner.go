@@ -1,10 +1,13 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
+	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
 )
 
@@ -20,20 +23,24 @@ import (
 //	                             draining <──────── MoveRunner, MoveMachine, End ─────────────┘
 //	                                └── MoveMachine ──> gone
 //
-// A machine has one attempt at most: the launch that gives it one is a compare-and-set from idle, in the transaction that
+// A machine may be divided into slots, which carry out attempts side by side. Each slot is a Runner of its own, and what is drawn
+// here holds for each. The first has the machine's name. They come into being together and have one tenant; the machine is
+// destroyed when all are draining, be it one by one or, with [Machines].MoveMachine, at once; and they are gone together.
+//
+// A machine, or each of its slots, has one attempt at most: the launch that gives it one is a compare-and-set from idle, in the transaction that
 // makes the attempt. That transaction claims the attempt as well, for the agent that waits on the machine; what Claim would
 // ask is answered by then. An attempt on such a machine has a fence and a life of its own; what becomes of the machine is
 // decided with the attempt's end, in the same transaction.
 type Runners interface {
-	// AddRunner commits the intent to make a machine for a pool, which is warming. fault.Exhausted if the pool has so
-	// many machines already that are not draining; fault.Conflict if there is one of that name.
+	// AddRunner commits the intent to make a machine for a pool, which is warming, with all its slots. fault.Exhausted if the
+	// pool has so many machines already that are not draining; fault.Conflict if there is one of that name.
 	AddRunner(ctx context.Context, r *Runner, most int) error
 	// MoveRunner moves a machine between states, if it is in one of m.From and m.Attempt has it (""; nobody has), and
 	// returns it as it is then. fault.Conflict if it is not; fault.NotFound if there is none.
 	MoveRunner(ctx context.Context, m *RunnerMove) (*Runner, error)
 	// Runners returns the machines of pools that are not gone, oldest first.
 	Runners(ctx context.Context) ([]*Runner, error)
-	// Runner returns one machine by its name, or by the id that its agent claims with, gone or not; fault.NotFound.
+	// Runner returns one machine, or slot, by its name, or by the id that its agent claims with, gone or not; fault.NotFound.
 	Runner(ctx context.Context, nameOrID string) (*Runner, error)
 }
 
@@ -50,10 +57,12 @@ const (
 	RunnerGone      RunnerState = "gone"      // confirmed
 )
 
-// Runner is a machine of a pool.
+// Runner is a machine of a pool, or one slot of it.
 type Runner struct {
-	Machine string // its name
+	Machine string // its name, which is the machine's, or that of [wire.Slot]
 	ID      string // what its agent claims by
+	Host    string // the machine that it is a slot of; its own name if it is the first. Set by the store
+	Slots   int    // how many that has; at least 1. 0 counts as 1 when it is added
 	Pool    string
 	State   RunnerState
 	Version int64  // raised by every change
@@ -70,7 +79,7 @@ type Runner struct {
 	Image     string // what it runs, with its digest, once known
 	Location  string
 	Lifetime  time.Duration
-	Price     *machine.Price // as it was when it was asked for; nil: nobody knows
+	Price     *machine.Price // the slot's share of it as it was when it was asked for; nil: nobody knows
 
 	CreatedAt time.Time
 	IdleAt    time.Time // when it last became idle; zero: never
@@ -101,12 +110,13 @@ type RunnerMove struct {
 // who has claimed already, as often as it asks. With New the machine is to be made, and is warming for the attempt, which is
 // creating: ErrTaken if the pool has Most machines that are not draining.
 //
-// The launch's Machine is the machine's name, Lifetime and Price are what count for the attempt.
+// The launch's Machine is the machine's name, or the slot's, Lifetime and Price are what count for the attempt. A new machine's
+// first slot is the attempt's, and the others are warming for nobody. Whoever gets one slot of a machine is the tenant of all.
 type Lending struct {
 	Tenant string
 	By     string    // whom the attempt is claimed for, as in [Claim]; not looked at with New
 	Wall   time.Time // what the wall clock shows at the launch's Time, to settle what the machine has cost its pool; zero: Time
-	New    *Runner   // its Attempt, JobID, Tenant and State are set by the launch
+	New    *Runner   // the first slot; its Attempt, JobID, Tenant, State and Host are set by the launch
 	Most   int
 }
 
@@ -116,22 +126,69 @@ func (l *Launch) OnIdle() bool { return l.Lend != nil && l.Lend.New == nil }
 // ErrTaken is why a launch is refused whose machine of a pool is somebody else's by now.
 var ErrTaken = errors.New("the machine of the pool is not free")
 
-// MachineOf returns the ledger's entry of a machine of a pool.
-func (r *Runner) MachineOf() *Machine {
-	state := MachinePresent
-	switch r.State {
-	case RunnerWarming:
-		state = MachineCreating
-	case RunnerDraining:
-		state = MachineDeleting
-	case RunnerGone:
-		state = MachineGone
+// Divided reports whether the machine has more than one slot.
+func (r *Runner) Divided() bool { return r.Slots > 1 }
+
+// AllSlots returns the slots of a machine that is to be made, beginning with r itself, which is the first.
+func (r *Runner) AllSlots() []*Runner {
+	first := *r
+	first.Host, first.Slots = r.Machine, max(1, r.Slots)
+	slots := []*Runner{&first}
+	for k := 2; k <= first.Slots; k++ {
+		slot := first
+		slot.Machine, slot.ID = wire.Slot(r.Machine, k), wire.Slot(r.ID, k)
+		slot.Attempt, slot.JobID, slot.FreeAt = "", "", r.CreatedAt
+		slots = append(slots, &slot)
 	}
-	return &Machine{
-		Name: r.Machine, Provider: r.Provider, ID: r.MachineID, Attempt: r.Attempt, JobID: r.JobID, State: state, Lifetime: r.Lifetime,
+	return slots
+}
+
+// Together returns what a machine does whose slots these are: the state of the slot that does most. So it is draining when all are.
+func Together(slots []*Runner) RunnerState {
+	most := RunnerGone
+	for _, r := range slots {
+		if slices.Index(runnerStates, r.State) > slices.Index(runnerStates, most) {
+			most = r.State
+		}
+	}
+	return most
+}
+
+// runnerStates are in the order in which a slot counts for its machine.
+var runnerStates = []RunnerState{RunnerGone, RunnerDraining, RunnerWarming, RunnerIdle, RunnerRecycling, RunnerBusy}
+
+// MachineOf returns the ledger's entry of a machine of a pool. slots are all that it has, the first of them first.
+func MachineOf(slots ...*Runner) *Machine {
+	r := slots[0]
+	m := &Machine{
+		Name: r.Machine, Provider: r.Provider, ID: r.MachineID, Attempt: r.Attempt, JobID: r.JobID, State: Together(slots).Machine(), Lifetime: r.Lifetime,
 		Region: r.Region, Image: r.Image, Location: r.Location, Message: r.Message,
-		CreatedAt: r.CreatedAt, DeleteAt: r.DrainAt, GoneAt: r.GoneAt, Runner: r,
+		CreatedAt: r.CreatedAt, DeleteAt: r.DrainAt, GoneAt: r.GoneAt, Slots: slots,
 	}
+	if r.Divided() {
+		m.Attempt, m.JobID = "", ""
+	}
+	for _, slot := range slots {
+		m.ID, m.Image, m.Location = cmp.Or(m.ID, slot.MachineID), cmp.Or(m.Image, slot.Image), cmp.Or(m.Location, slot.Location)
+		m.Message = cmp.Or(m.Message, slot.Message)
+		if slot.DrainAt.After(m.DeleteAt) {
+			m.DeleteAt = slot.DrainAt
+		}
+	}
+	return m
+}
+
+// Machine returns what the ledger says of a machine of a pool that is in the state.
+func (s RunnerState) Machine() MachineState {
+	switch s {
+	case RunnerWarming:
+		return MachineCreating
+	case RunnerDraining:
+		return MachineDeleting
+	case RunnerGone:
+		return MachineGone
+	}
+	return MachinePresent
 }
 
 // Meter tells what the machine costs its pool: from when no attempt paid for it until one does, or it is gone.

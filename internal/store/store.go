@@ -127,7 +127,7 @@ type Machines interface {
 	// Machines returns machines that match q, newest first.
 	Machines(ctx context.Context, q *MachineQuery) ([]*Machine, error)
 	// MoveMachine moves machines between states: each changes only if it is in one of From. Those that did not
-	// change are skipped without an error.
+	// change are skipped without an error. A machine of a pool moves with all its slots.
 	MoveMachine(ctx context.Context, moves []*MachineMove) error
 	// AdoptMachine adds a row for a machine that a provider listed and the store did not know. fault.Conflict if
 	// there is one of that name.
@@ -319,7 +319,9 @@ type Machine struct {
 	DeleteAt  time.Time // when it became deleting; while it is kept: until when
 	GoneAt    time.Time
 
-	Runner *Runner // by Machines: what it is in its pool, if it is a pool's
+	// Slots are, by Machines, what it is in its pool, if it is a pool's: itself alone, or if it is divided all its slots. Then
+	// Attempt and JobID are "".
+	Slots []*Runner
 }
 
 // Query selects jobs. Zero fields select all.

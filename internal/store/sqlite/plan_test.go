@@ -124,7 +124,8 @@ func harmlessPlans() map[string]string {
 		"UPDATE installation":                     "there is one row",
 		"SELECT a.seq, a.id, a.number, a.state, a.fence, a.claimed_by, a.provider, a.queued_at, a.created_at, a.prepared_at, a.booted_at, " +
 			"a.claimed_at, a.ended_at, a.reason, a.message, a.started, a.report, a.price_rate, a.price_minimum, a.price_date, a.unbilled, a.runner, a.machine": "sorts the few live attempts",
-		"SELECT machine, id, pool, state, version, spec, tenant, attempt, job, claimed_by, uses, provider, machine_id, region, image, location, lifetime, " +
+		"SELECT count(DISTINCT host) FROM runners": "counts the machines of a pool, which are few",
+		"SELECT machine, id, host, slots, pool, state, version, spec, tenant, attempt, job, claimed_by, uses, provider, machine_id, region, image, location, lifetime, " +
 			"price_rate, price_minimum, price_date, created_at, idle_at, free_at, drain_at, gone_at, message FROM runners INDEXED BY": "goes through the machines of pools that are not gone",
 		"SELECT id, name, hash": "lists all tokens, which are few",
 		"SELECT queue, provider, price_rate, price_minimum, price_date, created_at, gone_at, lifetime, unbilled FROM attempts INDEXED BY attempts_unsettled": "goes through the machines that run up costs, of an index that holds no others",

@@ -12,7 +12,7 @@ import (
 )
 
 // runnerColumns are what [runnerRow.columns] receives, of runners.
-const runnerColumns = `machine, id, pool, state, version, spec, tenant, attempt, job, claimed_by, uses, provider, machine_id, region, image,
+const runnerColumns = `machine, id, host, slots, pool, state, version, spec, tenant, attempt, job, claimed_by, uses, provider, machine_id, region, image,
 	location, lifetime, price_rate, price_minimum, price_date, created_at, idle_at, free_at, drain_at, gone_at, message`
 
 // runnerRow is a machine of a pool as it was read.
@@ -24,7 +24,7 @@ type runnerRow struct {
 
 func (r *runnerRow) columns() []column {
 	columns := []column{
-		word(&r.Machine), word(&r.ID), word(&r.Pool), word(&r.State), number(&r.Version), word(&r.Spec), word(&r.Tenant), word(&r.Attempt), word(&r.JobID),
+		word(&r.Machine), word(&r.ID), word(&r.Host), number(&r.Slots), word(&r.Pool), word(&r.State), number(&r.Version), word(&r.Spec), word(&r.Tenant), word(&r.Attempt), word(&r.JobID),
 		word(&r.By), number(&r.Uses), word(&r.Provider), word(&r.MachineID), word(&r.Region), word(&r.Image), word(&r.Location),
 		number(&r.lifetime),
 	}
@@ -52,12 +52,25 @@ func readRunner(c *session, text, name string) (*store.Runner, error) {
 	return r.decode(), nil
 }
 
+const runnersOfHost = `SELECT ` + runnerColumns + ` FROM runners WHERE host = $1 ORDER BY rowid`
+
+// slotsOf returns the slots of a machine of a pool, the first of them first.
+func (c *session) slotsOf(host string) (slots []*store.Runner, err error) {
+	err = c.each(func(values row) error {
+		var r runnerRow
+		err := c.scan(values, r.columns())
+		slots = append(slots, r.decode())
+		return err
+	}, runnersOfHost, host)
+	return slots, err
+}
+
 const insertRunner = `
 INSERT INTO runners (machine, id, pool, state, spec, tenant, attempt, job, provider, region, lifetime, price_rate, price_minimum,
-	price_date, created_at, free_at)
-VALUES ($1, $2, $3, 'warming', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`
+	price_date, created_at, free_at, host, slots)
+VALUES ($1, $2, $3, 'warming', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`
 
-const countRunners = `SELECT count(*) FROM runners WHERE pool = $1 AND gone_at IS NULL AND state <> 'draining'`
+const countRunners = `SELECT count(DISTINCT host) FROM runners WHERE pool = $1 AND gone_at IS NULL AND state <> 'draining'`
 
 // forgetRunners removes what is long gone; nobody else does, since no job leads to it.
 const forgetRunners = `
@@ -86,14 +99,16 @@ func (t *tx) addRunner(r *store.Runner, most int) error {
 		return fmt.Errorf("sqlite: machine %s: %w: there is one in pool %s", r.Machine, fault.Conflict, known.Pool)
 	}
 	price := rowOf(r.Price)
-	free := r.CreatedAt
-	if r.Attempt != "" {
-		free = time.Time{}
-	}
-	_, _, err = t.exec(insertRunner, r.Machine, r.ID, r.Pool, r.Spec, r.Tenant, r.Attempt, r.JobID, r.Provider, r.Region,
-		r.Lifetime.Microseconds(), price.rate, price.minimum, price.date, micros(r.CreatedAt), micros(free))
-	if err != nil {
-		return fmt.Errorf("sqlite: machine %s of pool %s: %w", r.Machine, r.Pool, err)
+	for _, slot := range r.AllSlots() {
+		free := r.CreatedAt
+		if slot.Attempt != "" {
+			free = time.Time{}
+		}
+		_, _, err = t.exec(insertRunner, slot.Machine, slot.ID, r.Pool, r.Spec, r.Tenant, slot.Attempt, slot.JobID, r.Provider, r.Region,
+			r.Lifetime.Microseconds(), price.rate, price.minimum, price.date, micros(r.CreatedAt), micros(free), slot.Host, slot.Slots)
+		if err != nil {
+			return fmt.Errorf("sqlite: machine %s of pool %s: %w", slot.Machine, r.Pool, err)
+		}
 	}
 	_, _, err = t.exec(forgetRunners, r.CreatedAt.Add(-keepAdopted).UnixMicro())
 	return err
@@ -206,6 +221,8 @@ func newLending(l *store.Lending) *store.Lending {
 	return &lent
 }
 
+const giveHost = `UPDATE runners SET tenant = $2, version = version + 1 WHERE host = $1 AND machine <> $3`
+
 // lend gives an attempt, which is about to be added, its machine of a pool.
 func (t *tx) lend(j *jobRow, l *launch) (*store.Runner, error) {
 	if made := l.Lend.New; made != nil {
@@ -222,6 +239,11 @@ func (t *tx) lend(j *jobRow, l *launch) (*store.Runner, error) {
 	}
 	if err := t.charge(r, l.Time, l.Lend.Wall); err != nil {
 		return nil, err
+	}
+	if r.Divided() && r.Tenant == "" && l.Lend.Tenant != "" { // before the row itself is written with it
+		if _, _, err := t.exec(giveHost, r.Host, l.Lend.Tenant, r.Machine); err != nil {
+			return nil, err
+		}
 	}
 	r.State, r.Attempt, r.JobID, r.Tenant, r.FreeAt = store.RunnerBusy, l.AttemptID, j.ID, l.Lend.Tenant, time.Time{}
 	r.Uses++
@@ -338,22 +360,27 @@ func (t *tx) charge(r *store.Runner, until, wall time.Time) error {
 
 // moveRunnersMachine is a move of the ledger of machines for one that is a pool's.
 func (t *tx) moveRunnersMachine(m *store.MachineMove) error {
-	r, err := readRunner(t.session, runnerByName, m.Name)
-	if err != nil || r == nil || !slices.Contains(m.From, r.MachineOf().State) {
+	slots, err := t.slotsOf(m.Name)
+	if err != nil || len(slots) == 0 || !slices.Contains(m.From, store.Together(slots).Machine()) {
 		return err
 	}
-	switch m.To {
-	case store.MachineDeleting:
-		become(r, store.RunnerDraining, m.Time, m.Message)
-	case store.MachineGone:
-		if err := t.charge(r, m.Time, m.Wall); err != nil {
+	for _, r := range slots {
+		switch {
+		case m.To == store.MachineDeleting && r.State != store.RunnerDraining:
+			become(r, store.RunnerDraining, m.Time, m.Message)
+		case m.To == store.MachineGone:
+			if err := t.charge(r, m.Time, m.Wall); err != nil {
+				return err
+			}
+			r.State, r.GoneAt, r.FreeAt = store.RunnerGone, stored(m.Time), time.Time{}
+		default:
+			continue // it is what its pool says
+		}
+		if err := t.writeRunner(r); err != nil {
 			return err
 		}
-		r.State, r.GoneAt, r.FreeAt = store.RunnerGone, stored(m.Time), time.Time{}
-	default:
-		return nil // it is what its pool says
 	}
-	return t.writeRunner(r)
+	return nil
 }
 
 // lentName is what an attempt's row has for the name of its machine of a pool.
@@ -374,16 +401,32 @@ func pooledMachines(c *session, q *store.MachineQuery) (machines []*store.Machin
 		s.and("provider = " + s.arg(q.Provider))
 	}
 	if states := runnerStates(q.States); len(q.States) > 0 {
-		s.in("state", states...)
+		s.in(togetherState, states...)
 	}
+	s.and("host = machine") // the first slot stands for all
 	err = c.eachMachine(q, func(values row) error {
 		var r runnerRow
 		err := c.scan(values, r.columns())
-		machines = append(machines, r.decode().MachineOf())
+		machines = append(machines, store.MachineOf(r.decode()))
 		return err
-	}, s.text(`SELECT `+runnerColumns+` FROM runners`, " ORDER BY machine DESC LIMIT "+s.limit(q.Limit)), s.args...)
+	}, s.text(`SELECT `+runnerColumns+` FROM runners r`, " ORDER BY machine DESC LIMIT "+s.limit(q.Limit)), s.args...)
+	for i, m := range machines {
+		if err != nil || !m.Slots[0].Divided() {
+			continue
+		}
+		var slots []*store.Runner
+		if slots, err = c.slotsOf(m.Name); err == nil {
+			machines[i] = store.MachineOf(slots...)
+		}
+	}
 	return machines, err
 }
+
+// togetherState is what [store.Together] says of the slots of a machine whose first slot is r.
+const togetherState = `CASE WHEN slots = 1 OR gone_at IS NOT NULL THEN state ELSE (
+	SELECT CASE max(CASE s.state WHEN 'busy' THEN 5 WHEN 'recycling' THEN 4 WHEN 'idle' THEN 3 WHEN 'warming' THEN 2 ELSE 1 END)
+		WHEN 5 THEN 'busy' WHEN 4 THEN 'recycling' WHEN 3 THEN 'idle' WHEN 2 THEN 'warming' ELSE 'draining' END
+	FROM runners s WHERE s.host = r.machine) END`
 
 // runnerStates returns what machines of pools are in that the ledger holds in one of the states.
 func runnerStates(states []store.MachineState) []string {
@@ -392,7 +435,7 @@ func runnerStates(states []store.MachineState) []string {
 	}
 	found := []string{"none"} // so that the list is never empty
 	for _, state := range all {
-		if slices.Contains(states, (&store.Runner{State: state}).MachineOf().State) {
+		if slices.Contains(states, state.Machine()) {
 			found = append(found, string(state))
 		}
 	}

@@ -172,8 +172,9 @@ func (m *model) Machines(_ context.Context, q *store.MachineQuery) ([]*store.Mac
 		}
 	}
 	for name, r := range m.runners {
-		c := *r
-		all[name] = c.MachineOf()
+		if name == r.Host {
+			all[name] = store.MachineOf(m.slots(name, true)...)
+		}
 	}
 	var list []*store.Machine
 	for _, name := range slices.Backward(slices.Sorted(maps.Keys(all))) {

@@ -11,17 +11,46 @@ import (
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
 )
 
 // running counts the machines of a pool that are not on their way out.
-func (m *model) running(pool string) (n int) {
+func (m *model) running(pool string) int {
+	hosts := map[string]bool{}
 	for _, r := range m.runners {
 		if r.Pool == pool && r.State != store.RunnerDraining && r.State != store.RunnerGone {
-			n++
+			hosts[r.Host] = true
 		}
 	}
-	return n
+	return len(hosts)
+}
+
+// slots returns the slots of a machine of a pool, the first of them first, or copies of them.
+func (m *model) slots(host string, copied bool) []*store.Runner {
+	var list []*store.Runner
+	for k := 1; ; k++ {
+		r := m.runners[wire.Slot(host, k)]
+		if r == nil || r.Host != host {
+			return list
+		}
+		if copied {
+			c := *r
+			r = &c
+		}
+		list = append(list, r)
+	}
+}
+
+// make adds a machine of a pool with all its slots.
+func (m *model) make(r *store.Runner) {
+	for _, slot := range r.AllSlots() {
+		slot.State, slot.Version = store.RunnerWarming, 1
+		if slot.Attempt == "" {
+			slot.FreeAt = r.CreatedAt
+		}
+		m.runners[slot.Machine] = slot
+	}
 }
 
 func (m *model) AddRunner(_ context.Context, r *store.Runner, most int) error {
@@ -33,9 +62,7 @@ func (m *model) AddRunner(_ context.Context, r *store.Runner, most int) error {
 	if m.runners[r.Machine] != nil {
 		return refuse(fault.Conflict, "machine %s", r.Machine)
 	}
-	c := *r
-	c.State, c.Version, c.FreeAt = store.RunnerWarming, 1, r.CreatedAt
-	m.runners[r.Machine] = &c
+	m.make(r)
 	return nil
 }
 
@@ -115,13 +142,19 @@ func (m *model) lendable(j *modelJob, l *store.Launch) error {
 
 // lend puts an attempt, which has just been added, on its machine of a pool.
 func (m *model) lend(j *modelJob, a *store.Attempt, l *store.Launch) {
-	r := m.runners[l.Machine]
 	if made := l.Lend.New; made != nil {
 		c := *made
-		c.State, c.Version = store.RunnerWarming, 1
-		r = &c
-		m.runners[l.Machine] = r
-	} else {
+		c.Attempt, c.JobID, c.Tenant = a.ID, j.ID, l.Lend.Tenant
+		m.make(&c)
+	}
+	r := m.runners[l.Machine]
+	if l.Lend.New == nil {
+		for _, slot := range m.slots(r.Host, false) {
+			if slot != r && slot.Tenant == "" && l.Lend.Tenant != "" {
+				slot.Tenant = l.Lend.Tenant
+				slot.Version++
+			}
+		}
 		m.charge(r, l.Time, cmp.Or(l.Lend.Wall, l.Time))
 		r.State = store.RunnerBusy
 		r.Uses++
@@ -177,17 +210,19 @@ func (m *model) vacate(j *modelJob, a *store.Attempt, e *store.Ending) {
 
 // moveRunner is a move of the ledger for a machine of a pool.
 func (m *model) moveRunner(w *store.MachineMove) {
-	r := m.runners[w.Name]
-	if r == nil || !slices.Contains(w.From, r.MachineOf().State) {
+	all := m.slots(w.Name, false)
+	if len(all) == 0 || !slices.Contains(w.From, store.Together(all).Machine()) {
 		return
 	}
-	switch w.To {
-	case store.MachineDeleting:
-		move(r, store.RunnerDraining, w.Time, w.Message)
-	case store.MachineGone:
-		m.charge(r, w.Time, cmp.Or(w.Wall, w.Time))
-		r.State, r.GoneAt, r.FreeAt = store.RunnerGone, w.Time, time.Time{}
-		r.Version++
+	for _, r := range all {
+		switch {
+		case w.To == store.MachineDeleting && r.State != store.RunnerDraining:
+			move(r, store.RunnerDraining, w.Time, w.Message)
+		case w.To == store.MachineGone:
+			m.charge(r, w.Time, cmp.Or(w.Wall, w.Time))
+			r.State, r.GoneAt, r.FreeAt = store.RunnerGone, w.Time, time.Time{}
+			r.Version++
+		}
 	}
 }
 

@@ -14,7 +14,7 @@ func (d *drive) newRunner(t *rapid.T, at time.Time) *store.Runner {
 	name := d.name("pool")
 	return &store.Runner{
 		Machine: name, ID: "rnr_" + name, Pool: pick(t, "pool", "warm", "warm", "hot"), Spec: "debian", Provider: "local", Region: pick(t, "region", "", "ams"),
-		Tenant:   pick(t, "tenant", "", "", "blue"),
+		Tenant: pick(t, "tenant", "", "", "blue"), Slots: pick(t, "slots", 0, 1, 2, 3),
 		Lifetime: 4 * time.Hour, Price: d.price(t), CreatedAt: at,
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/wire"
 )
 
 func runnersCases() []testCase {
@@ -25,6 +26,9 @@ func runnersCases() []testCase {
 		{"AMachineThatIsDestroyedUnderItsAttemptStaysSo", runnerDestroyed},
 		{"AMachineOfAPoolIsInTheLedgerOnce", runnerListed},
 		{"WhatAMachineOfAPoolCostsIsDividedBetweenJobsAndPool", runnerCosts},
+		{"TheSlotsOfAMachineAreOneMachine", runnerSlots},
+		{"TheSlotsOfAMachineHaveOneTenant", runnerSlotsTenant},
+		{"AMachineIsDestroyedWithAllItsSlots", runnerSlotsDestroyed},
 	}
 }
 
@@ -335,7 +339,7 @@ func runnerListed(k *kit) {
 		k.wantEqual("its name", m.Name, r.Machine)
 		k.wantEqual("its state", m.State, store.MachinePresent)
 		k.wantEqual("its attempt", m.Attempt, a.ID)
-		k.wantEqual("its pool", m.Runner.Pool, "warm")
+		k.wantEqual("its pool", m.Slots[0].Pool, "warm")
 	}
 	for _, q := range []*store.MachineQuery{
 		{Limit: 10, States: []store.MachineState{store.MachineGone}}, {Limit: 10, Provider: "fly"}, {Limit: 10, Before: r.Machine},
@@ -382,4 +386,123 @@ func runnerCosts(k *kit) {
 	}
 	want[1].Amount = 120
 	k.wantCosts("when it is gone", want...)
+}
+
+func runnerSlots(k *kit) {
+	r := k.runnerOf("warm")
+	r.Slots, r.Price = 3, dear()
+	k.must(k.store.AddRunner(k.ctx, r, 1))
+	k.wantKind("another machine", k.store.AddRunner(k.ctx, k.runnerOf("warm"), 1), fault.Exhausted)
+	all, err := k.store.Runners(k.ctx)
+	k.must(err)
+	k.wantEqual("how many slots there are", len(all), 3)
+	var attempts []*store.Attempt
+	for i := range 3 {
+		slot := k.runner(wire.Slot(r.ID, i+1))
+		k.wantEqual("a slot's name", slot.Machine, wire.Slot(r.Machine, i+1))
+		k.wantEqual("its machine", slot.Host, r.Machine)
+		k.wantEqual("how many that has", slot.Slots, 3)
+		moved, err := k.store.MoveRunner(k.ctx, &store.RunnerMove{
+			Machine: slot.Machine, From: []store.RunnerState{store.RunnerWarming}, To: store.RunnerIdle, Time: k.now(), By: "agent/1", MachineID: "i-1",
+		})
+		k.must(err)
+		a := k.lend(k.submit(), moved, "t")
+		k.wantEqual("the machine of an attempt on it", a.Machine.Name, slot.Machine)
+		attempts = append(attempts, a)
+	}
+	e := k.success(attempts[1])
+	e.Runner, e.Gone = store.RunnerDraining, "it is dirty"
+	k.end(e)
+	k.wantRunner("a slot whose attempt has ended so", wire.Slot(r.Machine, 2), store.RunnerDraining, attempts[1].ID)
+	k.wantRunner("the slot beside it", wire.Slot(r.Machine, 3), store.RunnerBusy, attempts[2].ID)
+	listed := k.slotsListed(r, store.MachinePresent)
+	k.wantEqual("whose it is", listed.JobID, "")
+	k.wantEqual("why a slot of it is given up", listed.Message, "it is dirty")
+	for i, a := range []*store.Attempt{attempts[0], attempts[2]} {
+		e := k.success(a)
+		e.Runner = store.RunnerDraining
+		k.end(e)
+		k.slotsListed(r, []store.MachineState{store.MachinePresent, store.MachineDeleting}[i])
+	}
+	k.must(k.store.AddRunner(k.ctx, k.runnerOf("warm"), 1))
+}
+
+// slotsListed checks that a machine is in the ledger once, in the state, and returns it.
+func (k *kit) slotsListed(r *store.Runner, state store.MachineState) *store.Machine {
+	k.Helper()
+	var found *store.Machine
+	for _, s := range []store.MachineState{store.MachineCreating, store.MachinePresent, store.MachineDeleting, store.MachineGone} {
+		listed, err := k.store.Machines(k.ctx, &store.MachineQuery{Limit: 10, States: []store.MachineState{s}, Names: []string{r.Machine}})
+		k.must(err)
+		if s != state {
+			k.wantEqual("how many are "+string(s), len(listed), 0)
+			continue
+		}
+		k.wantEqual("how many are "+string(s), len(listed), 1)
+		found = listed[0]
+	}
+	k.wantEqual("its slots", len(found.Slots), r.Slots)
+	return found
+}
+
+func runnerSlotsTenant(k *kit) {
+	r := k.idle("warm", func(r *store.Runner) { r.Slots = 2 })
+	other, err := k.store.MoveRunner(k.ctx, &store.RunnerMove{
+		Machine: wire.Slot(r.Machine, 2), From: []store.RunnerState{store.RunnerWarming}, To: store.RunnerIdle, Time: k.now(), By: "agent/1",
+	})
+	k.must(err)
+	blue, red := k.on(k.submit(), r, "blue"), k.on(k.submit(), other, "red")
+	refusals, err := k.store.Launch(k.ctx, []*store.Launch{blue, red})
+	k.must(err)
+	k.must(refusals[0])
+	k.wantEqual("that another tenant does not get the slot beside it", errors.Is(refusals[1], store.ErrTaken), true)
+	k.lend(k.submit(), other, "blue")
+
+	made := k.runnerOf("warm")
+	made.Slots = 2
+	l := k.wish(k.submit())
+	l.Machine, l.Lend = made.Machine, &store.Lending{Tenant: "blue", New: made, Most: 9}
+	refusals, err = k.store.Launch(k.ctx, []*store.Launch{l})
+	k.must(err)
+	k.must(refusals[0])
+	k.wantRunner("the slot of the attempt that it is made for", made.Machine, store.RunnerWarming, l.AttemptID)
+	k.wantRunner("the slot beside it", wire.Slot(made.Machine, 2), store.RunnerWarming, "")
+	k.wantEqual("whose that is", k.runner(wire.Slot(made.Machine, 2)).Tenant, "blue")
+}
+
+func runnerSlotsDestroyed(k *kit) {
+	at := epoch()
+	r := k.runnerOf("warm")
+	r.Slots, r.Price, r.CreatedAt = 2, dear(), at
+	k.must(k.store.AddRunner(k.ctx, r, 9))
+	first, err := k.store.MoveRunner(k.ctx, &store.RunnerMove{
+		Machine: r.Machine, From: []store.RunnerState{store.RunnerWarming}, To: store.RunnerIdle, Time: at, By: "agent/1",
+	})
+	k.must(err)
+	l := k.on(k.submit(inLane("local", "day")), first, "")
+	l.Price, l.Time = dear(), at.Add(100*time.Second)
+	refusals, err := k.store.Launch(k.ctx, []*store.Launch{l})
+	k.must(err)
+	k.must(refusals[0])
+	move := func(name string, to store.MachineState, after time.Duration) {
+		k.Helper()
+		k.must(k.store.MoveMachine(k.ctx, []*store.MachineMove{{
+			Name: name, From: []store.MachineState{store.MachineCreating, store.MachinePresent, store.MachineDeleting}, To: to,
+			Time: at.Add(after), Message: "silent",
+		}}))
+	}
+	move(wire.Slot(r.Machine, 2), store.MachineDeleting, 105*time.Second)
+	k.wantRunner("a slot that is not a machine", wire.Slot(r.Machine, 2), store.RunnerWarming, "")
+	move(r.Machine, store.MachineDeleting, 110*time.Second)
+	k.wantRunner("a slot while its attempt lives", r.Machine, store.RunnerDraining, l.AttemptID)
+	k.wantRunner("the slot beside it", wire.Slot(r.Machine, 2), store.RunnerDraining, "")
+	e := k.success(k.attempt(l.AttemptID))
+	e.Time = at.Add(130 * time.Second)
+	k.end(e)
+	move(r.Machine, store.MachineGone, 150*time.Second)
+	k.wantRunner("a slot when it is gone", r.Machine, store.RunnerGone, l.AttemptID)
+	k.wantRunner("the slot beside it", wire.Slot(r.Machine, 2), store.RunnerGone, "")
+	k.wantCosts("each slot costs its pool what no attempt pays for",
+		store.Cost{Day: "2026-05-04", Queue: "day", Provider: "local", Amount: 30, Attempts: 1},
+		store.Cost{Day: "2026-05-04", Queue: "pool:warm", Provider: "local", Amount: 120 + 150})
 }

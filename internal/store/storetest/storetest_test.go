@@ -235,7 +235,11 @@ func breakages() []breakage {
 		{"settles until somebody looked", settlesLate, []string{"Costs/ACostIsThatOfTheLifetimeAtMost"}},
 		{"forgets what runs up costs", forgetsCharges, []string{"Costs/WhatAMachineHasCostIsSettledWhenItIsGone", modelCase}},
 		{"gives a machine to an agent that is gone", lendsToAnyAgent, []string{"Runners/AMachineOfAPoolHasOneAgent", poolsCase}},
-		{"lends a machine to every tenant", lendsToAnyTenant, []string{"Runners/AMachineOfAPoolHasOneTenant", poolsCase}},
+		{"lends a machine to every tenant", lendsToAnyTenant, []string{
+			"Runners/AMachineOfAPoolHasOneTenant", "Runners/TheSlotsOfAMachineHaveOneTenant", poolsCase}},
+		{"does not divide machines", dividesNothing, []string{
+			"Runners/TheSlotsOfAMachineAreOneMachine", "Runners/TheSlotsOfAMachineHaveOneTenant", "Runners/AMachineIsDestroyedWithAllItsSlots", poolsCase}},
+		{"destroys a machine and forgets its slots", destroysOneSlot, []string{"Runners/AMachineIsDestroyedWithAllItsSlots", poolsCase}},
 		{"makes more machines than a pool may have", makesTooMany, []string{
 			"Runners/APoolHasNoMoreMachinesThanItMay", "Runners/AMachineOfAPoolIsMadeForAnAttempt", poolsCase}},
 		{"drains what is busy", drainsBusy, []string{"Runners/OnlyAnIdleMachineIsScaledDown", poolsCase}},
@@ -616,6 +620,42 @@ func lendsToAnyTenant(b *broken) {
 			l.Tenant = r.Tenant
 		}
 	})
+}
+
+func dividesNothing(b *broken) {
+	whole := func(r *store.Runner) *store.Runner {
+		c := *r
+		c.Slots = 1
+		return &c
+	}
+	lending(b, func(l *store.Lending, _ *store.Runner) {
+		if l.New != nil {
+			l.New = whole(l.New)
+		}
+	})
+	b.add = func(ctx context.Context, r *store.Runner, most int) error {
+		return b.Store.AddRunner(ctx, whole(r), most)
+	}
+}
+
+func destroysOneSlot(b *broken) {
+	b.move = func(ctx context.Context, moves []*store.MachineMove) error {
+		for _, m := range moves {
+			if r, err := b.Runner(ctx, m.Name); err == nil && r.Divided() && m.To == store.MachineDeleting && r.State != store.RunnerDraining {
+				_, err := b.Store.MoveRunner(ctx, &store.RunnerMove{
+					Machine: m.Name, From: []store.RunnerState{r.State}, Attempt: r.Attempt, To: store.RunnerDraining, Time: m.Time, Message: m.Message,
+				})
+				if err != nil {
+					return err
+				}
+				continue
+			}
+			if err := b.Store.MoveMachine(ctx, []*store.MachineMove{m}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 }
 
 func makesTooMany(b *broken) {
