@@ -639,7 +639,7 @@ func dividesNothing(b *broken) {
 }
 
 func destroysOneSlot(b *broken) {
-	b.move = func(ctx context.Context, moves []*store.MachineMove) error {
+	b.machine = func(ctx context.Context, moves []*store.MachineMove) error {
 		for _, m := range moves {
 			if r, err := b.Runner(ctx, m.Name); err == nil && r.Divided() && m.To == store.MachineDeleting && r.State != store.RunnerDraining {
 				_, err := b.Store.MoveRunner(ctx, &store.RunnerMove{
