@@ -265,6 +265,15 @@ type Machine struct {
 	Pool      string     `json:"pool,omitempty" doc:"Whose machine it is, if it is a pool's."`
 	Use       string     `json:"use,omitempty" doc:"What it does for its pool: warming, idle, busy, recycling or draining; or for its fleet: unheard, warming, idle, lent, busy or draining."`
 	Uses      int        `json:"uses,omitempty" doc:"How many jobs of its pool it has begun."`
+	Slots     []Slot     `json:"slots,omitempty" doc:"What its slots do, if it is a pool's and carries out several jobs at once."`
+}
+
+// Slot is the part of a machine of a pool that carries out one job beside those in the other slots.
+type Slot struct {
+	Use     string `json:"use" doc:"What it does: warming, idle, busy, recycling or draining. A slot that is draining takes no more jobs; the machine goes when all are."`
+	Job     string `json:"job,omitempty"`
+	Attempt string `json:"attempt,omitempty"`
+	Uses    int    `json:"uses,omitempty" doc:"How many jobs it has begun."`
 }
 
 // WarmPool is machines that the server keeps for the jobs which name the pool, so that these start without a boot.
@@ -276,7 +285,9 @@ type WarmPool struct {
 	Size        string         `json:"size,omitempty"`
 	Min         int            `json:"min" doc:"Machines that are kept although no job comes."`
 	Max         int            `json:"max" doc:"Machines that it has at most."`
-	Machines    map[string]int `json:"machines" doc:"How many machines it has, by what they do: warming, idle, busy, recycling or draining."`
+	Concurrency int            `json:"concurrency" doc:"Jobs that a machine carries out at once, each in a slot of it."`
+	Machines    map[string]int `json:"machines" doc:"How many machines it has, by what they do: warming, idle, busy, recycling or draining. One does what the busiest of its slots does."`
+	Slots       map[string]int `json:"slots" doc:"How many slots its machines have, by what they do. As many as machines when each has one."`
 	Uses        int            `json:"uses" doc:"How many jobs the machines that it has now have begun."`
 	PausedUntil *time.Time     `json:"paused_until,omitempty" doc:"When it makes machines again, after several have ended before they were ready."`
 	Message     string         `json:"message,omitempty" doc:"Why it makes none."`

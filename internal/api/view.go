@@ -103,8 +103,15 @@ func (v *view) machine(m *store.Machine) dayfly.Machine {
 		KeptUntil: kept, Name: m.Name, Provider: m.Provider, Region: m.Region, Image: m.Image, State: string(m.State), Location: m.Location, Job: m.JobID, Attempt: m.Attempt,
 		CreatedAt: m.CreatedAt.UTC(), GoneAt: moment(m.GoneAt), Message: m.Message,
 	}
-	if r := m.Runner; r != nil {
-		out.Pool, out.Use, out.Uses = r.Pool, string(r.State), r.Uses
+	if len(m.Slots) == 0 {
+		return out
+	}
+	out.Pool, out.Use = m.Slots[0].Pool, string(store.Together(m.Slots))
+	for _, r := range m.Slots {
+		out.Uses += r.Uses
+		if r.Divided() {
+			out.Slots = append(out.Slots, dayfly.Slot{Use: string(r.State), Job: r.JobID, Attempt: r.Attempt, Uses: r.Uses})
+		}
 	}
 	return out
 }

@@ -69,18 +69,19 @@ type Queue struct {
 
 // Pool says which machines are kept warm for the jobs that name it.
 type Pool struct {
-	Provider string          `toml:"provider"` // "": the default provider
-	Region   string          `toml:"region"`
-	Image    string          `toml:"image"`
-	Size     string          `toml:"size"`
-	Min      int             `toml:"min"`      // machines that are kept although no job comes
-	Max      int             `toml:"max"`      // machines at most; at least 1
-	Prewarm  float64         `toml:"prewarm"`  // the share that may be in use before another is made, from 0 to 1; 0: none is made ahead
-	Idle     dayfly.Duration `toml:"idle"`     // after which a machine beyond min goes; 0: five minutes
-	MaxAge   dayfly.Duration `toml:"max_age"`  // after which a machine gets no more jobs; 0: a day
-	MaxUses  int             `toml:"max_uses"` // jobs of one machine; 0: no limit
-	Reuse    *bool           `toml:"reuse"`    // whether a machine is used for a second job; nil: it is
-	Isolate  string          `toml:"isolate"`  // a label: jobs that differ in it share no machine; "": none
+	Provider    string          `toml:"provider"` // "": the default provider
+	Region      string          `toml:"region"`
+	Image       string          `toml:"image"`
+	Size        string          `toml:"size"`
+	Min         int             `toml:"min"`         // machines that are kept although no job comes
+	Max         int             `toml:"max"`         // machines at most; at least 1
+	Concurrency int             `toml:"concurrency"` // jobs that a machine carries out at once; 0: one
+	Prewarm     float64         `toml:"prewarm"`     // the share that may be in use before another is made, from 0 to 1; 0: none is made ahead
+	Idle        dayfly.Duration `toml:"idle"`        // after which a machine beyond min goes; 0: five minutes
+	MaxAge      dayfly.Duration `toml:"max_age"`     // after which a machine gets no more jobs; 0: a day
+	MaxUses     int             `toml:"max_uses"`    // jobs of one machine; 0: no limit
+	Reuse       *bool           `toml:"reuse"`       // whether a machine is used for a second job; nil: it is
+	Isolate     string          `toml:"isolate"`     // a label: jobs that differ in it share no machine; "": none
 }
 
 // Limits bound what clients may use.

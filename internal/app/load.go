@@ -316,6 +316,7 @@ func (c *Config) setPool(variable, value string) (known bool, err error) {
 		{"_SIZE", func(p *Pool) any { return &p.Size }},
 		{"_MIN", func(p *Pool) any { return &p.Min }},
 		{"_MAX", func(p *Pool) any { return &p.Max }},
+		{"_CONCURRENCY", func(p *Pool) any { return &p.Concurrency }},
 		{"_PREWARM", func(p *Pool) any { return &p.Prewarm }},
 		{"_IDLE", func(p *Pool) any { return &p.Idle }},
 		{"_MAX_AGE", func(p *Pool) any { return &p.MaxAge }},

@@ -28,6 +28,8 @@ func (c *Config) checkPools() error {
 			return fault.Field(key, "max is %d; say how many machines the pool may have, at least 1", p.Max)
 		case p.Min < 0 || p.Min > p.Max:
 			return fault.Field(key, "min is %d; it must be between 0 and max, which is %d", p.Min, p.Max)
+		case p.Concurrency < 0:
+			return fault.Field(key, "concurrency is %d; say how many jobs a machine carries out at once, at least 1", p.Concurrency)
 		case p.MaxUses < 0:
 			return fault.Field(key, "max_uses cannot be negative; 0 means no limit")
 		case p.Prewarm < 0 || p.Prewarm > 1:
@@ -69,7 +71,7 @@ func (c *Config) serverPools() map[string]server.Pool {
 	pools := make(map[string]server.Pool, len(c.Pools))
 	for name, p := range c.Pools {
 		pools[name] = server.Pool{
-			Provider: p.Provider, Region: p.Region, Image: p.Image, Size: p.Size, Min: p.Min, Max: p.Max, Prewarm: p.Prewarm,
+			Provider: p.Provider, Region: p.Region, Image: p.Image, Size: p.Size, Min: p.Min, Max: p.Max, Concurrency: p.Concurrency, Prewarm: p.Prewarm,
 			Idle: cmp.Or(time.Duration(p.Idle), defaultPoolIdle), MaxAge: cmp.Or(time.Duration(p.MaxAge), defaultPoolMaxAge),
 			MaxUses: p.MaxUses, OneUse: p.Reuse != nil && !*p.Reuse, Isolate: p.Isolate,
 		}

@@ -32,7 +32,7 @@ func (e *Engine) Claim(ctx context.Context, token string, c *wire.ClaimRequest) 
 		return nil, err
 	}
 	switch {
-	case !e.key.CheckBootstrap(token, c.Attempt):
+	case !e.key.CheckBootstrap(token, machineOfClaim(c.Attempt)):
 		return nil, fault.Say(fault.Unauthenticated, "this is not the bootstrap token of attempt %.128s", c.Attempt)
 	case c.Protocol != wire.Version:
 		return nil, fault.Field("protocol", "is %d; this server speaks %d: run the agent that came with it", c.Protocol, wire.Version)
@@ -50,6 +50,15 @@ func (e *Engine) Claim(ctx context.Context, token string, c *wire.ClaimRequest) 
 		return nil, err
 	}
 	return e.boarded(ctx, job, attempt, now, c.Detour)
+}
+
+// machineOfClaim returns what a token for a claim is made out to: the attempt, or on a machine of a pool what that was booted
+// with, which the token opens for all its slots.
+func machineOfClaim(id string) string {
+	if strings.HasPrefix(id, wire.RunnerPrefix) {
+		id, _ = wire.SlotOf(id)
+	}
+	return id
 }
 
 // boarded answers a claim that has succeeded.

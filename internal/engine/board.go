@@ -45,7 +45,12 @@ func (e *Engine) board(ctx context.Context, s *store.Submission, now time.Time) 
 		e.reserve(f, -1)
 		return nil
 	}
+	e.mu.Lock()
+	e.count(f, -1)
 	f.on(launch)
+	f.rides = e.rides(f)
+	e.count(f, 1)
+	e.mu.Unlock()
 	s.Launch = launch
 	return f
 }

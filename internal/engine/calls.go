@@ -205,20 +205,27 @@ func (e *Engine) callDestroy(ctx context.Context, m *doom) error {
 	return err
 }
 
-// machineGone tells the attempt of a machine, if it is still in flight, that the machine is certainly gone.
+// machineGone tells the attempts of a machine that are still in flight that the machine is certainly gone.
 func (e *Engine) machineGone(name string) {
+	names, flights := []string{name}, []*flight{}
 	e.mu.Lock()
-	if r := e.runners[name]; r != nil && r.row.State == store.RunnerDraining {
-		delete(e.runners, name)
-		r.wake()
+	if r := e.runners[name]; r != nil && store.Together(e.rowsOf(r)) == store.RunnerDraining {
+		names = nil
+		for _, slot := range e.slotsOf(r) {
+			names = append(names, slot.name)
+			delete(e.runners, slot.name)
+			slot.wake()
+		}
 		e.wakePools.set()
 	}
-	f := e.byMachine[name]
-	if f != nil {
-		f.gone = true
+	for _, name := range names {
+		if f := e.byMachine[name]; f != nil {
+			f.gone = true
+			flights = append(flights, f)
+		}
 	}
 	e.mu.Unlock()
-	if f != nil {
+	for _, f := range flights {
 		e.consider(f)
 	}
 }

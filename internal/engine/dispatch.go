@@ -174,8 +174,8 @@ func (e *Engine) room() map[string]int {
 	for _, m := range e.kept {
 		kept[m.provider]++
 	}
-	for name, r := range e.runners { // those that are on their way out count with the others of these
-		if e.byMachine[name] == nil && r.row.State != store.RunnerDraining {
+	for _, r := range e.runners { // those that are on their way out count with the others of these
+		if r.isHost() && !e.counted(r) && store.Together(e.rowsOf(r)) != store.RunnerDraining {
 			kept[r.row.Provider]++
 		}
 	}

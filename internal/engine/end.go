@@ -133,10 +133,13 @@ func (e *Engine) landed(f *flight, state dayfly.State) {
 	f.condemned = !f.gone && !f.kept
 	if f.runner != "" { // a pool's machine is destroyed when its pool says so
 		r := e.runners[f.runner]
-		f.condemned = f.condemned && r != nil && r.row.State == store.RunnerDraining
+		f.condemned = f.condemned && r != nil && store.Together(e.rowsOf(r)) == store.RunnerDraining
 	}
 	e.mu.Unlock()
 	e.doom(f)
+	if f.runner != "" {
+		e.wakePools.set()
+	}
 	if !e.land(f) {
 		return
 	}
@@ -159,12 +162,13 @@ func (e *Engine) doom(f *flight) {
 	if r := e.runners[f.runner]; id == "" && r != nil {
 		id = r.row.MachineID
 	}
+	host := e.hostOf(f)
 	if id == "" && f.sight != "" {
-		id = f.machine
+		id = host
 	}
 	e.mu.Unlock()
 	if due {
-		e.doomed.add(f.provider, f.machine, id)
+		e.doomed.add(f.provider, host, id)
 	}
 }
 

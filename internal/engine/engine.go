@@ -341,6 +341,7 @@ type flight struct {
 	gone      bool
 	sends     int
 	sending   int  // creates that have not been answered yet
+	rides     bool // its machine counts by itself, because others may be on it; set before it is counted
 	kept      bool // it is over, and its machine is kept for a while
 	condemned bool // it is over, and its machine is to be destroyed once they are
 	looks     int
@@ -384,6 +385,7 @@ func (e *Engine) addFlight(f *flight) bool {
 	if e.flights[f.id] != nil {
 		return false
 	}
+	f.rides = e.rides(f)
 	e.flights[f.id], e.byMachine[f.machine] = f, f
 	e.count(f, 1)
 	return true
@@ -396,7 +398,9 @@ func (e *Engine) count(f *flight, change int) {
 			delete(e.active, p)
 		}
 	}
-	e.busy[f.provider] += change
+	if !f.rides {
+		e.busy[f.provider] += change
+	}
 	add(place{queue: f.job.Queue})
 	if f.job.Key != "" {
 		add(place{f.job.Queue, f.job.Key})

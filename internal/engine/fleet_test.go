@@ -171,11 +171,27 @@ func (f *fleet) agent(ctx context.Context, spec *machine.Spec) machine.Exit {
 	return exit
 }
 
-// serve plays the agent of a machine of a pool.
+// serve plays the agent of a machine of a pool, which ends with the last of its slots.
 func (f *fleet) serve(ctx context.Context, spec *machine.Spec, nonce string) machine.Exit {
 	if f.stillborn.Load() {
 		return machine.Exit{Code: 3, Message: "there is no such program"}
 	}
+	var others sync.WaitGroup
+	divided := func(slots int) {
+		for k := 2; k <= slots; k++ {
+			others.Go(func() {
+				f.serveSlot(ctx, spec, k, fmt.Sprintf("%s.%d", nonce, k), func(int) {})
+			})
+		}
+	}
+	exit := f.serveSlot(ctx, spec, 1, nonce, divided)
+	others.Wait()
+	return exit
+}
+
+// serveSlot plays one slot of a machine of a pool. divided is called once with how many there are.
+func (f *fleet) serveSlot(ctx context.Context, spec *machine.Spec, k int, nonce string, divided func(slots int)) machine.Exit {
+	told := false
 	done, spoiled := "", ""
 	for {
 		var assignment *wire.Assignment
@@ -185,14 +201,18 @@ func (f *fleet) serve(ctx context.Context, spec *machine.Spec, nonce string) mac
 			defer context.AfterFunc(*f.patience.Load(), cancel)()
 			defer context.AfterFunc(f.line.Load().whole, cancel)()
 			assignment, err = e.Claim(held, spec.Agent.Token, &wire.ClaimRequest{
-				Attempt: spec.Agent.Attempt, Instance: spec.Name, Nonce: nonce, Protocol: wire.Version, WaitMS: 2000, Done: done, Spoiled: spoiled,
+				Attempt: wire.Slot(spec.Agent.Attempt, k), Instance: spec.Name, Nonce: nonce, Protocol: wire.Version, WaitMS: 2000, Done: done, Spoiled: spoiled,
 			})
 			return err
 		})
 		switch {
 		case err != nil || ctx.Err() != nil: // refused, or the machine ends
 			return machine.Exit{Code: 75, Message: fmt.Sprint(err)}
-		case assignment.Wait:
+		case !told:
+			told = true
+			divided(assignment.Slots)
+		}
+		if assignment.Wait {
 			wait(ctx, 10*time.Millisecond) // an engine that is stopping answers at once
 			continue
 		}
@@ -200,7 +220,8 @@ func (f *fleet) serve(ctx context.Context, spec *machine.Spec, nonce string) mac
 		if f.starts[assignment.Attempt] > 0 {
 			f.t.Errorf("attempt %s was given out twice", assignment.Attempt)
 		}
-		f.served[spec.Name] = append(f.served[spec.Name], assignment)
+		slot := wire.Slot(spec.Name, k)
+		f.served[slot] = append(f.served[slot], assignment)
 		f.mu.Unlock()
 		accepted, exit := f.carryOut(ctx, assignment)
 		if !accepted {

@@ -207,6 +207,9 @@ func planLanes(w *world) []action {
 		if n, _ := roomFor(h.choices, room, nil); n <= 0 && lent < 0 {
 			continue
 		}
+		if pool != nil && lent < 0 && pool.awaits(job) {
+			continue // it is launched when the machine is ready, or is not to be
+		}
 		if left, limited := lane.keyRoom[job.Key]; limited && job.Key != "" {
 			if left <= 0 {
 				// The store marks it held when the launch is refused; asking is what makes it so.
@@ -216,8 +219,7 @@ func planLanes(w *world) []action {
 		}
 		a := action{kind: launchJob, job: job}
 		if lent >= 0 {
-			a.choice, a.lent = pool.pool.where, pool.idle[lent].name
-			pool.idle = slices.Delete(pool.idle, lent, lent+1)
+			a.choice, a.lent = pool.pool.where, pool.take(lent, job).name
 		} else {
 			var ok bool
 			if a.choice, a.passed, ok = selectChoice(h.choices, job, room, gates, w.now); !ok {

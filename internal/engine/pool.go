@@ -12,6 +12,8 @@ import (
 
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
 )
 
@@ -33,6 +35,8 @@ type Pool struct {
 	Min     int     // machines that are kept although no job comes; the pool makes them by itself
 	Max     int     // machines that it has at most
 	Prewarm float64 // the share of its machines that may be in use before it makes another, from 0 to 1; 0: it never does
+
+	Concurrency int // jobs that a machine carries out side by side, each in a slot of its own; 0: one
 
 	Idle    time.Duration // after which a machine beyond Min that nobody uses is destroyed
 	MaxAge  time.Duration // after which a machine is given no more jobs
@@ -63,6 +67,9 @@ const (
 	growAtOnce     = 4 // machines that a pool makes by itself in a second
 )
 
+// slots returns into how many slots each of its machines is divided.
+func (p *Pool) slots() int { return max(1, p.Concurrency) }
+
 // newPools checks the pools and the queues that name them.
 func newPools(o *Options) (map[string]*pool, error) {
 	pools := map[string]*pool{}
@@ -77,6 +84,10 @@ func newPools(o *Options) (map[string]*pool, error) {
 			return nil, fault.Field(field, "max must be at least 1, and min between 0 and max; they are %d and %d", p.Max, p.Min)
 		case p.Prewarm < 0 || p.Prewarm > 1:
 			return nil, fault.Field(field+".prewarm", "must be between 0 and 1")
+		case p.Concurrency < 0 || p.Concurrency > wire.MaxSlots:
+			return nil, fault.Field(field+".concurrency", "must be between 1 and %d jobs at once on a machine; it is %d", wire.MaxSlots, p.Concurrency)
+		case p.OneUse && p.slots() > 1:
+			return nil, fault.Field(field+".concurrency", "is %d, and with reuse off no machine has a second job; leave out one of the two", p.Concurrency)
 		case p.Idle <= 0 || p.MaxAge <= 0 || p.MaxUses < 0:
 			return nil, fault.Field(field, "idle and max_age must be more than 0, and max_uses not less")
 		case p.MaxAge > machine.MaxLifetime-poolMargin():
@@ -94,7 +105,11 @@ func newPools(o *Options) (map[string]*pool, error) {
 		if _, err := sizeOf(&dayfly.JobSpec{Size: p.Size}); err != nil {
 			return nil, fault.Field(field+".size", "there is no size %q; the sizes are %s", p.Size, strings.Join(machine.Presets(), ", "))
 		}
-		text, err := json.Marshal([]string{p.where.String(), p.Image, p.Size})
+		what := []string{p.where.String(), p.Image, p.Size}
+		if p.slots() > 1 {
+			what = append(what, fmt.Sprint(p.slots()))
+		}
+		text, err := json.Marshal(what)
 		if err != nil {
 			return nil, err
 		}
@@ -130,12 +145,16 @@ func (e *Engine) Pools(ctx context.Context) ([]dayfly.WarmPool, error) {
 		p := e.pools[name]
 		w := dayfly.WarmPool{
 			Name: name, Provider: p.where.provider, Region: p.where.region, Image: p.Image, Size: p.Size, Min: p.Min, Max: p.Max,
-			Machines: map[string]int{},
+			Concurrency: p.slots(), Machines: map[string]int{}, Slots: map[string]int{},
 		}
 		for _, r := range e.runners {
-			if r.row.Pool == name {
-				w.Machines[string(r.row.State)]++
-				w.Uses += r.row.Uses
+			if r.row.Pool != name {
+				continue
+			}
+			w.Slots[string(r.row.State)]++
+			w.Uses += r.row.Uses
+			if r.isHost() {
+				w.Machines[string(store.Together(e.rowsOf(r)))]++
 			}
 		}
 		if now.Before(p.until) {

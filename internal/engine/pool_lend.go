@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -19,15 +20,56 @@ func (p *pool) tenantOf(job *store.Job) string {
 
 // poolView is what planLanes decides from about one pool.
 type poolView struct {
-	pool *pool
-	idle []idleView // those it gives away first come first
-	room int        // how many machines more it may have now
+	pool   *pool
+	idle   []idleView   // those it gives away first come first
+	coming []comingView // those that boot
+	room   int          // how many machines more it may have now
+}
+
+// comingView is a machine that boots and has more slots than jobs that it boots for.
+type comingView struct {
+	tenant string
+	slots  int // that nobody has
+	left   time.Duration
+}
+
+// awaits reports whether a job waits for a machine that boots and has room for it, and takes that. It would wait for one of its
+// own as long; and of all the jobs that come at once, each would make one.
+func (v *poolView) awaits(job *store.Job) bool {
+	tenant, needs := v.pool.tenantOf(job), needs(&job.Spec)
+	best := -1
+	for i, c := range v.coming {
+		if c.slots > 0 && c.left >= needs && (c.tenant == tenant || c.tenant == "" && best < 0) {
+			best = i
+			if c.tenant == tenant {
+				break
+			}
+		}
+	}
+	if best < 0 {
+		return false
+	}
+	v.coming[best].slots--
+	v.coming[best].tenant = tenant
+	return true
 }
 
 // idleView is a machine that waits for an attempt.
 type idleView struct {
-	name, tenant string
-	left         time.Duration // of its lifetime
+	name, host, tenant string
+	left               time.Duration // of its lifetime
+}
+
+// take returns what is at a place, which is nobody else's then. The slots beside it are its tenant's, too.
+func (v *poolView) take(i int, job *store.Job) idleView {
+	r := v.idle[i]
+	v.idle = slices.Delete(v.idle, i, i+1)
+	for i := range v.idle {
+		if v.idle[i].host == r.host {
+			v.idle[i].tenant = v.pool.tenantOf(job)
+		}
+	}
+	return r
 }
 
 // pick returns the place of the machine that a job gets, or -1.
@@ -69,23 +111,48 @@ func (e *Engine) poolViews(now time.Time) map[string]*poolView {
 	idle := map[string][]*runner{}
 	for _, r := range e.runners {
 		v := views[r.row.Pool]
-		if v == nil || r.row.State == store.RunnerDraining {
+		if v == nil || !r.isHost() || store.Together(e.rowsOf(r)) == store.RunnerDraining {
 			continue
 		}
 		v.room--
-		if r.free() && r.row.Spec == v.pool.spec && r.sight.Rank() < machine.Exited.Rank() {
-			idle[r.row.Pool] = append(idle[r.row.Pool], r)
+		beside := e.share(r)
+		if r.row.Spec != v.pool.spec || r.sight.Rank() >= machine.Exited.Rank() || beside.leaves != "" {
+			continue
+		}
+		left := math.MaxInt // jobs that it may still have
+		if v.pool.MaxUses > 0 {
+			left = v.pool.MaxUses - beside.uses
+		}
+		coming := comingView{tenant: r.row.Tenant, left: r.lifeLeft(now)}
+		for _, slot := range e.slotsOf(r) {
+			switch {
+			case slot.promised:
+				left--
+			case slot.free() && left > 0:
+				idle[r.row.Pool] = append(idle[r.row.Pool], slot)
+				left--
+			case slot.row.State == store.RunnerWarming && slot.row.Attempt == "" && r.row.Divided():
+				coming.slots++
+			}
+		}
+		if coming.slots = min(coming.slots, left); coming.slots > 0 {
+			v.coming = append(v.coming, coming)
 		}
 	}
 	for name, runners := range idle {
 		slices.SortFunc(runners, func(a, b *runner) int { return b.row.IdleAt.Compare(a.row.IdleAt) })
 		for _, r := range runners {
 			views[name].idle = append(views[name].idle, idleView{
-				name: r.name, tenant: r.row.Tenant, left: r.row.CreatedAt.Add(r.row.Lifetime).Sub(now),
+				name: r.name, host: r.row.Host, tenant: r.row.Tenant, left: r.lifeLeft(now),
 			})
 		}
 	}
 	return views
+}
+
+// lifeLeft returns how much is left of a machine's lifetime. The caller holds mu.
+func (r *runner) lifeLeft(now time.Time) time.Duration {
+	return r.row.CreatedAt.Add(r.row.Lifetime).Sub(now)
 }
 
 // free reports whether a machine waits for an attempt. The caller holds mu.
@@ -93,10 +160,10 @@ func (r *runner) free() bool {
 	return r.row.State == store.RunnerIdle && r.poll != nil && !r.promised
 }
 
-// hasIdle reports whether a machine waits in a pool on one of the choices.
+// hasIdle reports whether a machine waits, or boots with room for more, in a pool on one of the choices.
 func hasIdle(views map[string]*poolView, choices []choice) bool {
 	for _, v := range views {
-		if len(v.idle) > 0 && slices.Contains(choices, v.pool.where) {
+		if len(v.idle)+len(v.coming) > 0 && slices.Contains(choices, v.pool.where) {
 			return true
 		}
 	}
@@ -114,15 +181,16 @@ func (e *Engine) lend(l *store.Launch, job *store.Job, a action) bool {
 	if a.grow {
 		id := newID("rnr_")
 		l.Machine = machineName(e.identity.Install, id)
+		l.Price = shareOf(l.Price, p.slots())
 		l.Lend.New = &store.Runner{
 			Machine: l.Machine, ID: id, Pool: p.name, Spec: p.spec, Provider: l.Provider, Region: l.Region,
-			Lifetime: p.lifetime(&job.Spec), Price: l.Price, CreatedAt: l.Time,
+			Lifetime: p.lifetime(&job.Spec), Slots: p.slots(), Price: l.Price, CreatedAt: l.Time,
 		}
 		return true
 	}
 	l.Machine = a.lent
 	if l.Price != nil { // its pool pays for the least that is billed
-		price := *l.Price
+		price := *shareOf(l.Price, p.slots())
 		price.Minimum = 0
 		l.Price = &price
 	}
@@ -151,7 +219,7 @@ func (e *Engine) occupied(l *store.Launch, jobID string) {
 	if made := l.Lend.New; made != nil {
 		row := *made
 		row.State, row.Version, row.Attempt, row.JobID, row.Tenant = store.RunnerWarming, 1, l.AttemptID, jobID, l.Lend.Tenant
-		e.noteRunner(&row)
+		e.noteSlots(&row)
 		return
 	}
 	e.mu.Lock()
@@ -159,6 +227,12 @@ func (e *Engine) occupied(l *store.Launch, jobID string) {
 	r := e.runners[l.Machine]
 	if r == nil || r.row.Attempt == l.AttemptID { // it has been read meanwhile
 		return
+	}
+	for _, slot := range e.slotsOf(r) {
+		if slot != r && slot.row.Tenant == "" && l.Lend.Tenant != "" {
+			slot.row.Tenant = l.Lend.Tenant
+			slot.row.Version++
+		}
 	}
 	row := &r.row
 	row.State, row.Attempt, row.JobID, row.Tenant, row.FreeAt = store.RunnerBusy, l.AttemptID, jobID, l.Lend.Tenant, time.Time{}

@@ -55,7 +55,7 @@ func (e *Engine) poolStates() []poolState {
 			state = store.RunnerBusy // or is about to be
 		}
 		s.runners = append(s.runners, runnerView{
-			name: r.name, provider: r.row.Provider, state: state, spec: r.row.Spec, attempt: r.row.Attempt,
+			name: r.name, host: r.row.Host, message: r.row.Message, provider: r.row.Provider, state: state, spec: r.row.Spec, attempt: r.row.Attempt,
 			ended: r.sight.Rank() >= machine.Exited.Rank(), exit: r.exit, polls: r.poll != nil, bringing: r.bringing,
 			silence: e.vigil.elapsed(r.heard, now), idle: now.Sub(r.row.IdleAt), age: now.Sub(r.row.CreatedAt), since: since,
 		})

@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/dayfly-run/dayfly"
@@ -24,40 +26,101 @@ type poolState struct {
 
 // runnerView is what is known of one of its machines.
 type runnerView struct {
-	name, provider string
-	state          store.RunnerState
-	spec           string
-	attempt        string // who has it
-	ended          bool   // the provider has shown that it has
-	exit           string // and how
-	polls          bool   // its agent waits in a call
-	silence        time.Duration
-	idle           time.Duration // since it became idle
-	age            time.Duration
-	since          time.Duration // since it was asked for, or its state is known
-	bringing       bool          // it is being asked for
+	name, host, provider string
+	state                store.RunnerState
+	message              string // why it is draining
+	spec                 string
+	attempt              string // who has it
+	ended                bool   // the provider has shown that it has
+	exit                 string // and how
+	polls                bool   // its agent waits in a call
+	silence              time.Duration
+	idle                 time.Duration // since it became idle
+	age                  time.Duration
+	since                time.Duration // since it was asked for, or its state is known
+	bringing             bool          // it is being asked for
+}
+
+// hostView is a machine of a pool with all its slots. Most have one.
+type hostView struct {
+	slots  []*runnerView // that are not draining
+	leaves string        // why one is, or is to be; "": none
+}
+
+// hosts returns the machines of a pool that are not on their way out, in the order of their first runners.
+func (p *poolState) hosts(t *timers, boot time.Duration) []*hostView {
+	byName := map[string]*hostView{}
+	var hosts []*hostView
+	for i := range p.runners {
+		r := &p.runners[i]
+		h := byName[r.host]
+		if h == nil {
+			h = &hostView{}
+			byName[r.host] = h
+			hosts = append(hosts, h)
+		}
+		if r.state == store.RunnerDraining {
+			h.leaves = cmp.Or(h.leaves, leavesWith(r.message))
+			continue
+		}
+		h.slots = append(h.slots, r)
+		if why := p.useless(r, t, boot); why != "" {
+			h.leaves = cmp.Or(h.leaves, leavesWith(why))
+		}
+	}
+	return slices.DeleteFunc(hosts, func(h *hostView) bool { return len(h.slots) == 0 })
+}
+
+// used returns how many of a machine's slots have an attempt.
+func (h *hostView) used() (n int) {
+	for _, r := range h.slots {
+		if r.state == store.RunnerBusy || r.attempt != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// idleFor returns for how long nobody has used a machine: 0 if somebody does, or if it is not ready.
+func (h *hostView) idleFor() time.Duration {
+	least := time.Duration(math.MaxInt64)
+	for _, r := range h.slots {
+		if r.state != store.RunnerIdle {
+			return 0
+		}
+		least = min(least, r.idle)
+	}
+	return least
 }
 
 // planPool decides what becomes of the machines of one pool. Nothing that is busy is touched: those are decided about with
 // their attempts.
 func planPool(p *poolState, t *timers, boot time.Duration) []action {
 	var actions []action
-	have, used := 0, 0
-	for i := range p.runners {
-		r := &p.runners[i]
-		if r.state == store.RunnerDraining {
-			continue
+	drain := func(r *runnerView, why string) {
+		actions = append(actions, action{kind: drainRunner, machine: r.name, provider: r.provider, attempt: r.attempt, why: why})
+	}
+	hosts := p.hosts(t, boot)
+	have, staying, used := 0, 0, 0 // machines for jobs to come, all that are left, and slots with a job
+	for _, h := range hosts {
+		before := len(actions)
+		for _, r := range h.slots {
+			switch why := p.useless(r, t, boot); {
+			case why != "":
+				drain(r, why)
+			case h.leaves != "" && r.state != store.RunnerBusy && r.attempt == "":
+				drain(r, h.leaves)
+			case r.state == store.RunnerWarming && r.attempt == "" && !r.bringing && r.name == r.host:
+				actions = append(actions, action{kind: bringRunner, machine: r.name, provider: r.provider})
+			}
 		}
-		if why := p.useless(r, t, boot); why != "" {
-			actions = append(actions, action{kind: drainRunner, machine: r.name, provider: r.provider, attempt: r.attempt, why: why})
-			continue
-		}
-		have++
-		if r.state == store.RunnerBusy || r.attempt != "" {
-			used++
-		}
-		if r.state == store.RunnerWarming && r.attempt == "" && !r.bringing {
-			actions = append(actions, action{kind: bringRunner, machine: r.name, provider: r.provider})
+		used += h.used()
+		switch drained := len(actions) - before; {
+		case h.leaves == "":
+			have++
+			staying++
+		case drained < len(h.slots):
+			staying++
 		}
 	}
 	if p.pool == nil {
@@ -65,19 +128,20 @@ func planPool(p *poolState, t *timers, boot time.Duration) []action {
 	}
 	want := p.pool.Min
 	if p.pool.Prewarm > 0 {
-		want = max(want, int(math.Ceil(float64(used)/p.pool.Prewarm)))
+		want = max(want, int(math.Ceil(float64(used)/p.pool.Prewarm/float64(p.pool.slots()))))
 	}
 	want = min(want, p.pool.Max)
-	for i := range p.runners {
-		r := &p.runners[i]
-		if have > want && r.state == store.RunnerIdle && p.useless(r, t, boot) == "" && r.idle >= p.pool.Idle {
-			actions = append(actions, action{kind: drainRunner, machine: r.name, provider: r.provider,
-				why: fmt.Sprintf("nobody has used it for %v", p.pool.Idle)})
+	for _, h := range hosts {
+		if have > want && h.leaves == "" && h.idleFor() >= p.pool.Idle {
+			for _, r := range h.slots {
+				drain(r, fmt.Sprintf("nobody has used it for %v", p.pool.Idle))
+			}
 			have--
+			staying--
 		}
 	}
 	if !p.paused {
-		for range min(want-have, growAtOnce) {
+		for range min(want-have, p.pool.Max-staying, growAtOnce) {
 			actions = append(actions, action{kind: warmRunner, why: p.name})
 		}
 	}
@@ -144,7 +208,7 @@ func planUntold(a *attemptView, t *timers) []action {
 
 // afterUse decides what becomes of a machine of a pool when its attempt has ended: by the attempt's last state and what its
 // agent has reported, if it has. told is whether the agent may have heard of the attempt. p is nil when the pool is not configured any more.
-func afterUse(p *pool, r *store.Runner, v *verdict, told bool, report *wire.Result, now time.Time) (to store.RunnerState, why string) {
+func afterUse(p *pool, r *store.Runner, beside shared, v *verdict, told bool, report *wire.Result, now time.Time) (to store.RunnerState, why string) {
 	exit := v.exit
 	switch {
 	case !told && r.State == store.RunnerBusy && (v.state == dayfly.AttemptCanceled || v.reason == dayfly.ReasonDeadline):
@@ -164,21 +228,23 @@ func afterUse(p *pool, r *store.Runner, v *verdict, told bool, report *wire.Resu
 	case p != nil && p.OneUse:
 		return store.RunnerDraining, "its pool uses no machine twice"
 	}
-	if why := retired(p, r, now); why != "" {
+	if why := retired(p, r, beside, now); why != "" {
 		return store.RunnerDraining, why
 	}
 	return store.RunnerRecycling, ""
 }
 
 // retired says why a machine of a pool is given no more jobs, however clean it is, or "".
-func retired(p *pool, r *store.Runner, now time.Time) string {
+func retired(p *pool, r *store.Runner, beside shared, now time.Time) string {
 	switch {
 	case p == nil:
 		return "its pool is not configured any more"
 	case r.Spec != p.spec:
 		return "its pool has other machines now"
-	case p.MaxUses > 0 && r.Uses >= p.MaxUses:
-		return fmt.Sprintf("it has carried out %d jobs, as many as the pool's machines do", r.Uses)
+	case beside.leaves != "":
+		return beside.leaves
+	case p.MaxUses > 0 && beside.uses >= p.MaxUses:
+		return fmt.Sprintf("it has carried out %d jobs, as many as the pool's machines do", beside.uses)
 	case now.Sub(r.CreatedAt) >= p.MaxAge:
 		return fmt.Sprintf("it is as old as the pool's machines become, %v", p.MaxAge)
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -22,9 +23,9 @@ func TestAPoolTouchesNoMachineThatAJobHasAndStaysWithinItsBounds(t *testing.T) {
 			return time.Duration(rapid.IntRange(0, 120).Draw(t, what)) * time.Minute
 		}
 		byName := map[string]runnerView{}
-		for i := range rapid.IntRange(0, most).Draw(t, "machines") {
+		for i := range rapid.IntRange(0, 3*most).Draw(t, "slots") {
 			r := runnerView{
-				name: string(rune('a' + i)), state: rapid.SampledFrom(states).Draw(t, "state"), spec: rapid.SampledFrom([]string{"this", "that"}).Draw(t, "spec"),
+				name: string(rune('a' + i)), host: string(rune('a' + rapid.IntRange(0, min(i, most-1)).Draw(t, "machine"))), state: rapid.SampledFrom(states).Draw(t, "state"), spec: rapid.SampledFrom([]string{"this", "that"}).Draw(t, "spec"),
 				ended: rapid.Bool().Draw(t, "ended"), polls: rapid.Bool().Draw(t, "polls"), silence: some("silence"), idle: some("idle"),
 				age: some("age"), since: some("since"), bringing: rapid.Bool().Draw(t, "bringing"),
 			}
@@ -34,20 +35,31 @@ func TestAPoolTouchesNoMachineThatAJobHasAndStaysWithinItsBounds(t *testing.T) {
 			p.runners = append(p.runners, r)
 			byName[r.name] = r
 		}
-		left, made := 0, 0
-		for _, r := range p.runners {
-			if r.state != store.RunnerDraining {
-				left++
+		made, drained := 0, map[string]bool{}
+		// stay counts the machines of which a slot is left, and those which are not about to go.
+		stay := func() (left, useful int) {
+			slots, leaving := map[string]int{}, map[string]bool{}
+			for _, r := range p.runners {
+				if r.state == store.RunnerDraining || drained[r.name] {
+					leaving[r.host] = true
+				} else {
+					slots[r.host]++
+				}
 			}
+			for host := range slots {
+				if !leaving[host] {
+					useful++
+				}
+			}
+			return len(slots), useful
 		}
-		drained := map[string]bool{}
 		timers := defaultTimers()
 		for _, a := range planPool(p, &timers, 5*time.Minute) {
 			switch r := byName[a.machine]; a.kind {
 			case warmRunner:
 				made++
 			case bringRunner:
-				if r.state != store.RunnerWarming || r.attempt != "" || r.bringing {
+				if r.state != store.RunnerWarming || r.attempt != "" || r.bringing || r.name != r.host {
 					t.Fatalf("a machine is asked for that is %+v", r)
 				}
 			case drainRunner:
@@ -58,16 +70,24 @@ func TestAPoolTouchesNoMachineThatAJobHasAndStaysWithinItsBounds(t *testing.T) {
 					t.Fatalf("a machine is destroyed twice: %+v", r)
 				}
 				drained[a.machine] = true
-				left--
 			default:
 				t.Fatalf("a pool does %s", a.kind)
 			}
 		}
+		left, useful := stay()
 		if made > 0 && (p.paused || left+made > most) {
 			t.Fatalf("%d machines are made beside %d, of at most %d, paused: %v", made, left, most, p.paused)
 		}
-		if left < len(p.runners) && made == 0 && left < p.pool.Min && !p.paused {
-			t.Fatalf("%d machines are left of at least %d, and none is made", left, p.pool.Min)
+		if made == 0 && useful < p.pool.Min && left < most && !p.paused {
+			t.Fatalf("%d machines stay of at least %d, and none is made", useful, p.pool.Min)
+		}
+		for _, r := range p.runners {
+			leaves := slices.ContainsFunc(p.runners, func(o runnerView) bool {
+				return o.host == r.host && (o.state == store.RunnerDraining || drained[o.name])
+			})
+			if leaves && r.state == store.RunnerIdle && !drained[r.name] {
+				t.Fatalf("a slot waits for a job on a machine that leaves: %+v", r)
+			}
 		}
 	})
 }

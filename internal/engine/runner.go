@@ -12,9 +12,9 @@ import (
 	"github.com/dayfly-run/dayfly/machine"
 )
 
-// runner is a machine of a pool. The engine's mu guards all but what never changes.
+// runner is a machine of a pool, or one slot of it. The engine's mu guards all but what never changes.
 type runner struct {
-	name string       // the machine's; never changes, so that it may be read without the lock
+	name string       // the row's; never changes, so that it may be read without the lock
 	row  store.Runner // as last read or written
 
 	sight    machine.State
@@ -27,11 +27,11 @@ type runner struct {
 	poll     *poll     // the call in which its agent waits; nil: none is open
 }
 
-// sawRunner takes what a provider says of a machine of a pool that no attempt is on.
+// sawRunner takes what a provider says of a machine of a pool.
 func (e *Engine) sawRunner(m *machine.Machine) {
+	ended := false
 	e.mu.Lock()
-	r := e.runners[m.Name]
-	if r != nil {
+	for _, r := range e.slotsOf(e.runners[m.Name]) {
 		if m.State.Rank() < machine.Exited.Rank() {
 			r.row.MachineID, r.row.Image, r.row.Location = m.ID, cmp.Or(m.Image, r.row.Image), cmp.Or(m.Location, r.row.Location)
 		}
@@ -39,8 +39,8 @@ func (e *Engine) sawRunner(m *machine.Machine) {
 			r.sight = m.State
 			r.exit = describeExit(m.Exit)
 		}
+		ended = ended || r.sight.Rank() >= machine.Exited.Rank()
 	}
-	ended := r != nil && r.sight.Rank() >= machine.Exited.Rank()
 	e.mu.Unlock()
 	if ended {
 		e.wakePools.set()

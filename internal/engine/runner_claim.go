@@ -53,7 +53,7 @@ func (e *Engine) claimNext(ctx context.Context, c *wire.ClaimRequest) (*wire.Ass
 		switch greeting {
 		case waits:
 			if held.Err() != nil {
-				return e.nothingYet(), nil
+				return e.nothingYet(r), nil
 			}
 			select {
 			case <-call.wake:
@@ -65,12 +65,12 @@ func (e *Engine) claimNext(ctx context.Context, c *wire.ClaimRequest) (*wire.Ass
 			case w != nil:
 				return w, nil
 			case err != nil && ctx.Err() != nil:
-				return e.nothingYet(), nil // it asks again, and is given the same attempt
+				return e.nothingYet(r), nil // it asks again, and is given the same attempt
 			case err != nil:
 				return nil, err
 			}
 		case superseded:
-			return e.nothingYet(), nil
+			return e.nothingYet(r), nil
 		case isAnother:
 			// A second instance, which a provider has made of the name, ends by itself. So does a machine whose agent was
 			// started again, because nobody knows what is left on it; then that is seen, as the end of any machine is.
@@ -80,7 +80,7 @@ func (e *Engine) claimNext(ctx context.Context, c *wire.ClaimRequest) (*wire.Ass
 		default:
 			switch err := e.receive(ctx, r, call, greeting, attempt); {
 			case ctx.Err() != nil:
-				return e.nothingYet(), nil
+				return e.nothingYet(r), nil
 			case err != nil:
 				return nil, err
 			}
@@ -140,6 +140,7 @@ func (e *Engine) take(ctx context.Context, r *runner, call *poll, attempt string
 		if !e.tellAgent(attempt) {
 			return nil, nil
 		}
+		w.Slots = e.slotsToTell(r)
 		return w, nil
 	case fault.StaleAttempt, fault.AlreadyClaimed, fault.NotFound:
 		// It was canceled in this moment, or the machine was given up: the store knows.
@@ -243,9 +244,9 @@ func (e *Engine) attemptOfRunner(r *runner) string {
 func (e *Engine) readied(ctx context.Context, r *runner, attempt, by string) error {
 	now := e.clock.now()
 	e.mu.Lock()
-	p, row := e.pools[r.row.Pool], r.row
+	p, row, beside := e.pools[r.row.Pool], r.row, e.share(r)
 	e.mu.Unlock()
-	if why := retired(p, &row, now); why != "" && attempt != "" {
+	if why := retired(p, &row, beside, now); why != "" && attempt != "" {
 		return e.drain(ctx, r, why)
 	}
 	moved, err := e.store.MoveRunner(ctx, &store.RunnerMove{
@@ -261,8 +262,18 @@ func (e *Engine) readied(ctx context.Context, r *runner, attempt, by string) err
 }
 
 // nothingYet tells an agent to ask again.
-func (e *Engine) nothingYet() *wire.Assignment {
-	return &wire.Assignment{Wait: true, OrphanAfterMS: e.orphanAfter().Milliseconds()}
+func (e *Engine) nothingYet(r *runner) *wire.Assignment {
+	return &wire.Assignment{Wait: true, OrphanAfterMS: e.orphanAfter().Milliseconds(), Slots: e.slotsToTell(r)}
+}
+
+// slotsToTell returns what an agent is told of how its machine is divided: nothing when it is not.
+func (e *Engine) slotsToTell(r *runner) int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !r.row.Divided() {
+		return 0
+	}
+	return r.row.Slots
 }
 
 // unwanted refuses the agent of a machine that is not to go on.

@@ -26,13 +26,21 @@ func (e *Engine) drain(ctx context.Context, r *runner, why string) error {
 		return err
 	}
 	e.noteRunner(moved)
-	e.logger.Info("a machine of a pool is destroyed", "pool", row.Pool, "machine", row.Machine, "was", row.State, "uses", row.Uses, "why", why)
-	if row.State == store.RunnerWarming {
+	e.logger.Info(given(&row), "pool", row.Pool, "machine", row.Machine, "was", row.State, "uses", row.Uses, "why", why)
+	if row.State == store.RunnerWarming && e.diesWith(r) {
 		e.died(row.Pool, why)
 	}
-	e.doomed.add(row.Provider, row.Machine, moved.MachineID)
+	e.release(r, moved.MachineID)
 	e.wakeQueue.set()
 	return nil
+}
+
+// given is what the log says of a machine of a pool that is not to be used any more.
+func given(row *store.Runner) string {
+	if row.Divided() {
+		return "a slot of a pool's machine is given up; the machine is destroyed when all are"
+	}
+	return "a machine of a pool is destroyed"
 }
 
 // revived notes that a machine of a pool has been ready.
@@ -80,7 +88,7 @@ func (e *Engine) vacate(f *flight, v *verdict, fence int64, end *store.Ending, r
 	defer e.mu.Unlock()
 	end.Wall, end.Runner, end.Gone = wallClock(), store.RunnerDraining, "it is not known any more"
 	if r := e.runners[f.runner]; r != nil {
-		end.Runner, end.Gone = afterUse(e.pools[r.row.Pool], &r.row, v, fence != 0 && !f.untold, result, end.Time)
+		end.Runner, end.Gone = afterUse(e.pools[r.row.Pool], &r.row, e.share(r), v, fence != 0 && !f.untold, result, end.Time)
 	}
 }
 
@@ -109,7 +117,7 @@ func (e *Engine) vacated(f *flight, end *store.Ending) {
 	row := r.row
 	e.mu.Unlock()
 	if row.State == store.RunnerDraining && was != store.RunnerDraining {
-		e.logger.Info("a machine of a pool is destroyed", "pool", row.Pool, "machine", row.Machine, "was", was, "uses", row.Uses, "why", end.Gone)
+		e.logger.Info(given(&row), "pool", row.Pool, "machine", row.Machine, "was", was, "uses", row.Uses, "why", end.Gone)
 		if was == store.RunnerWarming && end.State == dayfly.AttemptNeverStarted && end.Reason != dayfly.ReasonDeadline {
 			e.died(row.Pool, end.Gone)
 		}

@@ -19,14 +19,14 @@ func (e *Engine) warm(ctx context.Context, p *pool) error {
 	now, id := e.clock.now(), newID("rnr_")
 	row := &store.Runner{
 		Machine: machineName(e.identity.Install, id), ID: id, Pool: p.name, State: store.RunnerWarming, Version: 1, Spec: p.spec,
-		Provider: p.where.provider, Region: p.where.region, Lifetime: p.lifetime(nil),
-		Price: e.price(p.where, &dayfly.JobSpec{Size: p.Size}), CreatedAt: now, FreeAt: now,
+		Provider: p.where.provider, Region: p.where.region, Lifetime: p.lifetime(nil), Slots: p.slots(),
+		Price: shareOf(e.price(p.where, &dayfly.JobSpec{Size: p.Size}), p.slots()), CreatedAt: now, FreeAt: now,
 	}
 	err := e.store.AddRunner(ctx, row, p.Max)
 	var r *runner
 	e.unclaim(at, func() {
 		if err == nil {
-			r = e.noteRunner(row)
+			r = e.noteSlots(row)
 		}
 	})
 	switch {

@@ -162,10 +162,10 @@ func (s *sweep) forgetGone(ctx context.Context, list []*machine.Machine, now tim
 func (s *sweep) attempt(ctx context.Context, m *machine.Machine) (known, live bool, err error) {
 	id := m.Labels["attempt"]
 	if strings.HasPrefix(id, wire.RunnerPrefix) { // a machine of a pool
-		r, err := s.engine.store.Runner(ctx, id)
+		live, err := s.engine.livesAt(ctx, id)
 		switch {
 		case err == nil:
-			return true, r.State != store.RunnerDraining && r.State != store.RunnerGone, nil
+			return true, live, nil
 		case fault.Of(err) == fault.NotFound:
 			return false, false, nil
 		default:

@@ -31,13 +31,32 @@ func (e *Engine) watchLoop(ctx context.Context, name string, p machine.Provider)
 // saw takes what a provider says of one machine.
 func (e *Engine) saw(m *machine.Machine) {
 	e.mu.Lock()
-	f := e.byMachine[m.Name]
-	if f == nil {
-		e.mu.Unlock()
-		e.sawKept(m)
-		e.sawRunner(m)
-		return
+	r, flights := e.runners[m.Name], []*flight{}
+	if f := e.byMachine[m.Name]; f != nil {
+		flights = append(flights, f)
 	}
+	if r != nil && r.row.Divided() {
+		for _, slot := range e.slotsOf(r)[1:] {
+			if f := e.byMachine[slot.name]; f != nil {
+				flights = append(flights, f)
+			}
+		}
+	}
+	e.mu.Unlock()
+	if r != nil {
+		e.sawRunner(m)
+	}
+	for _, f := range flights {
+		e.sawFlight(f, m)
+	}
+	if len(flights) == 0 && r == nil {
+		e.sawKept(m)
+	}
+}
+
+// sawFlight takes what a provider says of the machine of a flight.
+func (e *Engine) sawFlight(f *flight, m *machine.Machine) {
+	e.mu.Lock()
 	news := f.see(m)
 	ended := f.sight.Rank() >= machine.Exited.Rank()
 	// What it runs came with the answer to the create, and that may have been lost with the server that waited for it.
@@ -46,9 +65,6 @@ func (e *Engine) saw(m *machine.Machine) {
 		f.image = m.Image
 	}
 	e.mu.Unlock()
-	if f.runner != "" {
-		e.sawRunner(m)
-	}
 	if untold {
 		e.notes.add(e.lifetime, &store.Note{Attempt: f.id, Time: e.clock.now(), Booted: m})
 	}
@@ -273,19 +289,25 @@ func (e *Engine) kill(ctx context.Context, f *flight, why string) {
 	e.mu.Lock()
 	again := f.killed
 	f.killed = true
-	id := f.providerID
+	id, host := f.providerID, e.hostOf(f)
 	e.mu.Unlock()
 	if again {
 		return
 	}
 	e.mu.Lock()
-	if r := e.runners[f.runner]; r != nil {
-		r.row.State, r.row.Message = store.RunnerDraining, why
+	for _, slot := range e.slotsOf(e.runners[f.runner]) { // those beside it end with the machine
+		if slot.row.State != store.RunnerDraining {
+			slot.row.State, slot.row.Message = store.RunnerDraining, why
+		}
+		if beside := e.byMachine[slot.name]; beside != nil {
+			beside.killed = true
+		}
+		slot.wake()
 	}
 	e.mu.Unlock()
 	e.logger.Warn("destroying a machine whose attempt is in flight", "job", f.jobID, "attempt", f.number, "machine", f.machine, "why", why)
 	err := e.store.MoveMachine(ctx, []*store.MachineMove{{
-		Name: f.machine, From: []store.MachineState{store.MachineCreating, store.MachinePresent},
+		Name: host, From: []store.MachineState{store.MachineCreating, store.MachinePresent},
 		To: store.MachineDeleting, Time: e.clock.now(), Message: why,
 	}})
 	if err != nil {
@@ -295,5 +317,5 @@ func (e *Engine) kill(ctx context.Context, f *flight, why string) {
 		e.mu.Unlock()
 		return
 	}
-	e.doomed.add(f.provider, f.machine, id)
+	e.doomed.add(f.provider, host, id)
 }

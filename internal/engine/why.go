@@ -161,11 +161,12 @@ func (e *Engine) whyPool(w *dayfly.Why, job *store.Job, f *flight) {
 	now := e.clock.now()
 	e.mu.Lock()
 	paused, message, until := now.Before(p.until), p.pauseMessage(), p.until
-	have := 0
+	have, boots := 0, false
 	for _, r := range e.runners {
-		if r.row.Pool == p.name && r.row.State != store.RunnerDraining {
+		if r.row.Pool == p.name && r.isHost() && store.Together(e.rowsOf(r)) != store.RunnerDraining {
 			have++
 		}
+		boots = boots || r.row.Pool == p.name && r.row.Divided() && r.row.State == store.RunnerWarming && r.row.Attempt == ""
 	}
 	e.mu.Unlock()
 	switch {
@@ -173,6 +174,8 @@ func (e *Engine) whyPool(w *dayfly.Why, job *store.Job, f *flight) {
 		say(w, "The machine is one of pool %s, which keeps it for other jobs.", p.name)
 	case paused:
 		say(w, "The pool %s makes no machines for another %s: %s", p.name, spoken(until.Sub(now)), message)
+	case f == nil && boots:
+		say(w, "A machine of pool %s boots that has room for it, or for one before it.", p.name)
 	case f != nil && have >= p.Max:
 		say(w, "No machine of pool %s was idle, and it has as many as it may have, %d; so this one is the job's alone.", p.name, p.Max)
 	}
