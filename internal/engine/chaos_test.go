@@ -40,6 +40,7 @@ func TestNoFaultLosesOrDoublesAJob(t *testing.T) {
 				o.MaxMachines = map[string]int{"mem": 8, "other": 3}
 				o.Pools = map[string]engine.Pool{"warm": {
 					Provider: "mem", Max: 3, Min: 1, Prewarm: 0.6, Idle: 2 * time.Minute, MaxAge: 20 * time.Minute, MaxUses: 5,
+					Concurrency: 1 + int(seed%3),
 				}}
 				o.Providers["other"] = other
 			})
@@ -181,7 +182,7 @@ func (c *chaos) check(seed uint64) {
 			if a.Number != i+1 || !a.State.Terminal() {
 				t.Errorf("seed %d: attempt %d of %s has number %d and state %s; want numbers without holes and terminal states", seed, i+1, id, a.Number, a.State)
 			}
-			if a.State == dayfly.AttemptLost && !c.vanished[a.Machine.Name] {
+			if host, _ := wire.SlotOf(a.Machine.Name); a.State == dayfly.AttemptLost && !c.vanished[host] {
 				t.Errorf("seed %d: attempt %d of %s was lost although nothing happened to its machine: %s", seed, a.Number, id, a.Message)
 			}
 			c.mu.Lock()
@@ -223,7 +224,12 @@ func (c *chaos) checkPool(seed uint64) {
 	}
 	queues, shared := map[string]string{}, 0
 	c.mu.Lock()
-	for name, jobs := range c.served {
+	served := map[string][]*wire.Assignment{}
+	for slot, jobs := range c.served {
+		host, _ := wire.SlotOf(slot)
+		served[host] = append(served[host], jobs...)
+	}
+	for name, jobs := range served {
 		if len(jobs) > 5 {
 			c.t.Errorf("seed %d: machine %s has begun %d jobs, want 5 at most", seed, name, len(jobs))
 		}

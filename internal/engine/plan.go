@@ -212,8 +212,11 @@ func planLanes(w *world) []action {
 		}
 		if left, limited := lane.keyRoom[job.Key]; limited && job.Key != "" {
 			if left <= 0 {
-				// The store marks it held when the launch is refused; asking is what makes it so.
-				actions = append(actions, action{kind: holdJob, job: job, choice: h.choices[0]})
+				// The store marks it held when the launch is refused; asking is what makes it so. What is asked for needs room all
+				// the same, because the store may know better: without any, asking would change nothing, again and again.
+				if at := slices.IndexFunc(h.choices, func(c choice) bool { return room[c.provider] > 0 }); at >= 0 {
+					actions = append(actions, action{kind: holdJob, job: job, choice: h.choices[at]})
+				}
 				continue
 			}
 		}

@@ -190,7 +190,13 @@ func TestLaunchesRespectEveryLimitAndTheOrder(t *testing.T) {
 		}
 		room := map[string]int{"a": w.room["a"], "b": w.room["b"]}
 
-		launched := only(plan(&w), launchJob)
+		actions := plan(&w)
+		for _, held := range only(actions, holdJob) {
+			if w.room[held.choice.provider] <= 0 { // the launch would not be tried, and be planned again for ever
+				t.Fatalf("%s is to be held on %s, which has no room", held.job.ID, held.choice)
+			}
+		}
+		launched := only(actions, launchJob)
 		for i, l := range launched {
 			if i > 0 && (l.job.Priority > launched[i-1].job.Priority ||
 				l.job.Priority == launched[i-1].job.Priority && l.job.Seq < launched[i-1].job.Seq) {

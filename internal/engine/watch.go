@@ -299,9 +299,6 @@ func (e *Engine) kill(ctx context.Context, f *flight, why string) {
 		if slot.row.State != store.RunnerDraining {
 			slot.row.State, slot.row.Message = store.RunnerDraining, why
 		}
-		if beside := e.byMachine[slot.name]; beside != nil {
-			beside.killed = true
-		}
 		slot.wake()
 	}
 	e.mu.Unlock()
@@ -317,5 +314,12 @@ func (e *Engine) kill(ctx context.Context, f *flight, why string) {
 		e.mu.Unlock()
 		return
 	}
+	e.mu.Lock()
+	for _, slot := range e.slotsOf(e.runners[f.runner]) {
+		if beside := e.byMachine[slot.name]; beside != nil {
+			beside.killed = true
+		}
+	}
+	e.mu.Unlock()
 	e.doomed.add(f.provider, host, id)
 }
