@@ -21,8 +21,8 @@ func (p *program) machinesCommand() *cobra.Command {
 		Long: `Lists the machines in the server's ledger: every machine that was asked for, from before it exists until its provider
 has confirmed that nothing of it is left. --all lists those that are gone too.
 
-Of a machine that belongs to a pool, STATE says what it does there: warming, idle, busy, recycling or draining. That of
-a fleet, which programs share, is warming, idle, lent, busy or draining, or unheard if the server was started after it.`,
+Of a machine that belongs to a pool, STATE says what it does there: warming, idle, busy, recycling or draining. Of one that
+carries out several jobs at once, "busy 2/4" says that it has two of four; --json lists them. That of a fleet, which programs share, is warming, idle, lent, busy or draining, or unheard if the server was started after it.`,
 		Example: "  dayfly machines\n  dayfly machines --all --json\n  dayfly machines audit",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,7 +48,7 @@ func (p *program) listMachines(ctx context.Context, c *connection, all bool) err
 			}
 			continue
 		}
-		rows = append(rows, []string{m.Name, where(m.Provider, m.Region), stateOfMachine(m), m.Job, ago(m.CreatedAt, now), poolOf(m), m.Location})
+		rows = append(rows, []string{m.Name, where(m.Provider, m.Region), stateOfMachine(m), jobOf(m), ago(m.CreatedAt, now), poolOf(m), m.Location})
 	}
 	if p.json {
 		return nil
@@ -65,10 +65,37 @@ func stateOfMachine(m *dayfly.Machine) string {
 	if m.KeptUntil != nil {
 		return m.State + " until " + m.KeptUntil.Local().Format("15:04:05")
 	}
+	if len(m.Slots) > 0 && m.Use == "busy" {
+		return fmt.Sprintf("busy %d/%d", busySlots(m), len(m.Slots))
+	}
 	if m.Use != "" {
 		return m.Use
 	}
 	return m.State
+}
+
+// busySlots counts the slots of a machine that have a job.
+func busySlots(m *dayfly.Machine) (n int) {
+	for _, s := range m.Slots {
+		if s.Use == "busy" {
+			n++
+		}
+	}
+	return n
+}
+
+// jobOf names a machine's job, or says how many it has.
+func jobOf(m *dayfly.Machine) string {
+	job, n := m.Job, 0
+	for _, s := range m.Slots {
+		if s.Use == "busy" {
+			job, n = s.Job, n+1
+		}
+	}
+	if n > 1 {
+		return counted(n, "job", "jobs")
+	}
+	return job
 }
 
 // poolOf says whose a machine is, and how many jobs it has begun there.

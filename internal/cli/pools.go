@@ -25,6 +25,7 @@ are gone some time after the last of those.
   BUSY      have one
   CLEANING  are made ready for the next
   LEAVING   are being destroyed
+  JOBS      have so many now, of as many as the machines that are there carry out at once
   WAITING   for a runner of a fleet, so many wait`,
 		Example: "  dayfly pools\n  dayfly run --pool ffmpeg -- ffmpeg -i in.wav out.mp3",
 		Args:    exactly(),
@@ -62,16 +63,16 @@ func (p *program) listPools(ctx context.Context, c *connection) error {
 }
 
 func (p *program) printPools(pools []dayfly.WarmPool) error {
-	rows := [][]string{{"NAME", "PROVIDER", "WARMING", "IDLE", "BUSY", "CLEANING", "LEAVING", "MIN", "MAX", "USES", "SIZE", "IMAGE"}}
+	rows := [][]string{{"NAME", "PROVIDER", "WARMING", "IDLE", "BUSY", "CLEANING", "LEAVING", "MIN", "MAX", "JOBS", "USES", "SIZE", "IMAGE"}}
 	for _, pool := range pools {
 		n := pool.Machines
 		rows = append(rows, []string{
 			pool.Name, where(pool.Provider, pool.Region), fmt.Sprint(n["warming"]), fmt.Sprint(n["idle"]), fmt.Sprint(n["busy"]),
-			fmt.Sprint(n["recycling"]), fmt.Sprint(n["draining"]), fmt.Sprint(pool.Min), fmt.Sprint(pool.Max), fmt.Sprint(pool.Uses),
+			fmt.Sprint(n["recycling"]), fmt.Sprint(n["draining"]), fmt.Sprint(pool.Min), fmt.Sprint(pool.Max), jobsOf(&pool), fmt.Sprint(pool.Uses),
 			pool.Size, pool.Image,
 		})
 	}
-	if err := table(p.out, p.fit(rows, "IMAGE", "SIZE", "LEAVING", "CLEANING", "USES")); err != nil {
+	if err := table(p.out, p.fit(rows, "IMAGE", "SIZE", "LEAVING", "CLEANING", "USES", "JOBS")); err != nil {
 		return err
 	}
 	for _, pool := range pools {
@@ -80,6 +81,17 @@ func (p *program) printPools(pools []dayfly.WarmPool) error {
 		}
 	}
 	return nil
+}
+
+// jobsOf says how many jobs the machines of a pool have, and could.
+func jobsOf(pool *dayfly.WarmPool) string {
+	all := 0
+	for use, n := range pool.Slots {
+		if use != "draining" {
+			all += n
+		}
+	}
+	return fmt.Sprintf("%d/%d", pool.Slots["busy"], all)
 }
 
 func (p *program) printFleets(fleets []dayfly.FleetStatus) error {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -93,8 +94,8 @@ func needs(spec *dayfly.JobSpec) time.Duration {
 	return fullLifetime(spec) - time.Duration(spec.Timeouts.Boot)
 }
 
-// poolViews gathers what is known of the pools. The machine that was used last is given away first, so that those which are
-// not needed stay idle and go.
+// poolViews gathers what is known of the pools. The machine that has the most jobs is given away first, and of those that have
+// as many the one that was used last, so that those which are not needed stay idle and go.
 func (e *Engine) poolViews(now time.Time) map[string]*poolView {
 	if len(e.pools) == 0 {
 		return nil
@@ -108,7 +109,7 @@ func (e *Engine) poolViews(now time.Time) map[string]*poolView {
 			views[name].room = 0
 		}
 	}
-	idle := map[string][]*runner{}
+	idle, busy := map[string][]*runner{}, map[string]int{} // by pool, and by machine
 	for _, r := range e.runners {
 		v := views[r.row.Pool]
 		if v == nil || !r.isHost() || store.Together(e.rowsOf(r)) == store.RunnerDraining {
@@ -125,6 +126,9 @@ func (e *Engine) poolViews(now time.Time) map[string]*poolView {
 		}
 		coming := comingView{tenant: r.row.Tenant, left: r.lifeLeft(now)}
 		for _, slot := range e.slotsOf(r) {
+			if slot.promised || slot.row.State == store.RunnerBusy {
+				busy[r.row.Host]++
+			}
 			switch {
 			case slot.promised:
 				left--
@@ -140,7 +144,9 @@ func (e *Engine) poolViews(now time.Time) map[string]*poolView {
 		}
 	}
 	for name, runners := range idle {
-		slices.SortFunc(runners, func(a, b *runner) int { return b.row.IdleAt.Compare(a.row.IdleAt) })
+		slices.SortFunc(runners, func(a, b *runner) int {
+			return cmp.Or(cmp.Compare(busy[b.row.Host], busy[a.row.Host]), b.row.IdleAt.Compare(a.row.IdleAt))
+		})
 		for _, r := range runners {
 			views[name].idle = append(views[name].idle, idleView{
 				name: r.name, host: r.row.Host, tenant: r.row.Tenant, left: r.lifeLeft(now),

@@ -87,6 +87,24 @@ func TestABurstOfJobsMakesAsManyMachinesAsItFillsAndRunsSideBySide(t *testing.T)
 	})
 }
 
+func TestJobsGatherOnTheMachineThatHasTheMost(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, divided(func(p *engine.Pool) { p.Min = 2 }))
+		wait(t.Context(), 10*time.Second)
+		f.work = workFor(time.Minute)
+		on := map[string]int{}
+		for range 4 {
+			id := f.submitMany(1)[0]
+			wait(t.Context(), time.Second)
+			on[hostOf(f.job(id))]++
+		}
+		if len(on) != 1 {
+			t.Errorf("machines of four jobs that came one by one: got %v, want one", on)
+		}
+	})
+}
+
 func TestAMachineIsCountedOnceHoweverManyJobsItHas(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {

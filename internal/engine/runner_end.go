@@ -25,8 +25,11 @@ func (e *Engine) drain(ctx context.Context, r *runner, why string) error {
 	if err != nil {
 		return err
 	}
+	e.mu.Lock()
+	beside := e.share(r)
+	e.mu.Unlock()
 	e.noteRunner(moved)
-	e.logger.Info(given(&row), "pool", row.Pool, "machine", row.Machine, "was", row.State, "uses", row.Uses, "why", why)
+	e.tellLeaves(&row, beside, row.State, why)
 	if row.State == store.RunnerWarming && e.diesWith(r) {
 		e.died(row.Pool, why)
 	}
@@ -35,12 +38,16 @@ func (e *Engine) drain(ctx context.Context, r *runner, why string) error {
 	return nil
 }
 
-// given is what the log says of a machine of a pool that is not to be used any more.
-func given(row *store.Runner) string {
-	if row.Divided() {
-		return "a slot of a pool's machine is given up; the machine is destroyed when all are"
+// tellLeaves logs that a machine of a pool is not to be used any more, once for all its slots. beside is how it was before.
+func (e *Engine) tellLeaves(row *store.Runner, beside shared, was store.RunnerState, why string) {
+	switch {
+	case beside.leaves != "": // it has been told
+	case row.Divided():
+		e.logger.Info("a machine of a pool gets no more jobs, and is destroyed when those are over that it has", "pool", row.Pool,
+			"machine", row.Host, "slot", row.Machine, "was", was, "uses", beside.uses, "why", why)
+	default:
+		e.logger.Info("a machine of a pool is destroyed", "pool", row.Pool, "machine", row.Machine, "was", was, "uses", row.Uses, "why", why)
 	}
-	return "a machine of a pool is destroyed"
 }
 
 // revived notes that a machine of a pool has been ready.
@@ -103,7 +110,7 @@ func (e *Engine) vacated(f *flight, end *store.Ending) {
 		e.mu.Unlock()
 		return
 	}
-	was := r.row.State
+	was, beside := r.row.State, e.share(r)
 	r.row.Version++
 	r.row.FreeAt, r.heard = end.Time, end.Time
 	if was != store.RunnerDraining {
@@ -117,7 +124,7 @@ func (e *Engine) vacated(f *flight, end *store.Ending) {
 	row := r.row
 	e.mu.Unlock()
 	if row.State == store.RunnerDraining && was != store.RunnerDraining {
-		e.logger.Info(given(&row), "pool", row.Pool, "machine", row.Machine, "was", was, "uses", row.Uses, "why", end.Gone)
+		e.tellLeaves(&row, beside, was, end.Gone)
 		if was == store.RunnerWarming && end.State == dayfly.AttemptNeverStarted && end.Reason != dayfly.ReasonDeadline {
 			e.died(row.Pool, end.Gone)
 		}
