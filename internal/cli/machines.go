@@ -21,8 +21,9 @@ func (p *program) machinesCommand() *cobra.Command {
 		Long: `Lists the machines in the server's ledger: every machine that was asked for, from before it exists until its provider
 has confirmed that nothing of it is left. --all lists those that are gone too.
 
-Of a machine that belongs to a pool, STATE says what it does there: warming, idle, busy, recycling or draining. Of one that
-carries out several jobs at once, "busy 2/4" says that it has two of four; --json lists them. That of a fleet, which programs share, is warming, idle, lent, busy or draining, or unheard if the server was started after it.`,
+Of a machine that belongs to a pool, STATE says what it does there: warming, idle, busy, recycling or draining. If it
+carries out several jobs at once, "busy 2/4" says that it has two of four; --json lists its slots. A machine of a fleet,
+which programs share, is warming, idle, lent, busy or draining, or unheard if the server was started after it.`,
 		Example: "  dayfly machines\n  dayfly machines --all --json\n  dayfly machines audit",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -146,16 +146,14 @@ func (r *Runner) AllSlots() []*Runner {
 // Together returns what a machine does whose slots these are: the state of the slot that does most. So it is draining when all are.
 func Together(slots []*Runner) RunnerState {
 	most := RunnerGone
+	states := []RunnerState{RunnerGone, RunnerDraining, RunnerWarming, RunnerIdle, RunnerRecycling, RunnerBusy}
 	for _, r := range slots {
-		if slices.Index(runnerStates, r.State) > slices.Index(runnerStates, most) {
+		if slices.Index(states, r.State) > slices.Index(states, most) {
 			most = r.State
 		}
 	}
 	return most
 }
-
-// runnerStates are in the order in which a slot counts for its machine.
-var runnerStates = []RunnerState{RunnerGone, RunnerDraining, RunnerWarming, RunnerIdle, RunnerRecycling, RunnerBusy}
 
 // MachineOf returns the ledger's entry of a machine of a pool. slots are all that it has, the first of them first.
 func MachineOf(slots ...*Runner) *Machine {

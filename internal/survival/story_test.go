@@ -58,6 +58,10 @@ func stories() map[string]story {
 			place: func(t *testing.T) *installation {
 				return install(t, "DAYFLY_POOLS_WARM_MAX=3", "DAYFLY_POOLS_WARM_PREWARM=0.5", "DAYFLY_POOLS_WARM_IDLE=500ms")
 			}},
+		"jobs run side by side on a machine": {tell: runSideBySide, points: []string{"store.launch", "store.move_runner", "store.end"},
+			place: func(t *testing.T) *installation {
+				return install(t, "DAYFLY_POOLS_WARM_MAX=2", "DAYFLY_POOLS_WARM_CONCURRENCY=2", "DAYFLY_POOLS_WARM_IDLE=500ms")
+			}},
 		"a job is given a machine that waits":  {tell: giveMachine, points: []string{"store.submit"}, passed: 1, place: installWarm},
 		"a job that waited is given a machine": {tell: giveMachineLater, points: []string{"store.launch"}, place: installWarm},
 		"programs share a runner": {tell: shareRunner, points: []string{"hire.write", "hire.create", "hire.destroy", "hire.remove"},
@@ -125,6 +129,22 @@ func shareMachine(t *testing.T, in *installation) {
 		spec := in.spec(k)
 		spec.Pool = "warm"
 		in.checkTask(in.submit(spec).ID, k)
+	}
+	in.empty()
+}
+
+// runSideBySide runs jobs of a pool at once: two fill a machine, and the third has another, or waits until one of them is ready
+// for it.
+func runSideBySide(t *testing.T, in *installation) {
+	k := task{lines: 20, exit: taskExit}
+	var ids []string
+	for range 3 {
+		spec := in.spec(k)
+		spec.Pool = "warm"
+		ids = append(ids, in.submit(spec).ID)
+	}
+	for _, id := range ids {
+		in.checkTask(id, k)
 	}
 	in.empty()
 }
