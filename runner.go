@@ -89,6 +89,10 @@ func Parent() *Beginning { return program.parent.Load() }
 // dialTimeout is how long a runner looks for its parent. A parent that waits for it no longer destroys its machine.
 const dialTimeout = 2 * time.Minute
 
+// partTimeout is how long a runner that was told to end, and has nothing to do, waits for its parent to let it go. Who tells a machine to
+// end kills it after ten seconds, as a rule.
+const partTimeout = 5 * time.Second
+
 // serve is the life of a runner that has one parent.
 func serve(word string) error {
 	invitation, err := link.ParseInvitation(word)
@@ -151,9 +155,9 @@ func (d *desk) serve(l *link.Link, leave <-chan struct{}) (*call.Server, error) 
 	go func() {
 		select {
 		case <-d.asked.Done():
-			server.Leave()
+			server.Leave(partTimeout)
 		case <-leave:
-			server.Leave()
+			server.Leave(0) // nobody is about to kill it
 		case <-over:
 		}
 	}()

@@ -38,6 +38,8 @@ type Server struct {
 	drained  bool          // no more calls are taken
 	idle     chan struct{} // closed when nothing runs, once the link is over
 	over     bool
+	rest     *time.Timer   // ends the link when it fires; nil: the parent does
+	patience time.Duration // how long rest waits
 	told     func(Settings)
 	around   func(function string, run func())
 }
@@ -92,6 +94,9 @@ func (s *Server) windUp(why error) {
 	s.drain()
 	s.mu.Lock()
 	s.over = true
+	if s.rest != nil {
+		s.rest.Stop()
+	}
 	detached := false
 	var attached []*Execution
 	for id, x := range s.running {
@@ -151,10 +156,26 @@ func wait(done <-chan struct{}, limit time.Duration) {
 }
 
 // Leave tells the parent that this process is about to end, and functions that they should come to their end. The parent then gives
-// the runner no more work, and stops it when it has none. What it has sent before is still done.
-func (s *Server) Leave() {
+// the runner no more work, and stops it when it has none. What it has sent before is still done. A parent that has not ended the link
+// when nothing has run for as long as patience is not there to do so, and it is ended here; 0: it is waited for.
+func (s *Server) Leave(patience time.Duration) {
 	s.warn()
 	_ = s.link.Post([]byte{byte(kindLeaving)}) // or the link is over, and so is the runner
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if patience > 0 && s.rest == nil && !s.over {
+		s.patience, s.rest = patience, time.AfterFunc(patience, s.part)
+	}
+}
+
+// part ends the link if nothing runs.
+func (s *Server) part() {
+	s.mu.Lock()
+	runs := len(s.running) > 0
+	s.mu.Unlock()
+	if !runs { // else it is looked at again when that has ended
+		s.link.Close(fault.Say(fault.Unavailable, "the runner was told to end, and its parent did not answer"))
+	}
 }
 
 // Abandon ends the contexts of all functions and takes no more calls, as if the process were gone.
@@ -302,8 +323,12 @@ func (s *Server) forget(x *Execution) {
 		return
 	}
 	delete(s.running, x.id)
-	if s.over && len(s.running) == 0 {
+	switch {
+	case len(s.running) > 0:
+	case s.over:
 		close(s.idle)
+	case s.rest != nil:
+		s.rest.Reset(s.patience)
 	}
 }
 
