@@ -55,10 +55,10 @@ func readRunner(c *session, text, name string) (*store.Runner, error) {
 const runnersOfHost = `SELECT ` + runnerColumns + ` FROM runners WHERE host = $1 ORDER BY rowid`
 
 // slotsOf returns the slots of a machine of a pool, the first of them first.
-func (c *session) slotsOf(host string) (slots []*store.Runner, err error) {
-	err = c.each(func(values row) error {
+func (s *session) slotsOf(host string) (slots []*store.Runner, err error) {
+	err = s.each(func(values row) error {
 		var r runnerRow
-		err := c.scan(values, r.columns())
+		err := s.scan(values, r.columns())
 		slots = append(slots, r.decode())
 		return err
 	}, runnersOfHost, host)
