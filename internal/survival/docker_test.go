@@ -234,3 +234,75 @@ func TestAContainerOfAPoolIsUsedAgainOnlyIfNothingOfItsJobIsLeft(t *testing.T) {
 		t.Error("after a job that left a file in /etc the next one got the same machine")
 	}
 }
+
+func TestAContainerOfAPoolCarriesOutJobsSideBySide(t *testing.T) {
+	t.Parallel()
+	e := dockertest.Shared(t)
+	image := e.Image(t, "dayfly-test/bb:1")
+	in := install(t, "DAYFLY_PROVIDERS_DOCKER_HOST="+e.Host, "DAYFLY_PROVIDERS_DOCKER_NETWORK="+e.Network,
+		"DAYFLY_PROVIDERS_DOCKER_AGENT="+dockertest.Agent(t), "DAYFLY_POOLS_BOX_PROVIDER=docker", "DAYFLY_POOLS_BOX_IMAGE="+image,
+		"DAYFLY_POOLS_BOX_MAX=1", "DAYFLY_POOLS_BOX_CONCURRENCY=2", "DAYFLY_POOLS_BOX_IDLE=1m")
+	in.start("")
+	slots := func(use string, want int) {
+		in.t.Helper()
+		eventually(t, patience, fmt.Sprintf("%d slots are %s", want, use), func() error {
+			pools, err := in.client.Pools(t.Context())
+			if err == nil && pools[0].Slots[use] != want {
+				err = fmt.Errorf("they are %v", pools[0].Slots)
+			}
+			return err
+		})
+	}
+	submit := func(script string) string {
+		in.t.Helper()
+		spec := in.contained(image, script)
+		spec.Provider, spec.Pool = "", "box"
+		return in.submit(spec).ID
+	}
+	ended := func(id string) (container, printed string) {
+		in.t.Helper()
+		done := in.ended(id)
+		if done.State != dayfly.Succeeded || len(done.Attempts) != 1 {
+			t.Fatalf("a job: got %s (%s) %s, want it to have succeeded at once", done.State, done.Reason, done.Message)
+		}
+		container, _, _ = strings.Cut(done.Attempts[0].Machine.Name, ".")
+		return container, string(in.printed(done.ID, 1, "stdout"))
+	}
+	waits := `until [ -e /tmp/go ]; do sleep 0.1; done; `
+	long := submit(`touch mine /tmp/beside; ` + waits + `ls; ls /tmp`)
+	slots("busy", 1)
+	slots("idle", 1)
+	first, printed := ended(submit(`ls; touch mine "$TMPDIR/mine"; sleep 1000 & echo`))
+	if strings.Contains(printed, "mine") {
+		t.Errorf("what a job finds beside another: got %q, want a directory of its own", printed)
+	}
+	slots("idle", 1)
+	second, printed := ended(submit(`ls . "$TMPDIR" /tmp; ps | grep -c "[s]leep 1000"; touch /tmp/go`))
+	if strings.Contains(printed, "mine") || !strings.Contains(printed, "beside") || !strings.Contains(printed, "\n0\n") {
+		t.Errorf("the next job beside the same: got %q, want nothing of the last, and /tmp as the job beside it has it", printed)
+	}
+	whole, printed := ended(long)
+	if printed != "mine\nbeside\ngo\n" && !strings.HasPrefix(printed, "mine\nbeside\n") {
+		t.Errorf("the job beside which two have ended: got %q, want its own file and what is in /tmp", printed)
+	}
+	if first != whole || second != whole {
+		t.Errorf("the containers of three jobs: got %s, %s and %s, want one", first, second, whole)
+	}
+	slots("idle", 2)
+	if _, printed = ended(submit("ls -A /tmp; echo nothing")); printed != "nothing\n" {
+		t.Errorf("/tmp when no other job ran: got %q, want nothing in it", printed)
+	}
+	slots("idle", 2)
+	long = submit(waits + "echo done")
+	slots("busy", 1)
+	ended(submit("echo evil >/etc/evil"))
+	slots("draining", 1)
+	after, _ := ended(submit("echo"))
+	if after == whole {
+		t.Error("after a job that left a file in /etc the next one got the same container")
+	}
+	if _, err := in.client.Cancel(t.Context(), long); err != nil {
+		t.Fatal(err)
+	}
+	in.ended(long)
+}
