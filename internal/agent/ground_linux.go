@@ -29,8 +29,8 @@ import (
 //
 // That is not all that one attempt can leave to another, or do to it. They run as one user, who may look into and write to all
 // that belongs to him: the directories of the other slots, their processes, by /proc and ptrace, and their signals. They share
-// ports, and the names of abstract sockets. Where a room has no share of its own of memory and processes, see
-// [process.Host.Share], one can take what the others need. And what the kernel keeps and shows in no file system that holds
+// ports, and the names of abstract sockets. Of the disk no room has a share of its own, and of memory and processes not
+// where [process.Host.Share] finds none; then one can take what the others need. And what the kernel keeps and shows in no file system that holds
 // files, such as key rings and, where an attempt may change them, the settings of network and kernel, is not looked at.
 type Ground struct {
 	since  unix.Timespec

@@ -2,6 +2,7 @@ package process_test
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -148,6 +149,22 @@ func TestWhatIsDoneToAGroupIsDoneToItsParts(t *testing.T) {
 		if err := <-started; err != nil {
 			t.Errorf("Start in a part of a group that goes on: got error %v, want nil", err)
 		}
+		q, _ := start(t, parts[1], "/", "exec sleep 1000")
+		if err := group.Halt(); err != nil {
+			t.Fatal(err)
+		}
+		if err := parts[1].Kill(t.Context()); err != nil {
+			t.Fatalf("Kill of a part of a halted group: got error %v, want nil", err)
+		}
+		if exit, _ := q.Exit(); exit.Signal != "SIGKILL" {
+			t.Errorf("what ran in a killed part of a halted group: got %+v, want SIGKILL", exit)
+		}
+		if _, err := parts[0].Start(&process.Command{Argv: []string{"true"}, Env: environment(), Dir: "/"}); err != nil {
+			t.Errorf("Start in another part then: got error %v, want the group to go on", err)
+		}
+		if err := parts[1].Renew(); err != nil {
+			t.Fatal(err)
+		}
 		if empty, err := group.Empty(); empty || err != nil {
 			t.Errorf("a group with something in a part: got empty %v and error %v, want false", empty, err)
 		}
@@ -222,6 +239,32 @@ func TestWhatRunsOutOfMemoryInOnePartIsNoOthersEnd(t *testing.T) {
 	next, _ := start(t, parts[0], "/", "exit 3")
 	if exit, _ := next.Exit(); exit.OOMKilled {
 		t.Errorf("what runs next in the part: got %+v, want nothing about memory", exit)
+	}
+}
+
+func TestWhatUsesUpTheMemoryOfTheWholeGroupIsNoOthersEnd(t *testing.T) {
+	t.Parallel()
+	host := newHost(t, false)
+	if !host.Abilities().Memory {
+		t.Skipf("no memory controller: %v", host.Abilities().Why)
+	}
+	group, dir := newGroup(t, host, machine.Size{MemoryMB: 128}), t.TempDir()
+	part := newParts(t, group, 2)[0]
+	beside, err := group.Part(0, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	steady, _ := start(t, part, dir, "mkfifo more; (head -c 30m /dev/zero; touch full; read line < more) | tail -c 30m | wc -c; exit 3")
+	eventually(t, "30 MiB are in use", func() bool { list, _ := filepath.Glob(dir + "/full"); return len(list) > 0 })
+	hog, _ := start(t, beside, "/", "exec head -c 200m /dev/zero | exec tail")
+	if exit, _ := hog.Exit(); !exit.OOMKilled {
+		t.Errorf("200 MiB beside 30 in a group that has 128: got %+v, want OOMKilled", exit)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "more"), []byte("\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if exit, _ := steady.Exit(); exit.Code != 3 {
+		t.Errorf("what ran in a part meanwhile: got %+v, want it to go on to its end", exit)
 	}
 }
 

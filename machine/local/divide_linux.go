@@ -72,6 +72,7 @@ func (c *cell) divide(guest *Cell, parts int) (_ []*Cell, err error) {
 		groups = append(groups, group)
 	}
 	d.beside = groups[0]
+	d.beside.Measure(c.slot.work, c.slot.tmp)
 	cells := make([]*Cell, parts)
 	for i := range cells {
 		part := &part{cell: c, division: d, number: i + 1, group: groups[i+1]}

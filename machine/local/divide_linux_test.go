@@ -83,7 +83,11 @@ func TestWhatIsDoneToADividedMachineIsDoneToAllOfIt(t *testing.T) {
 	t.Parallel()
 	modes(t, func(t *testing.T, scan bool) {
 		p, dir := newProvider(t, newDir(t), scan), t.TempDir()
-		m := create(t, p, newAgentSpec("divided", fmt.Sprintf("rounds 2 echo $$ > %[1]s/$PART-$ROUND; if [ $PART$ROUND != 21 ]; then exec sleep 1000; fi; while [ ! -e %[1]s/go ]; do sleep 0.01; done", dir)))
+		spec := newAgentSpec("divided", fmt.Sprintf("rounds 2 echo $$ > %[1]s/$PART-$ROUND; if [ $PART$ROUND != 21 ]; then exec sleep 1000; fi; while [ ! -e %[1]s/go ]; do sleep 0.01; done", dir))
+		if p.Abilities().Processes {
+			spec.Size.Processes = 60
+		}
+		m := create(t, p, spec)
 		readID(t, filepath.Join(dir, "1-1"))
 		readID(t, filepath.Join(dir, "2-1"))
 
@@ -159,8 +163,9 @@ func TestEachPartCountsAsAMachine(t *testing.T) {
 	if err := p.Destroy(t.Context(), divided.ID); err != nil {
 		t.Fatal(err)
 	}
-	if exit := outcome(t, p, newSpec("another", "true")); !exit.OK() {
-		t.Errorf("a machine when the divided one is gone: got %+v, want success", exit)
+	again := create(t, p, newAgentSpec("again", "rounds 3 true"))
+	if exit := exited(t, p, again.ID).Exit; !exit.OK() {
+		t.Errorf("a machine of three parts when the first is gone: got %+v, want success", exit)
 	}
 }
 

@@ -61,6 +61,17 @@
 // Where there are no cgroups, e cannot be made to fail. A supervisor that is stopped for seconds exactly between c and
 // e may then run a program for as long as it takes to look again; an agent finds its claim refused.
 //
+// # A machine for several things at once
+//
+// The guest of a machine may divide it, see [Cell.Divide]. A part has a process group within the machine's and directories
+// within its slot, and nothing of it is known outside of the supervisor: who ends the machine ends its parts. Each is made
+// as it was while the others go on, in the order of a, b and c above, so that it does not come to life again either.
+//
+//	cgroup 7.17, slots/17/          the machine, and all its limits
+//	    7.17/0                        what was entered from outside
+//	    7.17/1, slots/17/parts/1/     a part, with its share of memory, processes and disk
+//	    7.17/2, slots/17/parts/2/     another
+//
 // # Frames
 //
 // The socket carries one JSON object per line, at most three mebibytes each, many at once in either direction:

@@ -91,8 +91,9 @@ func (p *Provider) askedFor(ctx context.Context, id string, err error) error {
 }
 
 // Exec runs a command in the machine's process tree, as [machine.Execer] says, with the machine's environment and
-// within its limits. "" for Dir is the machine's own working directory, where a job's command works as well. Commands
-// run as the machine does; another User is refused.
+// within its limits. "" for Dir is the machine's own working directory, where a job's command works as well, unless the
+// machine was divided: then a command is beside all of its parts. Commands run as the machine does; another User is
+// refused.
 //
 // The command ends with the connection that this process has to the machine's supervisor for it, and so with this
 // process.
