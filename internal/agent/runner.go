@@ -82,7 +82,7 @@ const (
 	hold = 25 * time.Second
 	// firstHold is how long the first claim of a machine is held open. Its answer says into how many slots the machine is to be
 	// divided, and until then no other slot claims.
-	firstHold = time.Second
+	firstHold = 100 * time.Millisecond
 )
 
 // serve carries out attempts until the slot is not wanted any more, and returns why.

@@ -76,7 +76,7 @@
 // what is left on it. Both end, and so do their machines.
 //
 // A machine that is divided into slots has as many attempts at once, one in each. It hears of that in the Slots of the first
-// answer, and then each slot claims for itself, as a machine with one slot does: by an id of its own, see [Slot], with a nonce
+// answer, for which it does not let the server wait long, and then each slot claims for itself, as a machine with one slot does: by an id of its own, see [Slot], with a nonce
 // of its own, with the bootstrap token and the instance of the machine. A slot that is refused ends alone, and the machine
 // when all of them have. What spoils one slot spoils the machine: the one that finds it says so, and the server gives none of
 // the slots anything more.
