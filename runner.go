@@ -186,6 +186,15 @@ func play(ctx context.Context, part *rehearsal.Part) error {
 	}
 	server := call.NewServer(&program.functions, l, call.NewLogs())
 	server.Around(part.Around)
+	over := make(chan struct{})
+	defer close(over)
+	go func() {
+		select {
+		case <-part.Leave:
+			server.Leave(partTimeout)
+		case <-over:
+		}
+	}()
 	defer context.AfterFunc(ctx, func() {
 		l.Lose(context.Cause(ctx))
 		server.Abandon(context.Cause(ctx))

@@ -52,7 +52,7 @@ var (
 )
 
 // counters are counted in by functions that run in the test's process, each by one test.
-var counters [2]atomic.Int32
+var counters [3]atomic.Int32
 
 // counted is one of the counters, as it travels.
 type counted struct{ Index int }

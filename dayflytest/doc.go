@@ -20,6 +20,20 @@
 //	runners := dayflytest.New(t)
 //	server, err := NewServer(runners.Provider())
 //
+// # Fleets and other machines of a server
+//
+// What a program gets of [dayfly.Client.Fleet] or [dayfly.Client.Provider] is a machine.Provider as that of New is, so a program that is
+// given its provider is tested without a server. A pool over a fleet sees what every pool sees, and here it is seen in this way:
+//
+//	it waits in the fleet's line                      SlowBoots
+//	the server is away, and comes back                RefuseBoots(fault.Unavailable).Times(3)
+//	the fleet is full for longer than BootTimeout     RefuseBoots(fault.Exhausted)
+//	its runner is asked back while calls run          TellToEnd
+//	its runner is lost                                Kill, KillBefore, KillAfter
+//
+// Two things a test has to say that a fleet says by itself: Idle, BootTimeout and Patience of the PoolOptions have other defaults there. And
+// that runners were used before by another process, with what functions have left in variables, is always so here.
+//
 // # The clock
 //
 // In a bubble of testing/synctest the pool lives by the bubble's clock, because all of it waits for channels and time and

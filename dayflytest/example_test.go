@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/dayflytest"
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/machine"
 )
 
 // Shout is a function of the program under test.
@@ -58,6 +60,45 @@ func ExampleRunners_RefuseBoots() {
 
 	runners.Heal()
 	// Output: denied: true
+}
+
+// service is a program that is given its provider: client.Fleet("service", "docker", nil) in production, and another one in its tests.
+type service struct{ pool *dayfly.Pool }
+
+func newService(runners machine.Provider) (*service, error) {
+	pool, err := dayfly.NewPool(runners, &dayfly.PoolOptions{Name: "service", Logger: slog.New(slog.DiscardHandler)})
+	return &service{pool}, err
+}
+
+func (s *service) close() error { return s.pool.Close() }
+
+// A program that shares warm runners is tested without the server that keeps them. Here the server is away when it is asked first, and then
+// wants a runner back which has just served a call.
+func ExampleRunners_Provider_fleet() {
+	t := &recorder{}
+	defer t.end()
+
+	runners := dayflytest.New(t)
+	away := runners.RefuseBoots(fault.Unavailable).Times(1)
+	s, err := newService(runners.Provider())
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+
+	loud, err := insist(context.Background(), s.pool, "hello")
+	fmt.Println(loud, err, away.Used())
+
+	first := runners.Running()[0]
+	fmt.Println("asked back:", runners.TellToEnd(first))
+	loud, err = insist(context.Background(), s.pool, "again")
+	fmt.Println(loud, err)
+
+	fmt.Println(s.close())
+	// Output:
+	// HELLO <nil> 1
+	// asked back: true
+	// AGAIN <nil>
+	// <nil>
 }
 
 // In a bubble of testing/synctest an hour takes no time, and a runner goes when it has been idle for that long.

@@ -90,6 +90,19 @@ func (r *Runners) Heal() {
 // of. The contexts of its functions end.
 func (r *Runners) Kill(name string) bool { return r.kill(name, killed()) }
 
+// TellToEnd tells a runner to end, and reports whether there was one of that name. That is what SIGTERM does before a computer goes, and
+// what a fleet does that wants a runner back for somebody else: it gets no more calls, dayfly.Draining tells its functions, and it ends
+// when those have returned.
+func (r *Runners) TellToEnd(name string) bool {
+	r.mu.Lock()
+	tell := r.tell[name]
+	r.mu.Unlock()
+	if tell != nil {
+		tell()
+	}
+	return tell != nil
+}
+
 // KillBefore kills each runner that is about to run the function of this name, which it then does not.
 func (r *Runners) KillBefore(function string) *Rule {
 	return r.add(&Rule{function: function, before: true, exit: killed()})

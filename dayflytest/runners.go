@@ -30,8 +30,9 @@ type Runners struct {
 	network *network
 
 	mu    sync.Mutex
-	play  rehearsal.Play // guarded by mu; nil before there is a pool
-	rules []*Rule        // guarded by mu
+	play  rehearsal.Play    // guarded by mu; nil before there is a pool
+	rules []*Rule           // guarded by mu
+	tell  map[string]func() // guarded by mu; by runner: tells it to end
 }
 
 // stage is the provider that pools are given.
@@ -73,7 +74,7 @@ func NewPool(t T, o *dayfly.PoolOptions) (*dayfly.Pool, *Runners) {
 
 // New returns the runners of pools that are made with their provider. Those pools have to be closed before the test ends.
 func New(t T) *Runners {
-	r := &Runners{t: t, label: newLabel(), network: newNetwork()}
+	r := &Runners{t: t, label: newLabel(), network: newNetwork(), tell: map[string]func(){}}
 	provider := memmachine.New(&memmachine.Options{Guest: r.guest})
 	r.cloud, r.stage = provider.Cloud(), &stage{provider, r}
 	t.Cleanup(r.end)
@@ -126,7 +127,19 @@ func (r *Runners) live(ctx context.Context, spec *machine.Spec) machine.Exit {
 	if play == nil {
 		return machine.Exit{Code: 1, Message: "no pool has been made for this machine"}
 	}
-	part := &rehearsal.Part{Spec: spec, Network: r.network.of(spec.Name), Around: func(function string, run func()) { r.around(spec.Name, function, run) }}
+	leave := make(chan struct{})
+	r.mu.Lock()
+	r.tell[spec.Name] = sync.OnceFunc(func() { close(leave) })
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.tell, spec.Name)
+	}()
+	part := &rehearsal.Part{
+		Spec: spec, Network: r.network.of(spec.Name), Leave: leave,
+		Around: func(function string, run func()) { r.around(spec.Name, function, run) },
+	}
 	if exit := r.begin(ctx, part); exit != nil {
 		return *exit
 	}

@@ -31,4 +31,5 @@ type Part struct {
 	Network link.Network                      // by which it gets to its parent
 	Build   string                            // that of its program; "": its parent's
 	Around  func(function string, run func()) // runs a function, or does not
+	Leave   <-chan struct{}                   // closed when it is told to end
 }
