@@ -200,9 +200,9 @@ const (
 	announceInterval = 5 * time.Second
 	// reserveHold is how long the server may take to answer that there is no runner yet.
 	reserveHold = 20 * time.Second
-	// unheardTTL is for how long a server that does not answer is asked for the same runner. How long calls wait for it to come back is the
-	// pool's affair, which asks for another one then.
-	unheardTTL = 10 * time.Second
+	// unheardTTL is for how long a server that does not answer is asked for the same runner: no longer than that keeps a place in its line.
+	// How long calls wait for it to come back is the pool's affair, which asks for another runner then.
+	unheardTTL = 5 * time.Second
 )
 
 // Create implements machine.Provider: it waits until the fleet has a runner for the spec. A server that does not answer is asked again

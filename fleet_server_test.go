@@ -59,18 +59,18 @@ func TestAFleetsServerThatIsNotThereIsAskedForSomeSeconds(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				_, took, err := remote(func(*http.Request) (int, string, error) { return away() }).reserve(t)
-				if fault.Of(err) != fault.Unavailable || took < 10*time.Second || took > 12*time.Second {
-					t.Errorf("from a server that stays away: got error %v after %v, want fault.Unavailable after 10 s", err, took)
+				if fault.Of(err) != fault.Unavailable || took < 5*time.Second || took > 7*time.Second {
+					t.Errorf("from a server that stays away: got error %v after %v, want fault.Unavailable after 5 s", err, took)
 				}
 				began := time.Now()
 				m, took, err := remote(func(*http.Request) (int, string, error) {
-					if time.Since(began) < 8*time.Second {
+					if time.Since(began) < 4*time.Second {
 						return away()
 					}
 					return http.StatusOK, reserved, nil
 				}).reserve(t)
-				if err != nil || m.ID != "r1" || took > 10*time.Second {
-					t.Errorf("from a server that comes back after 8 s: got %+v and error %v after %v, want the runner r1", m, err, took)
+				if err != nil || m.ID != "r1" || took > 6*time.Second {
+					t.Errorf("from a server that comes back after 4 s: got %+v and error %v after %v, want the runner r1", m, err, took)
 				}
 			})
 		})
