@@ -197,7 +197,7 @@ func TestTheSlotsOfAMachineHaveJobsAtOnceEachInItsOwnDirectories(t *testing.T) {
 func TestAJobIsNotDisturbedByWhatBecomesOfAnotherBesideIt(t *testing.T) {
 	t.Parallel()
 	s := newSlotted(t, 2)
-	steady := s.Give(1, script(`touch kept; sleep 1000 & echo $$ $!; read line < "$(mkfifo end; echo end)"; kill $!; ls; echo "$line"`))
+	steady := s.Give(1, script(`touch kept; sleep 1000 & echo $$ $!; while [ ! -e end ]; do sleep 0.02; done; kill $!; ls; echo farewell`))
 	pids := s.printed(steady)
 	work, err := os.Readlink("/proc/" + pids[0] + "/cwd")
 	if err != nil {
@@ -216,12 +216,9 @@ func TestAJobIsNotDisturbedByWhatBecomesOfAnotherBesideIt(t *testing.T) {
 			}
 		}
 	}
-	end, err := os.OpenFile(filepath.Join(work, "end"), os.O_WRONLY, 0)
-	if err != nil {
+	if err := os.WriteFile(filepath.Join(work, "end"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintln(end, "farewell")
-	end.Close()
 	if a := s.result(steady); a.Result.Outcome != wire.Succeeded || !strings.HasSuffix(stdout(a), "\nend\nkept\nfarewell\n") {
 		t.Errorf("the job in slot 1: got %+v and output %q, want success, its files and all its output", a.Result, stdout(a))
 	}
@@ -274,7 +271,7 @@ func TestASlotThatIsNotWantedEndsAloneAndTheMachineWithTheLast(t *testing.T) {
 func TestWhatSpoilsOneSlotIsToldByAll(t *testing.T) {
 	t.Parallel()
 	s := newSlotted(t, 2)
-	steady := s.Give(1, script("echo $$; read line < $(mkfifo end; echo end)"))
+	steady := s.Give(1, script("echo $$; while [ ! -e end ]; do sleep 0.02; done"))
 	work, err := os.Readlink("/proc/" + s.printed(steady)[0] + "/cwd")
 	if err != nil {
 		t.Fatal(err)
@@ -286,7 +283,7 @@ func TestWhatSpoilsOneSlotIsToldByAll(t *testing.T) {
 	if s.Spoiled() != "Something is left." {
 		t.Errorf("what the agent says of its machine: got %q, want what the renewal of slot 2 said", s.Spoiled())
 	}
-	if err := os.WriteFile(filepath.Join(work, "end"), []byte("\n"), 0); err != nil {
+	if err := os.WriteFile(filepath.Join(work, "end"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if a := s.result(steady); a.Result.Outcome != wire.Succeeded {

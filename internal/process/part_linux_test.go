@@ -254,13 +254,13 @@ func TestWhatUsesUpTheMemoryOfTheWholeGroupIsNoOthersEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	steady, _ := start(t, part, dir, "mkfifo more; (head -c 30m /dev/zero; touch full; read line < more) | tail -c 30m | wc -c; exit 3")
+	steady, _ := start(t, part, dir, "(head -c 30m /dev/zero; touch full; while [ ! -e over ]; do sleep 0.02; done) | tail -c 30m | wc -c; exit 3")
 	eventually(t, "30 MiB are in use", func() bool { list, _ := filepath.Glob(dir + "/full"); return len(list) > 0 })
 	hog, _ := start(t, beside, "/", "exec head -c 200m /dev/zero | exec tail")
 	if exit, _ := hog.Exit(); !exit.OOMKilled {
 		t.Errorf("200 MiB beside 30 in a group that has 128: got %+v, want OOMKilled", exit)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "more"), []byte("\n"), 0); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "over"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if exit, _ := steady.Exit(); exit.Code != 3 {
