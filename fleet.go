@@ -47,6 +47,9 @@ const (
 // processes of that program, to one at a time. Ten web servers that share a fleet do not each keep runners of their own. Make
 // it with [Client.Fleet]. It is safe for concurrent use.
 //
+// A boot that fails says what its machine has printed. Of one that is up nobody is told that, since it may be of another process's calls; what
+// is printed in the pool's own goes to its Logger, as always.
+//
 // What it calls a machine is a runner that the pool has for as long as it likes: Create waits until there is one, and Destroy gives it
 // back. When its parent is killed a runner goes back by itself, and one with functions that do not end is not lent again.
 type Fleet struct {

@@ -102,7 +102,7 @@ func (r *Runner) arrive(ctx context.Context, invitation *link.Invitation) (*link
 	case err == nil:
 		return l, nil
 	case isClosed(r.exited) && !isMismatch(err):
-		return nil, r.exitedEarly(ctx)
+		return nil, r.exitedEarly(ctx, invitation)
 	case ctx.Err() != nil:
 		return nil, r.late(ctx, invitation)
 	}

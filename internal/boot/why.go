@@ -102,11 +102,15 @@ func (r *Runner) reason(end *link.End) error {
 }
 
 // exitedEarly says why a machine has ended before it dialed home.
-func (r *Runner) exitedEarly(ctx context.Context) error {
+func (r *Runner) exitedEarly(ctx context.Context, invitation *link.Invitation) error {
 	exit := r.exit()
 	const early = "The runner %s ended before it had dialed home: "
-	if exit == nil {
+	switch {
+	case exit == nil:
 		return fault.Say(fault.Unavailable, early+"its machine is gone, and nobody knows why.", r.name)
+	case r.booter.options.Lent: // it has been up, and who lends it has said all there is to say
+		return fault.Say(fault.Unavailable, "The runner that was lent to be %s has not dialed home: it %s. Its way is %s; see that it leads here, or name another "+
+			"in the pool's Address.", r.name, ended(exit), strings.Join(invitation.Addresses, ", "))
 	}
 	said := r.said(context.WithoutCancel(ctx))
 	switch {
@@ -135,7 +139,7 @@ func (r *Runner) late(ctx context.Context, invitation *link.Invitation) error {
 	}
 	r.ask(context.WithoutCancel(ctx))
 	if isClosed(r.exited) {
-		return r.exitedEarly(ctx)
+		return r.exitedEarly(ctx, invitation)
 	}
 	r.mu.Lock()
 	state := r.machine.State
