@@ -210,6 +210,27 @@ func TestAMachineThatIsDestroyedUnderAJobIsDestroyedUnderThoseBesideIt(t *testin
 	})
 }
 
+func TestAMachineThatEndsEndsTheAttemptsInAllItsSlotsAtOnce(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, divided(nil))
+		f.work = workFor(30 * time.Minute)
+		jobs := f.submitMany(3)
+		wait(t.Context(), 10*time.Second)
+		f.cloud.Exit(f.cloud.Machines()[0].ID, machine.Exit{Code: -1, Signal: "SIGKILL"})
+		wait(t.Context(), 10*time.Second) // which is less than an agent may be silent
+		for i, id := range jobs {
+			if first := f.job(id).AttemptLog[0]; first.State != dayfly.AttemptLost || first.Reason != dayfly.ReasonMachineLost {
+				t.Errorf("the attempt of job %d on a machine that has ended: got %s (%s), want it lost with the machine", i, first.State, first.Reason)
+			}
+		}
+		for _, id := range jobs {
+			f.finished(id, 3*time.Hour)
+		}
+		f.settled(time.Minute)
+	})
+}
+
 func TestAServerThatIsKilledWhileItGivesUpAMachineGoesOnWithThat(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {

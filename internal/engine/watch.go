@@ -235,13 +235,13 @@ func (e *Engine) order(f *flight, reason wire.Outcome) {
 // seen, and lists have been empty by mistake. Then absence has to be found twice, as for every machine.
 func (e *Engine) ask(ctx context.Context, f *flight) {
 	e.mu.Lock()
-	id := f.providerID
+	id, host := f.providerID, e.hostOf(f)
 	doubt := f.state == dayfly.AttemptRunning && f.sight.Rank() >= machine.Exited.Rank()
 	e.mu.Unlock()
 	if doubt {
 		id = ""
 	}
-	found, err := e.look(ctx, f.provider, f.machine, id)
+	found, err := e.look(ctx, f.provider, host, id)
 	now := e.clock.now()
 	e.mu.Lock()
 	f.asking, f.askedAt = false, now
