@@ -215,7 +215,7 @@ func (f *Fleet) Create(ctx context.Context, spec *machine.Spec) (*machine.Machin
 	if err != nil {
 		return nil, err
 	}
-	reserve := &wire.Reserve{FleetTerms: *terms, WaitMS: reserveHold.Milliseconds()}
+	reserve := &wire.Reserve{FleetTerms: *terms}
 	var m *machine.Machine
 	var failure error
 	err = f.programs.with(ctx, spec.Program, func(program *machine.Program) (err error) {
@@ -237,6 +237,7 @@ func (f *Fleet) reserve(ctx context.Context, reserve *wire.Reserve) (m *machine.
 			Failed          *wire.Problem `json:"failed"`
 		}
 		began := time.Now()
+		reserve.WaitMS = holdFor(ctx).Milliseconds()
 		err := f.call(ctx, request{method: http.MethodPost, path: f.path("machines"), body: reserve}, &answer)
 		switch {
 		case err == nil && answer.Failed != nil:
@@ -263,6 +264,15 @@ func (f *Fleet) reserve(ctx context.Context, reserve *wire.Reserve) (m *machine.
 		sleep(ctx, pause/2+mathrand.N(pause))
 		pause = min(2*pause, hirePoll)
 	}
+}
+
+// holdFor returns how long the server may take to answer: somewhat less than there is time, so that who gets nothing hears why.
+func holdFor(ctx context.Context) time.Duration {
+	deadline, limited := ctx.Deadline()
+	if !limited {
+		return reserveHold
+	}
+	return max(0, min(reserveHold, time.Until(deadline)-hirePoll/2))
 }
 
 // Watch implements machine.Watcher. It asks for a list every second, and thereby keeps the reservations, and says every few seconds

@@ -1,7 +1,10 @@
 package dayfly_test
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -20,9 +23,7 @@ import (
 type remote func(*http.Request) (status int, body string, err error)
 
 func (f remote) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Body != nil {
-		r.Body.Close()
-	}
+	defer r.Body.Close()
 	status, body, err := f(r)
 	if err != nil {
 		return nil, err
@@ -33,12 +34,17 @@ func (f remote) RoundTrip(r *http.Request) (*http.Response, error) {
 // reserve asks such a server for a runner of a fleet, and returns how long that took.
 func (f remote) reserve(t *testing.T) (*machine.Machine, time.Duration, error) {
 	t.Helper()
+	return f.reserveIn(t, t.Context())
+}
+
+func (f remote) reserveIn(t *testing.T, ctx context.Context) (*machine.Machine, time.Duration, error) {
+	t.Helper()
 	client, err := dayfly.NewClient("http://server:7700", &dayfly.ClientOptions{HTTPClient: &http.Client{Transport: f}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	m, err := client.Fleet("thumbnails", "docker", nil).Create(t.Context(), &machine.Spec{
+	m, err := client.Fleet("thumbnails", "docker", nil).Create(ctx, &machine.Spec{
 		Name: "thumbnails-1", Owner: "calls-thumbnails", Lifetime: time.Hour, Command: []string{"/app/thumbnails"},
 	})
 	return m, time.Since(began), err
@@ -96,6 +102,34 @@ func TestWhoWaitsInAFleetsLineHasNoSuchLimit(t *testing.T) {
 			t.Errorf("after four minutes in line: got %+v and error %v, want the runner", m, err)
 		}
 	})
+}
+
+func TestWhoHasLittleTimeHearsWhyThereIsNoRunner(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []time.Duration{100 * time.Millisecond, 3 * time.Second, time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			server := remote(func(r *http.Request) (int, string, error) {
+				var want struct {
+					WaitMS int64 `json:"wait_ms"`
+				}
+				if err := json.NewDecoder(r.Body).Decode(&want); err != nil {
+					t.Error(err)
+				}
+				select {
+				case <-time.After(time.Duration(want.WaitMS) * time.Millisecond):
+					return http.StatusAccepted, `{"id": "r1", "why": "All 10 runners are in use."}`, nil
+				case <-r.Context().Done():
+					return 0, "", r.Context().Err()
+				}
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			_, took, err := server.reserveIn(t, ctx)
+			if fault.Of(err) != fault.Canceled || !strings.Contains(fmt.Sprint(err), "All 10 runners are in use.") || took != limit {
+				t.Errorf("got error %v after %v, want after %v that all are in use", err, took, limit)
+			}
+		})
+	}
 }
 
 func TestABootOfAFleetThatFailsIsToldAndNotAskedForAgain(t *testing.T) {

@@ -177,7 +177,7 @@ func TestABootThatFailsOverAServerTellsAsMuchAsInThisProcess(t *testing.T) {
 					own = client.Fleet(poolName(t), "local", nil)
 				}
 				p, err := dayfly.NewPool(own, &dayfly.PoolOptions{
-					Name: poolName(t), Max: 1, BootTimeout: 1500 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+					Name: poolName(t), Max: 1, Patience: 1500 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
 					Spec: machine.Spec{Env: map[string]string{variable: "1"}},
 				})
 				if err != nil {

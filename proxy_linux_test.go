@@ -391,7 +391,7 @@ func TestARunnerThatAProxyKeepsFromItsParentIsSaidToBe(t *testing.T) {
 			t.Parallel()
 			way := newProxy(t)
 			way.receive(func(conn net.Conn) { meet(way, conn) })
-			p := poolBehind(t, way, dayfly.PoolOptions{Max: 1, BootTimeout: 3 * time.Second})
+			p := poolBehind(t, way, dayfly.PoolOptions{Max: 1, BootTimeout: 5 * time.Second}) // of which the program's upload needs some
 			_, err := double.Call(t.Context(), p, 1)
 			if fault.Of(err) != fault.Unavailable || !strings.Contains(fmt.Sprint(err), "has not dialed home") || !strings.Contains(fmt.Sprint(err), "Address") {
 				t.Errorf("Call: got error %v, want that no runner has dialed home, and what to look at", err)

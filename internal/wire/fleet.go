@@ -15,7 +15,7 @@ import (
 // that is its own from when Create is answered until it is destroyed, which gives it back.
 //
 //	PUT    /fleets/v1/PROVIDER/FLEET                            FleetTerms                   what runners there are to be; renewed by repeating it
-//	POST   /fleets/v1/PROVIDER/FLEET/machines                   Reserve -> machine.Machine   Create; or 202 and FleetWait: ask again
+//	POST   /fleets/v1/PROVIDER/FLEET/machines                   Reserve -> machine.Machine   Create; or 202 and FleetWait: ask again, or why it did not boot
 //	GET    /fleets/v1/PROVIDER/FLEET/machines?owner=&holder=    -> Hired                     List; renews the holder's lease
 //	GET    /fleets/v1/PROVIDER/FLEET/machines/ID                -> machine.Machine           Get
 //	DELETE /fleets/v1/PROVIDER/FLEET/machines/ID                                             Destroy: gives the runner back
