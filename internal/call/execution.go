@@ -10,6 +10,7 @@ import (
 	"math"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
@@ -32,6 +33,8 @@ type Execution struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	free   context.CancelFunc
+
+	answered atomic.Bool // its caller has, or is about to have, all there is of it, so nothing of its own is logged any more
 
 	yielding sync.Mutex // held while an item is sent
 
@@ -188,6 +191,9 @@ func (x *Execution) finish(v codec.Value, err error) {
 	x.server.logs.settle()
 	x.server.logs.flush(context.Background(), x.server.link)
 	open := x.openReaders(v, err)
+	if open == nil {
+		x.answered.Store(true) // before the caller can make the next call
+	}
 	x.reply(v, err)
 	v.Release()
 	if open != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/slogtest"
 	"testing/synctest"
@@ -64,6 +65,37 @@ func TestLinesThatARunnerPrintsBelongToTheOnlyCallThatRuns(t *testing.T) {
 		if i == 0 && got.Function != "prints" {
 			t.Errorf("the line belongs to %q, want prints", got.Function)
 		}
+	}
+}
+
+func TestACallThatWasAnsweredDoesNotKeepTheNextOneFromBeingTheOnlyOne(t *testing.T) {
+	t.Parallel()
+	records := make(chan call.Record, 10)
+	j := join(t, settings(), &call.ClientOptions{Log: func(r call.Record) { records <- r }})
+	var answers atomic.Bool
+	held := make(chan struct{})
+	j.far.after = func() {
+		if answers.CompareAndSwap(true, false) {
+			<-held // the caller has its answer, and nobody has cleaned up behind the call
+		}
+	}
+	defer close(held)
+	first := declare(t, j.registry, "first", func(context.Context, int) (int, error) {
+		answers.Store(true)
+		return 0, nil
+	})
+	logger := slog.New(j.logs.Handler())
+	second := declare(t, j.registry, "second", func(context.Context, int) (int, error) {
+		logger.Info("without the call's context")
+		return 0, nil
+	})
+	for _, f := range []function[int, int]{first, second} {
+		if _, err := f.call(t.Context(), j, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := receive(t, records, "the record"); got.Function != "second" {
+		t.Errorf("the record belongs to %q, want second", got.Function)
 	}
 }
 

@@ -21,6 +21,7 @@ type wire struct {
 	posts   [][]byte // what was posted and waits for the sender
 	kick    chan struct{}
 	before  func() // called before each Send, if set
+	after   func() // called after each Send that has sent something, if set
 }
 
 // pair returns two ends that are joined. Each direction takes a few frames, like a small window.
@@ -52,6 +53,9 @@ func (w *wire) Send(ctx context.Context, parts ...[]byte) error {
 	}
 	select {
 	case w.out <- bytes.Join(parts, nil):
+		if w.after != nil {
+			w.after()
+		}
 		return nil
 	case <-w.over:
 		return *w.why

@@ -332,15 +332,19 @@ func (s *Server) forget(x *Execution) {
 	}
 }
 
-// only returns the one execution that runs, or nil when there is none or there are several.
-func (s *Server) only() *Execution {
+// only returns the one execution that runs, or nil when there is none or there are several. One that was answered does not count,
+// though it may not be forgotten yet when its caller has made the next call.
+func (s *Server) only() (one *Execution) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.running) != 1 {
-		return nil
-	}
 	for _, x := range s.running {
-		return x
+		switch {
+		case x.answered.Load():
+		case one != nil:
+			return nil
+		default:
+			one = x
+		}
 	}
-	return nil
+	return one
 }
