@@ -1,6 +1,7 @@
 package dayfly
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,10 +89,12 @@ func (e *CallError) Error() string {
 		if waited > 0 {
 			fmt.Fprintf(&b, ", of which it waited %v for the runner", waited)
 		}
-		return b.String() + because(e.Err, context.DeadlineExceeded)
+		return b.String() + cmp.Or(because(e.Err, context.DeadlineExceeded), " (the deadline of its context)")
 	case errors.Is(e.Err, context.Canceled) && e.Runner != "":
 		fmt.Fprintf(&b, "canceled while it ran on runner %s", e.Runner)
 		return b.String() + because(e.Err, context.Canceled)
+	case e.Ran && (errors.Is(e.Err, fault.TooLarge) || errors.Is(e.Err, fault.Invalid)): // its result cannot be sent
+		b.WriteString("it has run, but nobody gets its result: ")
 	case e.Ran:
 		b.WriteString("it may have run: ")
 	}
@@ -129,6 +132,7 @@ type attempt struct {
 	runner   string
 	waited   time.Duration
 	limit    time.Duration // the pool's Timeout, where that is the call's; 0: it is not
+	timeout  time.Duration // that of its CallOptions, where the context has no earlier end; 0: it is not
 }
 
 // tell makes what the layers below say into what callers are told.
@@ -146,8 +150,12 @@ func (a *attempt) tell(err error) error {
 	if queued, ok := errors.AsType[*pool.Error](err); ok {
 		e.Waited = queued.Waited
 	}
-	if a.limit > 0 && errors.Is(err, context.DeadlineExceeded) {
+	switch { // there are three times that can be up, of which the caller may know only two
+	case !errors.Is(err, context.DeadlineExceeded):
+	case a.limit > 0:
 		e.Err = fmt.Errorf("%w: PoolOptions.Timeout is %v, which a deadline of the context or CallOptions.Timeout replaces", e.Err, a.limit)
+	case a.timeout > 0:
+		e.Err = fmt.Errorf("%w: CallOptions.Timeout is %v", e.Err, a.timeout)
 	}
 	return e
 }

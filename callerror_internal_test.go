@@ -39,10 +39,24 @@ func TestWantOfMemoryIsToldApartFromOtherEndsOfARunner(t *testing.T) {
 func TestACallErrorSaysWhereItsTimeHasGone(t *testing.T) {
 	t.Parallel()
 	ran := &CallError{Function: "f", Runner: "r-1", Ran: true, Waited: 600 * time.Millisecond, Err: context.DeadlineExceeded}
-	if got, want := ran.Error(), "f: its time was up on runner r-1, of which it waited 600ms for the runner"; got != want {
+	if got, want := ran.Error(), "f: its time was up on runner r-1, of which it waited 600ms for the runner (the deadline of its context)"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	own := (&attempt{function: "f", runner: "r-1", timeout: 5 * time.Second}).tell(&call.Failure{Ran: true, Err: context.DeadlineExceeded})
+	if got, want := own.Error(), "f: its time was up on runner r-1 (CallOptions.Timeout is 5s)"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if fault.Of(ran) != fault.Canceled || !errors.Is(ran, context.DeadlineExceeded) || errors.Is(ran, ErrRunnerLost) {
 		t.Errorf("got the kind %s, want canceled", fault.Of(ran))
+	}
+}
+
+func TestAResultThatCannotBeSentIsThatOfAFunctionThatHasRun(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []fault.Kind{fault.TooLarge, fault.Invalid} {
+		err := (&attempt{function: "f", runner: "r-1"}).tell(&call.Failure{Ran: true, Err: fault.Say(kind, "the result cannot be sent")})
+		if got, want := err.Error(), "f: it has run, but nobody gets its result: the result cannot be sent"; got != want {
+			t.Errorf("%s: got %q, want %q", kind, got, want)
+		}
 	}
 }

@@ -368,7 +368,7 @@ type Token struct {
 	Secret    string     `json:"token,omitempty"` // in the answer that creates it, and never again
 }
 
-// CreateToken makes a token with these scopes (submit, read, cancel, fly, admin), which ends after life, or never if that
+// CreateToken makes a token with these scopes (submit, read, cancel, fly, hire, shell, admin), which ends after life, or never if that
 // is zero. The answer holds the token itself, which cannot be had again. fault.Conflict if a live one has the name.
 func (c *Client) CreateToken(ctx context.Context, name string, scopes []string, life time.Duration) (*Token, error) {
 	body := struct {

@@ -209,10 +209,13 @@ func (c *calling) own() { c.value.Own() }
 
 // within returns the context in which the call is made.
 func (c *calling) within(ctx context.Context) (context.Context, context.CancelFunc) {
-	if c.options.Timeout > 0 {
-		return context.WithTimeout(ctx, c.options.Timeout)
+	if c.options.Timeout <= 0 {
+		return ctx, func() {}
 	}
-	return ctx, func() {}
+	if end, has := ctx.Deadline(); !has || time.Until(end) > c.options.Timeout {
+		c.timeout = c.options.Timeout
+	}
+	return context.WithTimeout(ctx, c.options.Timeout)
 }
 
 // start waits for a slot and starts the call there. If it cannot, the readers of the argument have been closed.

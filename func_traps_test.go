@@ -3,6 +3,7 @@ package dayfly_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
+	"github.com/dayfly-run/dayfly/machine"
 )
 
 // chain is a value that points to others of its kind.
@@ -220,6 +222,36 @@ func TestAPoolWithoutAProviderIsRefused(t *testing.T) {
 	t.Parallel()
 	if _, err := dayfly.NewPool(nil, nil); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "dayfly.Local()") {
 		t.Errorf("got %v, want an error of kind invalid that names one", err)
+	}
+}
+
+func TestAPoolWhoseMachinesCannotBeIsRefusedBeforeAnyCall(t *testing.T) {
+	t.Parallel()
+	for want, o := range map[string]dayfly.PoolOptions{
+		"Silence: 1ns cannot be measured":    {Silence: 1},
+		"Silence: 2h0m0s cannot be measured": {Silence: 2 * time.Hour},
+		`Address: "http://me:1/"`:            {Address: "http://me:1/"},
+		`Address: "::::" is neither`:         {Address: "::::"},
+		`Address: ":7800" is neither`:        {Address: ":7800"},
+		`the port "0"`:                       {Address: "me:0"},
+		`the port "http"`:                    {Address: "[::1]:http"},
+		"Spec.Entrypoint: it starts":         {Spec: machine.Spec{Entrypoint: []string{"/app"}}},
+		`environment variable "A=B"`:         {Spec: machine.Spec{Env: map[string]string{"A=B": ""}}},
+		"a size cannot be negative":          {Spec: machine.Spec{Size: machine.Size{MemoryMB: -1}}},
+	} {
+		if _, err := dayfly.NewPool(dayfly.Local(), &o); fault.Of(err) != fault.Invalid || !strings.Contains(fmt.Sprint(err), want) {
+			t.Errorf("got error %v, want one of kind invalid that says %q", err, want)
+		}
+	}
+	for _, address := range []string{"203.0.113.7", "203.0.113.7:7800", "2001:db8::7", "[2001:db8::7]", "[2001:db8::7]:7800", "fe80::1%eth0", "web_1.internal", "web-1:7800"} {
+		p, err := dayfly.NewPool(dayfly.Local(), &dayfly.PoolOptions{Address: address})
+		if err != nil {
+			t.Errorf("the address %s: got error %v, want nil", address, err)
+			continue
+		}
+		if err := p.Close(); err != nil {
+			t.Errorf("Close: got error %v, want nil", err)
+		}
 	}
 }
 

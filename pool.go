@@ -97,7 +97,7 @@ type PoolOptions struct {
 	MaxResult   int // the same for a result, or an item of a stream; 0: DefaultMaxValue
 
 	// Spec is what the machines are: Size, Image, Region, Env, Lifetime and so on. Name, Owner and what runs in it are the
-	// pool's. The environment of this process is not passed on.
+	// pool's; an Entrypoint or a Command, if there is one, starts this program. The environment of this process is not passed on.
 	Spec machine.Spec
 	// Address is where machines that are elsewhere reach this process: a host, and a port where it has to be a certain one. "": what
 	// the provider knows.

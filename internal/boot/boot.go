@@ -7,9 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/link"
@@ -108,9 +113,53 @@ func New(p machine.Provider, pool string, hello link.Hello, o *Options) (*Booter
 			return nil, fault.Say(fault.Invalid, "The variable %s in a runner's environment is taken: it tells the way to the parent.", name)
 		}
 	}
+	if err := b.options.check(); err != nil {
+		return nil, err
+	}
 	b.closing, b.close = context.WithCancel(context.Background())
 	b.life, b.end = context.WithCancel(context.Background())
 	return b, nil
+}
+
+// check reports what would otherwise be found wrong with the first boot, when somebody waits for it.
+func (o *Options) check() error {
+	if o.Silence != 0 && (o.Silence < link.MinSilence || o.Silence > link.MaxSilence) {
+		return fault.Field("Silence", "%v cannot be measured; it must be between %v and %v, or 0 for the default", o.Silence, link.MinSilence, link.MaxSilence)
+	}
+	if err := checkAddress(o.Address); err != nil {
+		return err
+	}
+	spec := o.Spec
+	if len(spec.Entrypoint) > 0 && spec.Image == "" {
+		return fault.Field("Spec.Entrypoint", "it starts this program in the image that Spec.Image names, and that names none")
+	}
+	spec.Name, spec.Owner = "runner", "calls"
+	if len(spec.Command) == 0 && len(spec.Entrypoint) == 0 {
+		spec.Program = &machine.Program{File: machine.ThisProgram}
+	}
+	if err := spec.Validate(); err != nil {
+		return fault.Say(fault.Invalid, "No machine can be made of the pool's Spec: %v.", err)
+	}
+	return nil
+}
+
+// checkAddress reports an address that no machine could dial.
+func checkAddress(address string) error {
+	if address == "" {
+		return nil
+	}
+	host := strings.TrimSuffix(strings.TrimPrefix(address, "["), "]")
+	if h, port, err := net.SplitHostPort(address); err == nil {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return fault.Field("Address", "%q has the port %q, which must be a number from 1 to 65535, or be left out", address, port)
+		}
+		host = h
+	}
+	_, err := netip.ParseAddr(host)
+	if err != nil && (host == "" || strings.ContainsFunc(host, func(c rune) bool { return strings.ContainsRune(":/[]@ ", c) || !unicode.IsPrint(c) })) {
+		return fault.Field("Address", "%q is neither a host nor a host and a port, such as 203.0.113.7:7800", address)
+	}
+	return nil
 }
 
 // Run looks after the machines until ctx ends: it tells runners of the end of theirs and destroys what dead parents have left.

@@ -193,7 +193,7 @@ func (c *connection) introduce(conn net.Conn, hi *greeting) error {
 		return &Refused{r.Kind, r.Reason}
 	case r != nil, a.Hello.Build != hi.Hello.Build:
 		return &Mismatch{Parent: a.Hello, Runner: hi.Hello}
-	case a.Silence < minSilence || a.Silence > maxSilence:
+	case a.Silence < MinSilence || a.Silence > MaxSilence:
 		return fault.Say(fault.Invalid, "link: the parent names a silence of %v", a.Silence)
 	}
 	return nil

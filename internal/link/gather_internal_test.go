@@ -122,7 +122,7 @@ func TestWhateverIsSentWhileFramesComeTogetherArrives(t *testing.T) {
 			t.Parallel()
 			const frames, rounds = 16, 50
 			parent, c, _ := admitted(t, way)
-			runner := newLink("r", Hello{}, maxSilence)
+			runner := newLink("r", Hello{}, MaxSilence)
 			runner.resumable = way == tcpPrefix
 			if !runner.attach(c.wire, 0, 0) {
 				t.Fatal("attach: got false")

@@ -103,7 +103,7 @@ func TestALinkThatEndsInTheHandshakeOfANewConnectionEndsAtOnce(t *testing.T) {
 				"closed in order": {func(l *Link) { l.Close(nil) }, linger},
 			} {
 				synctest.Test(t, func(t *testing.T) {
-					runner := newLink("r", Hello{}, maxSilence)
+					runner := newLink("r", Hello{}, MaxSilence)
 					runner.resumable, runner.redial = true, stuckDialer(t, m).dial
 					served := make(chan error, 1)
 					go func() { served <- runner.Serve(ignore) }()

@@ -26,8 +26,8 @@ type HomeOptions struct {
 	// Advertise are the addresses, host and port, that invitations name for TCP. Without any they are those of this
 	// computer's network interfaces, or the one listened on.
 	Advertise []string
-	// Silence is after how long without a sign of life a runner is lost, and the home to its runners: at least 100 ms, at
-	// most an hour. 0 is 15 s.
+	// Silence is after how long without a sign of life a runner is lost, and the home to its runners, between MinSilence and
+	// MaxSilence. 0 is 15 s.
 	Silence time.Duration
 	// Logger is told of connections that were turned away. nil: nobody is.
 	Logger *slog.Logger
@@ -54,10 +54,14 @@ func (computer) Dial(ctx context.Context, address string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp", address)
 }
 
+// What HomeOptions.Silence can be.
+const (
+	MinSilence = 100 * time.Millisecond
+	MaxSilence = time.Hour
+)
+
 const (
 	defaultSilence = 15 * time.Second
-	minSilence     = 100 * time.Millisecond
-	maxSilence     = time.Hour
 	// maxStrangers is how many connections may be trying to prove themselves at once. When there is one more the oldest
 	// has to go: a runner takes a moment, and who takes longer is no runner. It is more than the runners of most parents,
 	// because after a cut they all come back at once and wait for each other's handshakes.
@@ -98,8 +102,8 @@ func NewHome(hello Hello, o *HomeOptions) (*Home, error) {
 	if h.silence == 0 {
 		h.silence = defaultSilence
 	}
-	if h.silence < minSilence || h.silence > maxSilence {
-		return nil, fault.Say(fault.Invalid, "link: a silence of %v is not between %v and %v", h.silence, minSilence, maxSilence)
+	if h.silence < MinSilence || h.silence > MaxSilence {
+		return nil, fault.Say(fault.Invalid, "link: a silence of %v is not between %v and %v", h.silence, MinSilence, MaxSilence)
 	}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)

@@ -4,7 +4,7 @@ import "testing"
 
 func TestWhatIsNotAcknowledgedYetTakesLittleMemoryOnALinkThatIsIdle(t *testing.T) {
 	t.Parallel()
-	l := newLink("r", Hello{}, maxSilence)
+	l := newLink("r", Hello{}, MaxSilence)
 	l.resumable = true
 	kept := func() (sizes []int) {
 		for c := l.out.first; c != nil; c = c.next {

@@ -22,7 +22,7 @@ import (
 // admitted returns a parent's link, and a connection with the runner's side of which the test does what it likes.
 func admitted(t *testing.T, way string) (*Link, *connection, *dialer) {
 	t.Helper()
-	home, err := NewHome(Hello{Build: "b"}, &HomeOptions{Dir: filepath.Join(t.TempDir(), "home"), Listen: "127.0.0.1:0", Silence: maxSilence})
+	home, err := NewHome(Hello{Build: "b"}, &HomeOptions{Dir: filepath.Join(t.TempDir(), "home"), Listen: "127.0.0.1:0", Silence: MaxSilence})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func TestWhoWaitsForRoomGoesOnThoughAllBeforeWriteDirectly(t *testing.T) {
 	t.Parallel()
 	parent, c, _ := admitted(t, unixPrefix)
 	go func() { _ = parent.Serve(func([]byte) {}) }()
-	runner := newLink("r", Hello{}, maxSilence) // whose next heartbeat is minutes away
+	runner := newLink("r", Hello{}, MaxSilence) // whose next heartbeat is minutes away
 	runner.attach(c.wire, 0, 0)
 	go func() { _ = runner.Serve(func([]byte) {}) }()
 	frame := make([]byte, 1<<20)

@@ -21,6 +21,7 @@ import (
 	"io"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"unsafe"
 
@@ -319,6 +320,10 @@ func (c *Codec[T]) read(r *reader, v *T) error {
 }
 
 func (c *Codec[T]) refuse(err error) error {
+	// Package gob has no type for this, and its sentence does not say what to do.
+	if strings.Contains(err.Error(), "type not registered for interface") {
+		return fault.Say(fault.Invalid, "a value of type %s cannot be encoded: %v; what is in a field of an interface type is made known by gob.Register, in an init function", c.typ, err)
+	}
 	return fault.Say(fault.Invalid, "a value of type %s cannot be encoded: %v", c.typ, err)
 }
 
