@@ -88,6 +88,9 @@ func (*Group) Reuse(machine.Size) (*Group, error) { return nil, unsupported() }
 // OOMKilled returns false.
 func (*Group) OOMKilled() bool { return false }
 
+// KilledForMemory returns 0.
+func KilledForMemory() int { return 0 }
+
 // Close returns fault.Unsupported.
 func (*Group) Close() error { return unsupported() }
 
