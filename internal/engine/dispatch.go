@@ -110,6 +110,8 @@ func (e *Engine) dispatch(ctx context.Context) (moved int, look time.Time, err e
 			gated = true
 			heads, err = e.head(ctx, lane, launchGroup)
 		}
+		// The same when the first wait for machines of their pools: those behind them may want none, or another tenant's.
+		gated = gated || lends && len(heads) == launchGroup && allWait(w.idle, heads, room)
 		if err == nil && gated && len(heads) == launchGroup {
 			var behind []*store.Job
 			var again time.Time
@@ -174,8 +176,8 @@ func (e *Engine) room() map[string]int {
 	for _, m := range e.kept {
 		kept[m.provider]++
 	}
-	for _, r := range e.runners { // those that are on their way out count with the others of these
-		if r.isHost() && !e.counted(r) && store.Together(e.rowsOf(r)) != store.RunnerDraining {
+	for _, r := range e.runners {
+		if e.countsAlone(r) {
 			kept[r.row.Provider]++
 		}
 	}

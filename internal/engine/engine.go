@@ -338,6 +338,7 @@ type flight struct {
 	order     wire.Outcome
 	orderedAt time.Time
 	killed    bool
+	killedFor string // why, if that was because of another attempt on its machine
 	gone      bool
 	sends     int
 	sending   int  // creates that have not been answered yet

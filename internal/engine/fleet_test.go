@@ -49,7 +49,9 @@ type fleet struct {
 	mute func(a *wire.Assignment) bool
 	// spoil says what a job leaves on a machine of a pool that cannot be cleaned up, or "".
 	spoil     func(a *wire.Assignment) string
-	stillborn atomic.Bool // machines of pools end before they call
+	stillborn atomic.Bool   // machines of pools end before they call
+	undivided atomic.Bool   // machines of pools have one slot, whatever they are told
+	dozes     time.Duration // how long machines of pools take until they call
 
 	nonces atomic.Int64
 	mu     sync.Mutex
@@ -176,8 +178,12 @@ func (f *fleet) serve(ctx context.Context, spec *machine.Spec, nonce string) mac
 	if f.stillborn.Load() {
 		return machine.Exit{Code: 3, Message: "there is no such program"}
 	}
+	wait(ctx, f.dozes)
 	var others sync.WaitGroup
 	divided := func(slots int) {
+		if f.undivided.Load() {
+			return
+		}
 		for k := 2; k <= slots; k++ {
 			others.Go(func() {
 				f.serveSlot(ctx, spec, k, fmt.Sprintf("%s.%d", nonce, k), func(int) {})

@@ -79,6 +79,7 @@ type attemptView struct {
 	order       wire.Outcome  // what the agent has been told to stop for, or ""
 	ordered     time.Duration // since then
 	killed      bool          // its machine is being destroyed because nothing else helped
+	killedFor   string        // why, if that was because of another attempt on the machine
 	gone        bool          // and that has been confirmed
 	sends       int           // how often the create was sent
 	lookDue     bool          // create_unknown: time to look for the machine again
@@ -207,18 +208,19 @@ func planLanes(w *world) []action {
 		if n, _ := roomFor(h.choices, room, nil); n <= 0 && lent < 0 {
 			continue
 		}
-		if pool != nil && lent < 0 && pool.awaits(job) {
-			continue // it is launched when the machine is ready, or is not to be
-		}
-		if left, limited := lane.keyRoom[job.Key]; limited && job.Key != "" {
-			if left <= 0 {
-				// The store marks it held when the launch is refused; asking is what makes it so. What is asked for needs room all
-				// the same, because the store may know better: without any, asking would change nothing, again and again.
-				if at := slices.IndexFunc(h.choices, func(c choice) bool { return room[c.provider] > 0 }); at >= 0 {
-					actions = append(actions, action{kind: holdJob, job: job, choice: h.choices[at]})
-				}
-				continue
+		if left, limited := lane.keyRoom[job.Key]; limited && job.Key != "" && left <= 0 {
+			// The store marks it held when the launch is refused; asking is what makes it so. What is asked for needs room all
+			// the same, because the store may know better: without any, asking would change nothing, again and again.
+			if at := slices.IndexFunc(h.choices, func(c choice) bool { return room[c.provider] > 0 }); at >= 0 {
+				actions = append(actions, action{kind: holdJob, job: job, choice: h.choices[at]})
 			}
+			continue
+		}
+		if pool != nil && lent < 0 && pool.awaits(job) {
+			// It is launched when the machine is ready, or is not to be. Until then it has its place in the queue and of its key,
+			// as it would on a machine of its own that boots.
+			lane.take(job)
+			continue
 		}
 		a := action{kind: launchJob, job: job}
 		if lent >= 0 {
@@ -233,13 +235,18 @@ func planLanes(w *world) []action {
 				pool.room--
 			}
 		}
-		if _, limited := lane.keyRoom[job.Key]; limited && job.Key != "" {
-			lane.keyRoom[job.Key]--
-		}
-		lane.queueRoom--
+		lane.take(job)
 		actions = append(actions, a)
 	}
 	return actions
+}
+
+// take counts a job that gets one of the places that its queue and key have left.
+func (l *laneView) take(job *store.Job) {
+	if _, limited := l.keyRoom[job.Key]; limited && job.Key != "" {
+		l.keyRoom[job.Key]--
+	}
+	l.queueRoom--
 }
 
 // gatesFor returns the gates of the world, each with the job that may go through it if only one may. That is nobody who
@@ -363,6 +370,8 @@ func (a *attemptView) afterLoss() verdict {
 		v.reason, v.message = a.outOfTime()
 	case a.order == wire.TimedOut:
 		v.state, v.reason, v.message = dayfly.AttemptTimedOut, dayfly.ReasonDeadline, "The job's total timeout passed; its machine is gone."
+	case a.killedFor != "":
+		v.message = "Its machine was destroyed because of another job there: " + a.killedFor + "."
 	case a.bare && a.killed && a.order == "":
 		v.message = "Its machine was destroyed."
 	case a.killed && a.limit > 0 && a.running > a.limit:

@@ -61,6 +61,7 @@ type pool struct {
 const (
 	offerTTL       = 5 * time.Second // for an agent that waits to be told of the attempt that was given to it
 	recycleTTL     = time.Minute     // for an agent to clean up
+	divideTTL      = time.Minute     // for all slots of a machine to call when the first has
 	deathsInRow    = 3               // machines that never were idle before a pool backs off
 	poolPauseLeast = 5 * time.Second
 	poolPauseMost  = 5 * time.Minute

@@ -37,22 +37,41 @@ type comingView struct {
 // awaits reports whether a job waits for a machine that boots and has room for it, and takes that. It would wait for one of its
 // own as long; and of all the jobs that come at once, each would make one.
 func (v *poolView) awaits(job *store.Job) bool {
-	tenant, needs := v.pool.tenantOf(job), needs(&job.Spec)
-	best := -1
-	for i, c := range v.coming {
-		if c.slots > 0 && c.left >= needs && (c.tenant == tenant || c.tenant == "" && best < 0) {
-			best = i
-			if c.tenant == tenant {
-				break
-			}
-		}
-	}
-	if best < 0 {
+	at := v.comes(job)
+	if at < 0 {
 		return false
 	}
-	v.coming[best].slots--
-	v.coming[best].tenant = tenant
+	v.coming[at].slots--
+	v.coming[at].tenant = v.pool.tenantOf(job)
 	return true
+}
+
+// comes returns the place of the machine that boots and has room for a job, or -1.
+func (v *poolView) comes(job *store.Job) int {
+	tenant, needs := v.pool.tenantOf(job), needs(&job.Spec)
+	free := -1
+	for i, c := range v.coming {
+		switch {
+		case c.slots <= 0 || c.left < needs:
+		case c.tenant == tenant:
+			return i
+		case c.tenant == "" && free < 0:
+			free = i
+		}
+	}
+	return free
+}
+
+// allWait reports whether none of the jobs at the head of a lane is to be launched now, because each waits for a machine of
+// its pool that boots, or for room. room is what their providers have.
+func allWait(views map[string]*poolView, heads []*store.Job, room int) bool {
+	return !slices.ContainsFunc(heads, func(job *store.Job) bool {
+		v := views[job.Spec.Pool]
+		if v == nil {
+			return room > 0
+		}
+		return v.pick(job) >= 0 || room > 0 && v.comes(job) < 0
+	})
 }
 
 // idleView is a machine that waits for an attempt.
@@ -135,7 +154,9 @@ func (e *Engine) poolViews(now time.Time) map[string]*poolView {
 			case slot.free() && left > 0:
 				idle[r.row.Pool] = append(idle[r.row.Pool], slot)
 				left--
-			case slot.row.State == store.RunnerWarming && slot.row.Attempt == "" && r.row.Divided():
+			case slot.row.State == store.RunnerWarming && slot.row.Attempt != "":
+				left-- // it has not been counted as used yet
+			case slot.row.State == store.RunnerWarming && r.row.Divided() && e.sinceUp(slot, now) <= divideTTL:
 				coming.slots++
 			}
 		}

@@ -46,19 +46,22 @@ func (e *Engine) poolStates() []poolState {
 			s = &poolState{name: r.row.Pool}
 			states[r.row.Pool] = s
 		}
-		since := e.vigil.elapsed(r.since, now)
-		if r.fetching {
-			since = 0
-		}
 		state := r.row.State
 		if r.promised {
 			state = store.RunnerBusy // or is about to be
 		}
-		s.runners = append(s.runners, runnerView{
+		view := runnerView{
 			name: r.name, host: r.row.Host, message: r.row.Message, provider: r.row.Provider, state: state, spec: r.row.Spec, attempt: r.row.Attempt,
 			ended: r.sight.Rank() >= machine.Exited.Rank(), exit: r.exit, polls: r.poll != nil, bringing: r.bringing,
-			silence: e.vigil.elapsed(r.heard, now), idle: now.Sub(r.row.IdleAt), age: now.Sub(r.row.CreatedAt), since: since,
-		})
+			silence: e.vigil.elapsed(r.heard, now), idle: now.Sub(r.row.IdleAt), age: now.Sub(r.row.CreatedAt), since: e.sinceUp(r, now),
+			uses: e.share(r).uses,
+		}
+		if view.missing() && !r.missed {
+			r.missed = true
+			e.logger.Warn("a machine of a pool has a slot less than it should: its agent has not called from there; the agent's log says why",
+				"pool", r.row.Pool, "machine", r.row.Host, "slot", r.name)
+		}
+		s.runners = append(s.runners, view)
 	}
 	list := make([]poolState, 0, len(states))
 	for _, s := range states {

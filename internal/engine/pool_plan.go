@@ -37,7 +37,8 @@ type runnerView struct {
 	silence              time.Duration
 	idle                 time.Duration // since it became idle
 	age                  time.Duration
-	since                time.Duration // since it was asked for, or its state is known
+	since                time.Duration // since it was asked for, or its state is known; of a further slot, since the first was ready
+	uses                 int           // attempts that were claimed on its machine
 	bringing             bool          // it is being asked for
 }
 
@@ -85,12 +86,20 @@ func (h *hostView) used() (n int) {
 func (h *hostView) idleFor() time.Duration {
 	least := time.Duration(math.MaxInt64)
 	for _, r := range h.slots {
-		if r.state != store.RunnerIdle {
+		switch {
+		case r.missing():
+		case r.state != store.RunnerIdle:
 			return 0
+		default:
+			least = min(least, r.idle)
 		}
-		least = min(least, r.idle)
 	}
 	return least
+}
+
+// missing reports whether a slot is one that the machine does not have: its agent could not divide it, or not so often.
+func (r *runnerView) missing() bool {
+	return r.state == store.RunnerWarming && r.attempt == "" && r.name != r.host && r.since > divideTTL
 }
 
 // planPool decides what becomes of the machines of one pool. Nothing that is busy is touched: those are decided about with
@@ -156,7 +165,7 @@ func (p *poolState) useless(r *runnerView, t *timers, boot time.Duration) string
 		case r.attempt != "": // it is decided about with that
 		case r.ended:
 			return "it ended before its agent called" + r.exit
-		case r.since > boot:
+		case r.name == r.host && r.since > boot:
 			return fmt.Sprintf("no agent called within %v", boot)
 		}
 	case store.RunnerIdle:
@@ -167,6 +176,8 @@ func (p *poolState) useless(r *runnerView, t *timers, boot time.Duration) string
 			return "its pool is not configured any more"
 		case r.spec != p.spec:
 			return "its pool has other machines now"
+		case p.pool.MaxUses > 0 && r.uses >= p.pool.MaxUses: // such as by a job that was canceled before its agent was told
+			return usedUp(r.uses)
 		case r.age >= p.pool.MaxAge:
 			return fmt.Sprintf("it is as old as the pool's machines become, %v", p.pool.MaxAge)
 		case !r.polls && r.silence > t.lostAfter:
@@ -244,9 +255,14 @@ func retired(p *pool, r *store.Runner, beside shared, now time.Time) string {
 	case beside.leaves != "":
 		return beside.leaves
 	case p.MaxUses > 0 && beside.uses >= p.MaxUses:
-		return fmt.Sprintf("it has carried out %d jobs, as many as the pool's machines do", beside.uses)
+		return usedUp(beside.uses)
 	case now.Sub(r.CreatedAt) >= p.MaxAge:
 		return fmt.Sprintf("it is as old as the pool's machines become, %v", p.MaxAge)
 	}
 	return ""
+}
+
+// usedUp is why a machine is given up that has had as many jobs as its pool allows.
+func usedUp(uses int) string {
+	return fmt.Sprintf("it has carried out %d jobs, as many as the pool's machines do", uses)
 }

@@ -91,3 +91,23 @@ func TestAPoolTouchesNoMachineThatAJobHasAndStaysWithinItsBounds(t *testing.T) {
 		}
 	})
 }
+
+func TestAMachineThatWaitsAndHasHadAllItsJobsIsGivenUp(t *testing.T) {
+	t.Parallel()
+	timers := defaultTimers()
+	for uses, want := range map[int]int{2: 0, 3: 2, 4: 2} {
+		p := &poolState{name: "warm", spec: "this", pool: &Pool{Max: 1, Min: 1, MaxUses: 3, Concurrency: 2, Idle: time.Hour, MaxAge: time.Hour}}
+		for _, name := range []string{"a", "a.2"} {
+			p.runners = append(p.runners, runnerView{name: name, host: "a", state: store.RunnerIdle, spec: "this", polls: true, uses: uses})
+		}
+		drained := 0
+		for _, a := range planPool(p, &timers, time.Minute) {
+			if a.kind == drainRunner {
+				drained++
+			}
+		}
+		if drained != want {
+			t.Errorf("slots that are given up after %d of 3 jobs: got %d, want %d", uses, drained, want)
+		}
+	}
+}

@@ -24,6 +24,7 @@ type runner struct {
 	promised bool      // a launch is under way that gives it to an attempt; the store decides whether it does
 	bringing bool      // it is being asked for, by itself and not by an attempt's flight
 	fetching bool      // what it needs is being fetched
+	missed   bool      // it has been told that the machine does not have this slot
 	poll     *poll     // the call in which its agent waits; nil: none is open
 }
 

@@ -30,7 +30,7 @@ func (e *Engine) drain(ctx context.Context, r *runner, why string) error {
 	e.mu.Unlock()
 	e.noteRunner(moved)
 	e.tellLeaves(&row, beside, row.State, why)
-	if row.State == store.RunnerWarming && e.diesWith(r) {
+	if row.State == store.RunnerWarming && beside.leaves == "" { // once for each machine
 		e.died(row.Pool, why)
 	}
 	e.release(r, moved.MachineID)
@@ -125,7 +125,7 @@ func (e *Engine) vacated(f *flight, end *store.Ending) {
 	e.mu.Unlock()
 	if row.State == store.RunnerDraining && was != store.RunnerDraining {
 		e.tellLeaves(&row, beside, was, end.Gone)
-		if was == store.RunnerWarming && end.State == dayfly.AttemptNeverStarted && end.Reason != dayfly.ReasonDeadline {
+		if was == store.RunnerWarming && beside.leaves == "" && end.State == dayfly.AttemptNeverStarted && end.Reason != dayfly.ReasonDeadline {
 			e.died(row.Pool, end.Gone)
 		}
 	}

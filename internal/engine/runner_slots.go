@@ -2,6 +2,9 @@ package engine
 
 import (
 	"context"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/dayfly-run/dayfly/internal/store"
 	"github.com/dayfly-run/dayfly/internal/wire"
@@ -60,7 +63,20 @@ func (e *Engine) share(r *runner) (s shared) {
 }
 
 // leavesWith is why a slot is given up beside which another is.
-func leavesWith(why string) string { return "its machine goes, because of another job there: " + why }
+func leavesWith(why string) string {
+	const goes = "its machine is given up: "
+	return goes + strings.TrimPrefix(why, goes)
+}
+
+// sinceUp returns for how long a machine has been up whose agent is to call from this slot: from the moment in which its
+// first slot was ready. Whatever that waits for, such as an image that takes long to fetch, the others wait for, too. The
+// caller holds mu.
+func (e *Engine) sinceUp(r *runner, now time.Time) time.Duration {
+	if host := e.runners[r.row.Host]; r.fetching || !r.isHost() && host != nil && host.row.State == store.RunnerWarming {
+		r.since = now
+	}
+	return e.vigil.elapsed(r.since, now)
+}
 
 // hostOf returns the name that the machine of a flight has at its provider. The caller holds mu.
 func (e *Engine) hostOf(f *flight) string {
@@ -81,22 +97,28 @@ func (e *Engine) rides(f *flight) bool {
 	return r != nil && r.row.Divided() && (f.lending == nil || f.lending.OnIdle())
 }
 
-// counted reports whether a machine is counted with an attempt on it. The caller holds mu.
-func (e *Engine) counted(r *runner) bool {
+// flightsOn returns the attempts on a machine of a pool. The caller holds mu.
+func (e *Engine) flightsOn(r *runner) []*flight {
+	var flights []*flight
 	for _, slot := range e.slotsOf(r) {
-		if f := e.byMachine[slot.name]; f != nil && !f.rides {
-			return true
+		if f := e.byMachine[slot.name]; f != nil {
+			flights = append(flights, f)
 		}
 	}
-	return false
+	return flights
 }
 
-// diesWith reports whether the end of a slot that never was ready tells that its machine is no good. Once for each machine.
-func (e *Engine) diesWith(r *runner) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	host := e.runners[r.row.Host]
-	return r.isHost() || host != nil && host.row.State != store.RunnerWarming && host.row.State != store.RunnerDraining
+// countsAlone reports whether a runner is a machine that is neither counted with an attempt on it nor with those that are on
+// their way out. One that is destroyed under its attempts is at work until that is confirmed. The caller holds mu.
+func (e *Engine) countsAlone(r *runner) bool {
+	if !r.isHost() {
+		return false
+	}
+	flights := e.flightsOn(r)
+	if slices.ContainsFunc(flights, func(f *flight) bool { return !f.rides }) {
+		return false
+	}
+	return len(flights) > 0 || store.Together(e.rowsOf(r)) != store.RunnerDraining
 }
 
 // release has a machine of a pool destroyed if all its slots are given up. The caller does not hold mu.

@@ -31,16 +31,10 @@ func (e *Engine) watchLoop(ctx context.Context, name string, p machine.Provider)
 // saw takes what a provider says of one machine.
 func (e *Engine) saw(m *machine.Machine) {
 	e.mu.Lock()
-	r, flights := e.runners[m.Name], []*flight{}
-	if f := e.byMachine[m.Name]; f != nil {
+	r := e.runners[m.Name]
+	flights := e.flightsOn(r)
+	if f := e.byMachine[m.Name]; f != nil && r == nil {
 		flights = append(flights, f)
-	}
-	if r != nil && r.row.Divided() {
-		for _, slot := range e.slotsOf(r)[1:] {
-			if f := e.byMachine[slot.name]; f != nil {
-				flights = append(flights, f)
-			}
-		}
 	}
 	e.mu.Unlock()
 	if r != nil {
@@ -134,7 +128,7 @@ func (e *Engine) view(f *flight, now time.Time) attemptView {
 		limit:   time.Duration(job.Spec.Timeouts.Run), grace: time.Duration(job.Spec.Timeouts.Grace),
 		capped: cutShort(&job.Spec, f.meter),
 		sight:  f.sight, exit: f.exit, absent: f.absent, asking: f.asking || now.Sub(f.askedAt) < lookInterval(f.looks),
-		pending: f.pending, refused: f.refused, order: f.order, killed: f.killed, gone: f.gone, sends: f.sends,
+		pending: f.pending, refused: f.refused, order: f.order, killed: f.killed, killedFor: f.killedFor, gone: f.gone, sends: f.sends,
 	}
 	if !f.commandAt.IsZero() {
 		v.running = e.vigil.elapsed(f.commandAt, now)
@@ -314,11 +308,13 @@ func (e *Engine) kill(ctx context.Context, f *flight, why string) {
 		e.mu.Unlock()
 		return
 	}
+	now := e.clock.now()
 	e.mu.Lock()
-	for _, slot := range e.slotsOf(e.runners[f.runner]) {
-		if beside := e.byMachine[slot.name]; beside != nil {
-			beside.killed = true
+	for _, beside := range e.flightsOn(e.runners[f.runner]) {
+		if !beside.killed && e.vigil.elapsed(beside.heard, now) <= e.timers.lostAfter { // else it is silent, too
+			beside.killedFor = why
 		}
+		beside.killed = true
 	}
 	e.mu.Unlock()
 	e.doomed.add(f.provider, host, id)

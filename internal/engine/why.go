@@ -131,6 +131,14 @@ func (e *Engine) whyFull(w *dayfly.Why, job *store.Job) {
 	room, dying := e.room(), e.doomed.count()
 	e.mu.Lock()
 	busy := maps.Clone(e.busy)
+	for _, m := range e.kept {
+		busy[m.provider]++
+	}
+	for _, r := range e.runners {
+		if e.countsAlone(r) {
+			busy[r.row.Provider]++
+		}
+	}
 	e.mu.Unlock()
 	var hired map[string]int
 	if e.options.Hired != nil {
@@ -145,7 +153,7 @@ func (e *Engine) whyFull(w *dayfly.Why, job *store.Job) {
 		switch busy, most := busy[c.provider]+hired[c.provider], e.maxMachines(c.provider); {
 		case busy >= most:
 			say(w, "The provider %s has as many machines as it may have: %d of %d.", c.provider, busy, most)
-		case room[c.provider] <= 0:
+		case room[c.provider] <= 0 && dying[c.provider] > 0:
 			say(w, "The provider %s has not confirmed yet that %d machines of jobs that are over are destroyed, beside %d at work; "+
 				"together they may be %d. It is asked until it has.", c.provider, dying[c.provider], busy, 2*most)
 		}
@@ -159,14 +167,14 @@ func (e *Engine) whyPool(w *dayfly.Why, job *store.Job, f *flight) {
 		return
 	}
 	now := e.clock.now()
+	v := e.poolViews(now)[p.name]
 	e.mu.Lock()
 	paused, message, until := now.Before(p.until), p.pauseMessage(), p.until
-	have, boots := 0, false
+	have := 0
 	for _, r := range e.runners {
 		if r.row.Pool == p.name && r.isHost() && store.Together(e.rowsOf(r)) != store.RunnerDraining {
 			have++
 		}
-		boots = boots || r.row.Pool == p.name && r.row.Divided() && r.row.State == store.RunnerWarming && r.row.Attempt == ""
 	}
 	e.mu.Unlock()
 	switch {
@@ -174,7 +182,7 @@ func (e *Engine) whyPool(w *dayfly.Why, job *store.Job, f *flight) {
 		say(w, "The machine is one of pool %s, which keeps it for other jobs.", p.name)
 	case paused:
 		say(w, "The pool %s makes no machines for another %s: %s", p.name, spoken(until.Sub(now)), message)
-	case f == nil && boots:
+	case f == nil && v.comes(job) >= 0:
 		say(w, "A machine of pool %s boots that has room for it, or for one before it.", p.name)
 	case f != nil && have >= p.Max:
 		say(w, "No machine of pool %s was idle, and it has as many as it may have, %d; so this one is the job's alone.", p.name, p.Max)
