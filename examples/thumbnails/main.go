@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -55,7 +56,7 @@ func parse(args []string) (*settings, error) {
 	flags.IntVar(&s.concurrency, "concurrency", 2, "how many videos one runner works on at once")
 	flags.DurationVar(&s.idle, "idle", 3*time.Second, "how long a runner is kept without work")
 	flags.DurationVar(&s.load, "load", 0, "upload sample videos for so long, wait until all runners have gone, and exit")
-	flags.StringVar(&s.plot, "plot", "", "a `file` to draw runners and calls over time into, as SVG, at the end")
+	flags.StringVar(&s.plot, "plot", "", "an SVG `file` to draw runners and calls over time into, at the end")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
@@ -101,6 +102,9 @@ func serve(ctx context.Context, args []string) error {
 	}
 	defer listener.Close()
 	var plot *os.File
+	if ending := filepath.Ext(s.plot); ending != "" && ending != ".svg" {
+		return fmt.Errorf("-plot: the plot is an SVG, and the name %s says that it is something else; let it end in .svg", s.plot)
+	}
 	if s.plot != "" {
 		// What cannot be drawn at the end is better known at the beginning.
 		if plot, err = os.Create(s.plot); err != nil {

@@ -133,6 +133,7 @@ func TestMistakesOnTheCommandLineAreNamed(t *testing.T) {
 		{"-listen 127.0.0.1:0 -runners -1", "Max"},
 		{"-listen nonsense", "-listen nonsense: it must be a host and a port"},
 		{"-listen 127.0.0.1:99999", "-listen 127.0.0.1:99999: "},
+		{"-listen 127.0.0.1:0 -plot plot.png", "let it end in .svg"},
 		{"-listen 127.0.0.1:0 -plot " + t.TempDir() + "/missing/plot.svg", "missing/plot.svg: no such file"},
 	} {
 		if err := serve(t.Context(), strings.Fields(c.args)); err == nil || !strings.Contains(err.Error(), c.want) {

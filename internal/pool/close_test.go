@@ -175,7 +175,7 @@ func TestCallersWaitForRunAndLearnThatItWasNeverCalled(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		_, err := p.Acquire(ctx)
-		want := "pool pool: the caller waited 1m0s for a runner, with 0 more in line: context deadline exceeded; " +
+		want := "pool pool: the caller waited 1m0s for a runner, of which 0 are up and 0 boot and there may be 10, with 0 more in line: context deadline exceeded; " +
 			"the pool boots nothing because its Run was never called"
 		if err == nil || err.Error() != want {
 			t.Errorf("got\n%v\nwant\n%s", err, want)

@@ -32,15 +32,18 @@ const (
 // Error says why [Pool.Acquire] gave no slot: nothing has been run. Its kind is [fault.Exhausted] for Full, [fault.Conflict] for Closed,
 // [fault.Canceled] for TimeUp, and that of the boot's failure for BootFailed.
 type Error struct {
-	Pool   string
-	Reason Reason
-	Waited time.Duration // how long the caller was in line
-	Queued int           // how many others were in line, when it was Full or TimeUp
-	Boots  int           // how many boots in a row have failed
-	Boot   error         // why the last of them failed, nil when none has
-	Stop   error         // why a runner that takes up a place cannot be stopped, nil when all that stop do
-	Cause  error         // why the caller's context has ended, when it was TimeUp
-	NotRun bool          // nobody has called Run yet, so nothing could be booted
+	Pool    string
+	Reason  Reason
+	Waited  time.Duration // how long the caller was in line
+	Queued  int           // how many others were in line, when it was Full or TimeUp
+	Up      int           // how many runners were up, all of them busy, when it was TimeUp
+	Booting int           // how many booted then
+	Max     int           // how many there may be
+	Boots   int           // how many boots in a row have failed
+	Boot    error         // why the last of them failed, nil when none has
+	Stop    error         // why a runner that takes up a place cannot be stopped, nil when all that stop do
+	Cause   error         // why the caller's context has ended, when it was TimeUp
+	NotRun  bool          // nobody has called Run yet, so nothing could be booted
 }
 
 // Error tells the whole story, the boot's failure included.
@@ -58,7 +61,8 @@ func (e *Error) Error() string {
 		if e.Waited < time.Millisecond {
 			fmt.Fprintf(&b, "the caller's context had ended before it could wait for a runner: %v", e.Cause)
 		} else {
-			fmt.Fprintf(&b, "the caller waited %v for a runner, with %d more in line: %v", e.Waited.Round(time.Millisecond), e.Queued, e.Cause)
+			fmt.Fprintf(&b, "the caller waited %v for a runner, of which %d are up and %d boot and there may be %d, with %d more in line: %v",
+				e.Waited.Round(time.Millisecond), e.Up, e.Booting, e.Max, e.Queued, e.Cause)
 		}
 	}
 	if e.NotRun {

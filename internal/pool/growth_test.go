@@ -122,7 +122,7 @@ func TestTheTimeInLineIsChargedToTheCallersDeadlineAndItIsToldWhy(t *testing.T) 
 		if !errors.Is(a.err, context.DeadlineExceeded) || fault.Of(a.err) != fault.Canceled {
 			t.Errorf("the caller got %v of kind %s, want a deadline exceeded of kind canceled", a.err, fault.Of(a.err))
 		}
-		want := "pool pool: the caller waited 1s for a runner, with 1 more in line: context deadline exceeded"
+		want := "pool pool: the caller waited 1s for a runner, of which 1 are up and 0 boot and there may be 1, with 1 more in line: context deadline exceeded"
 		if a.err.Error() != want {
 			t.Errorf("the text is %q, want %q", a.err, want)
 		}

@@ -265,7 +265,7 @@ func TestARunnerThatCannotBeStoppedKeepsItsPlaceAndIsStoppedAgain(t *testing.T) 
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		_, err := p.Acquire(ctx)
-		want := "pool pool: the caller waited 1h0m0s for a runner, with 0 more in line: context deadline exceeded; " +
+		want := "pool pool: the caller waited 1h0m0s for a runner, of which 0 are up and 0 boot and there may be 1, with 0 more in line: context deadline exceeded; " +
 			"a runner that takes up a place cannot be stopped: the provider is down"
 		if err == nil || err.Error() != want {
 			t.Errorf("a caller got\n%v\nwant\n%s", err, want)

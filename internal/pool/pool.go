@@ -218,6 +218,7 @@ func (p *Pool) abandon(ctx context.Context, w *waiter) (*Slot, error) {
 func (p *Pool) refusal(reason Reason, waited time.Duration) *Error {
 	return &Error{
 		Pool: p.o.Name, Reason: reason, Waited: waited, Queued: p.line.length,
+		Up: p.serving, Booting: len(p.boots), Max: p.o.Max,
 		Boots: p.trouble.row, Boot: p.trouble.err, Stop: p.stuck, NotRun: !p.running && !p.closed,
 	}
 }
