@@ -87,7 +87,8 @@ type CallOptions struct {
 	// unless it is a cast. It has no meaning for streams, which end with whoever reads them.
 	Detached bool
 	// OnProgress is called with what the function tells by ReportProgress, by the goroutine that waits for the call. Reports
-	// that come faster than twenty times a second are left out, never the last. If it panics, the call is canceled.
+	// that come faster than twenty times a second are left out, never the last. If it panics, the call is canceled, and Call
+	// panics; a cast fails.
 	OnProgress func(Progress)
 }
 

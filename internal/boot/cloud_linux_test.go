@@ -3,6 +3,7 @@ package boot_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"strings"
@@ -223,5 +224,31 @@ func TestNothingIsBootedByABooterThatHasEnded(t *testing.T) {
 	}
 	if all := p.Cloud().Machines(); len(all) != 0 {
 		t.Errorf("got the machines %v, want none", all)
+	}
+}
+
+// stubborn is a provider that says once why it makes no machine, and then nothing until it is not waited for any more.
+type stubborn struct {
+	*blind
+	asked atomic.Int32
+}
+
+func (s *stubborn) Create(ctx context.Context, _ *machine.Spec) (*machine.Machine, error) {
+	if s.asked.Add(1) == 1 {
+		return nil, fault.Say(fault.Unavailable, "the disk of the engine is full")
+	}
+	<-ctx.Done()
+	return nil, fmt.Errorf("the engine: %w: %w", fault.Canceled, ctx.Err())
+}
+
+func TestWhatAProviderSaidIsToldThoughItWasSilentWhenTheTimeWasUp(t *testing.T) {
+	t.Parallel()
+	inner := inMemory(t, memmachine.Options{})
+	b := newBooter(t, &stubborn{blind: &blind{inner, inner, inner}}, "", nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond) // the pause after the first answer is shorter
+	defer cancel()
+	_, err := b.Boot(ctx, fresh())
+	if !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "not made in time") || !strings.Contains(err.Error(), "disk of the engine is full") {
+		t.Errorf("got error %v, want fault.Unavailable that says what the provider has said", err)
 	}
 }

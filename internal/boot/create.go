@@ -124,6 +124,7 @@ const (
 // create makes the machine. As long as nobody knows whether it exists the same is asked again; a provider returns what exists.
 func (r *Runner) create(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
 	level := slog.LevelWarn // once; how it goes on is told at the end
+	var why error           // what the provider said before the time was up
 	for wait := firstPause; ; wait = min(2*wait, longestPause) {
 		m, err := r.booter.provider.Create(ctx, spec)
 		switch fault.Of(err).General() {
@@ -134,8 +135,12 @@ func (r *Runner) create(ctx context.Context, spec *machine.Spec) (*machine.Machi
 			return nil, err
 		}
 		if ctx.Err() != nil {
+			if why != nil && errors.Is(err, ctx.Err()) {
+				err = why // this time it was only told to stop
+			}
 			return nil, gaveUp(ctx, err)
 		}
+		why = err
 		if r.booter.options.Lent { // who waits for a machine that is lent asks again himself, and this is his last word
 			return nil, err
 		}

@@ -95,7 +95,11 @@ func (e *Error) Unwrap() []error {
 	case TimeUp:
 		errs = append(errs, fault.Canceled, e.Cause)
 	}
-	if e.Boot != nil {
+	switch {
+	case e.Boot == nil:
+	case errors.Is(e.Boot, context.DeadlineExceeded), errors.Is(e.Boot, context.Canceled):
+		errs = append(errs, fault.Of(e.Boot)) // the time of the boot was up, which a caller would take for his own
+	default:
 		errs = append(errs, e.Boot)
 	}
 	return errs

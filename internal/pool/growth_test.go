@@ -369,6 +369,9 @@ func TestABootIsGivenItsTimeAndTheFailureSaysHowLong(t *testing.T) {
 		if a.err.Error() != want {
 			t.Errorf("the text is\n%s\nwant\n%s", a.err, want)
 		}
+		if errors.Is(a.err, context.DeadlineExceeded) {
+			t.Errorf("got the error of a context that has ended, want none: the caller's has not")
+		}
 	})
 }
 
