@@ -45,8 +45,9 @@ type Place struct {
 	// nothing of the last attempt runs any more. nil: the place is good for one attempt.
 	Renew func(ctx context.Context) error
 	// Begin is called before each attempt, which Renew ends, on a machine of a pool: what the slots of a machine share is put
-	// right by the last of them that has one, and none begins one meanwhile. nil: they share nothing.
-	Begin func()
+	// right by the last of them that has one, and none begins one meanwhile. What attempts in others may have got at since Renew
+	// is made anew; its error says why that cannot be. nil: they share nothing.
+	Begin func() error
 	// Divide divides the machine of a pool into so many slots, and returns the place of each, which takes the place of this one.
 	// What runs in one is not disturbed by what becomes of another. Boot and Instance are those of the machine. It is called
 	// once at most, before the first attempt. nil: the machine has one slot.

@@ -30,5 +30,8 @@ func (*Ground) Begin() {}
 // Restore returns fault.Unsupported.
 func (*Ground) Restore(context.Context) error { return unsupported() }
 
+// Begin returns fault.Unsupported.
+func (*Room) Begin() error { return unsupported() }
+
 // Restore returns fault.Unsupported.
 func (*Room) Restore(context.Context) error { return unsupported() }

@@ -38,6 +38,13 @@ func (g *Ground) Room(scratch string, slot int) (*Room, error) {
 	return r, nil
 }
 
+// Begin is [Ground.Begin], and makes the room anew: while nobody had it, attempts in others may have left something in it, or
+// have removed it.
+func (r *Room) Begin() error {
+	r.ground.Begin()
+	return r.remake()
+}
+
 // Restore makes the room anew, and is [Ground.Restore] otherwise.
 func (r *Room) Restore(ctx context.Context) error { return r.ground.restore(ctx, r.remake) }
 

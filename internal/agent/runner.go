@@ -95,9 +95,7 @@ func (r *runner) serve(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if r.place.Begin != nil {
-			r.place.Begin()
-		}
+		r.begin()
 		err = r.carryOut(line.life, job)
 		if ctx.Err() == nil && (err == nil || !r.alone) { // a slot that ends must leave nothing to the others
 			r.renew(ctx)
@@ -107,6 +105,17 @@ func (r *runner) serve(ctx context.Context) error {
 		}
 		done = job.Attempt
 		line.open(r.place.Boot.Token, milliseconds(job.OrphanAfterMS, defaultOrphanAfter)) // the attempt has heard the server
+	}
+}
+
+// begin says that an attempt begins. What is wrong with the place shows when that needs it; no other is to find it so.
+func (r *runner) begin() {
+	if r.place.Begin == nil {
+		return
+	}
+	if err := r.place.Begin(); err != nil {
+		r.log.Warn("the machine cannot be made as it was", "error", err)
+		r.spoil(sentenceOf(err))
 	}
 }
 

@@ -60,7 +60,7 @@ func newSlotted(t *testing.T, slots int) *slotted {
 	t.Cleanup(link.Close)
 	s := &slotted{Machine: home.AddMachine(slots), home: home, logs: &syncBuffer{}, exit: make(chan machine.Exit, 1)}
 	place := newPlace(t, s.Boot)
-	place.Begin = func() { s.working.Add(1) }
+	place.Begin = func() error { s.working.Add(1); return nil }
 	place.Divide = func(number int) ([]*agent.Place, error) {
 		places := make([]*agent.Place, number)
 		for i := range places {

@@ -9,6 +9,7 @@ import (
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/store"
+	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
 )
 
@@ -269,7 +270,8 @@ func (e *Engine) Enter(ctx context.Context, id string, most time.Duration) (*Ent
 	if _, ok := in.provider.(machine.Execer); !ok {
 		return nil, fault.Say(fault.Unsupported, "machines of provider %s cannot be entered", m.Provider)
 	}
-	found, err := e.look(ctx, m.Provider, m.Name, m.ID)
+	host, _ := wire.SlotOf(m.Name) // which the provider knows it by, where a job's machine is a slot of one
+	found, err := e.look(ctx, m.Provider, host, m.ID)
 	switch {
 	case errors.Is(err, fault.NotFound), err == nil && found[0].State.Rank() >= machine.Exited.Rank():
 		return nil, fault.Say(fault.Conflict, "the machine of job %s has ended, so it cannot be entered", id)

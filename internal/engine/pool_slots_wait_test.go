@@ -240,3 +240,37 @@ func TestAJobIsToldThatItsMachineWasDestroyedBecauseOfAnother(t *testing.T) {
 		}
 	})
 }
+
+// quiet is a provider that tells of its machines only when it is asked.
+type quiet struct {
+	machine.Provider
+	machine.Execer
+}
+
+func TestTheMachineOfAJobInAnySlotCanBeEnteredThoughItsCreationWasAnsweredLate(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, func(o *engine.Options) {
+			divided(nil)(o)
+			p := o.Providers["mem"]
+			o.Providers = map[string]machine.Provider{"mem": quiet{p, p.(machine.Execer)}}
+		})
+		wait(t.Context(), time.Second) // after the first sweep, so that nobody sees the machine before its agent calls
+		f.cloud.Fail(memmachine.Create, func(ctx context.Context, c *memmachine.Call) error {
+			err := c.Do(ctx)
+			wait(ctx, 10*time.Second)
+			return err
+		})
+		f.work = workFor(time.Hour)
+		f.submitMany(1)
+		wait(t.Context(), time.Second) // its slots have called
+		second := f.submitMany(1)[0]
+		for range 2 { // before that answer, and after it
+			wait(t.Context(), time.Second)
+			if _, err := f.engine.Load().Enter(t.Context(), second, 0); err != nil {
+				t.Errorf("Enter of a job in the second slot: got error %v, want its machine", err)
+			}
+			wait(t.Context(), 10*time.Second)
+		}
+	})
+}

@@ -55,7 +55,7 @@ func (s *slots) renewable(place *agent.Place) {
 		logger().Warn("this machine can carry out one attempt only", "error", err)
 		return
 	}
-	place.Begin = ground.Begin
+	place.Begin = func() error { ground.Begin(); return nil }
 	place.Renew = renewal(place.Group, ground.Restore)
 	place.Divide = func(number int) ([]*agent.Place, error) {
 		places := make([]*agent.Place, number)
@@ -80,7 +80,7 @@ func (s *slots) slot(whole *agent.Place, ground *agent.Ground, number int, size 
 		return nil, err
 	}
 	place.WorkDir, place.ScratchDir, place.Env = room.Work, room.Scratch, append(slices.Clone(whole.Env), "TMPDIR="+room.Temp)
-	place.Renew, place.Divide = renewal(place.Group, room.Restore), nil
+	place.Begin, place.Renew, place.Divide = room.Begin, renewal(place.Group, room.Restore), nil
 	return &place, nil
 }
 

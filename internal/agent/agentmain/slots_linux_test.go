@@ -208,6 +208,22 @@ func TestInAContainerWithSlotsAJobLeavesNothingToThoseAfterItNorDisturbsThoseBes
 	}
 }
 
+func TestAJobBeginsInEmptyDirectoriesAlthoughOneBesideItHasBeenThereBefore(t *testing.T) {
+	t.Parallel()
+	c := newContainer(t, 2)
+	where := strings.TrimSpace(c.say(t, 2, "pwd"))
+	c.AwaitReady(2)
+	c.say(t, 1, "cd "+where+"; touch planted; rm -r ../tmp; touch ../tmp")
+	if got := c.say(t, 2, `ls -A . $TMPDIR/`); strings.Contains(got, "planted") {
+		t.Errorf("what a job finds in its directories: got %q, want nothing of the one that was in another slot", got)
+	}
+	c.AwaitReady(1)
+	c.AwaitReady(2)
+	if why := c.Spoiled(); why != "" {
+		t.Errorf("the machine is said to be spoiled: %q; want it to be as it was", why)
+	}
+}
+
 func TestAChangeOutsideOfTheSlotsCondemnsTheContainer(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ script, want string }{
