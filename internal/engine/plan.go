@@ -232,7 +232,7 @@ func planLanes(w *world) []action {
 			}
 			if room[a.choice.provider]--; pool != nil && pool.room > 0 {
 				a.grow = true
-				pool.room--
+				pool.grow(job)
 			}
 		}
 		lane.take(job)

@@ -92,6 +92,16 @@ func (v *poolView) take(i int, job *store.Job) idleView {
 	return r
 }
 
+// grow takes note that a machine is made for a job. Those that come after may wait for its other slots.
+func (v *poolView) grow(job *store.Job) {
+	v.room--
+	slots := v.pool.slots() - 1
+	if v.pool.MaxUses > 0 {
+		slots = min(slots, v.pool.MaxUses-1)
+	}
+	v.coming = append(v.coming, comingView{tenant: v.pool.tenantOf(job), slots: slots, left: v.pool.lifetime(&job.Spec)})
+}
+
 // pick returns the place of the machine that a job gets, or -1.
 func (v *poolView) pick(job *store.Job) int {
 	tenant, needs := v.pool.tenantOf(job), needs(&job.Spec)

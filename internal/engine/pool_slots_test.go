@@ -87,6 +87,28 @@ func TestABurstOfJobsMakesAsManyMachinesAsItFillsAndRunsSideBySide(t *testing.T)
 	})
 }
 
+func TestABurstThatIsLaunchedAtOnceMakesAsManyMachinesAsItFills(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, divided(func(p *engine.Pool) { p.Max = 6 }))
+		f.work = workFor(time.Minute)
+		var jobs []string
+		for range 10 { // which become ready together
+			jobs = append(jobs, f.submit(func(s *dayfly.JobSpec) {
+				inWarm(s)
+				at := time.Now().Add(time.Minute)
+				s.RunAt = &at
+			}).ID)
+		}
+		for _, id := range jobs {
+			check(t, f.finished(id, time.Hour), dayfly.Succeeded, "", 1)
+		}
+		if n := f.cloud.Calls(memmachine.Create); n != 3 {
+			t.Errorf("creates for ten jobs, four on each machine: got %d, want 3", n)
+		}
+	})
+}
+
 func TestJobsGatherOnTheMachineThatHasTheMost(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {
