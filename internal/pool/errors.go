@@ -41,6 +41,7 @@ type Error struct {
 	Max     int           // how many there may be
 	Boots   int           // how many boots in a row have failed
 	Boot    error         // why the last of them failed, nil when none has
+	Again   time.Duration // in how much time a boot is tried again that failed for its configuration, until when all are told the same; 0: at once
 	Stop    error         // why a runner that takes up a place cannot be stopped, nil when all that stop do
 	Cause   error         // why the caller's context has ended, when it was TimeUp
 	NotRun  bool          // nobody has called Run yet, so nothing could be booted
@@ -70,6 +71,9 @@ func (e *Error) Error() string {
 	}
 	if e.Boot != nil && e.Reason != Closed {
 		fmt.Fprintf(&b, "; %s: %v", failedBoots(e.Boots), e.Boot)
+	}
+	if e.Again > 0 && e.Reason == BootFailed {
+		fmt.Fprintf(&b, "; no other is tried for %v, and until then every call is told this", e.Again.Round(time.Millisecond))
 	}
 	if e.Stop != nil && e.Reason == TimeUp {
 		fmt.Fprintf(&b, "; a runner that takes up a place cannot be stopped: %v", e.Stop)

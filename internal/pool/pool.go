@@ -216,8 +216,12 @@ func (p *Pool) abandon(ctx context.Context, w *waiter) (*Slot, error) {
 }
 
 func (p *Pool) refusal(reason Reason, waited time.Duration) *Error {
+	var again time.Duration
+	if p.trouble.configuration && p.trouble.until > 0 {
+		again = max(0, p.trouble.until-p.now())
+	}
 	return &Error{
-		Pool: p.o.Name, Reason: reason, Waited: waited, Queued: p.line.length,
+		Again: again, Pool: p.o.Name, Reason: reason, Waited: waited, Queued: p.line.length,
 		Up: p.serving, Booting: len(p.boots), Max: p.o.Max,
 		Boots: p.trouble.row, Boot: p.trouble.err, Stop: p.stuck, NotRun: !p.running && !p.closed,
 	}
