@@ -40,6 +40,10 @@ func (e *Engine) poolStates() []poolState {
 	for name, p := range e.pools {
 		states[name] = &poolState{name: name, pool: &p.Pool, spec: p.spec, paused: now.Before(p.until)}
 	}
+	uses := map[string]int{} // by machine
+	for _, r := range e.runners {
+		uses[r.row.Host] += r.row.Uses
+	}
 	for _, r := range e.runners {
 		s := states[r.row.Pool]
 		if s == nil {
@@ -54,7 +58,7 @@ func (e *Engine) poolStates() []poolState {
 			name: r.name, host: r.row.Host, message: r.row.Message, provider: r.row.Provider, state: state, spec: r.row.Spec, attempt: r.row.Attempt,
 			ended: r.sight.Rank() >= machine.Exited.Rank(), exit: r.exit, polls: r.poll != nil, bringing: r.bringing,
 			silence: e.vigil.elapsed(r.heard, now), idle: now.Sub(r.row.IdleAt), age: now.Sub(r.row.CreatedAt), since: e.sinceUp(r, now),
-			uses: e.share(r).uses,
+			uses: uses[r.row.Host],
 		}
 		if view.missing() && !r.missed {
 			r.missed = true
