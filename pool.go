@@ -150,7 +150,7 @@ type PoolStats struct {
 
 	Boots    uint64 // boots that have succeeded
 	Failures uint64 // boots that have failed, and runners that were lost before they had any call
-	Row      int    // how many times in a row boots have failed, a burst counted once; 0 when the last has succeeded
+	InARow   int    // how many times in a row boots have failed, a burst counted once; 0 when the last has succeeded
 	// LastError is why the last boot failed, nil when one has succeeded since; NextBoot is in how much time one may be tried
 	// again because of it, 0 when at once.
 	LastError error

@@ -179,7 +179,7 @@ func TestAFailedBootIsTriedAgainAndTheCallerIsServed(t *testing.T) {
 		if got != want {
 			t.Errorf("OnGrow was told\n%s\nwant\n%s", got, want)
 		}
-		if s := p.Stats(); s.Failures != 2 || s.Boots != 1 || s.LastError != nil || s.Row != 0 {
+		if s := p.Stats(); s.Failures != 2 || s.Boots != 1 || s.LastError != nil || s.InARow != 0 {
 			t.Errorf("the statistics are %+v, want 2 failures, 1 boot and nothing in the way", s)
 		}
 	})
@@ -221,8 +221,8 @@ func TestABurstThatFailsCountsAsOneFailureAndIsProbedByOneBoot(t *testing.T) {
 		p := start(t, c, &pool.Options{Min: 4, Max: 4})
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if s := p.Stats(); s.Row != 1 || s.Failures != 4 || s.NextBoot > time.Second {
-			t.Errorf("after the burst: %d in a row, %d failures, next in %v; want 1, 4 and at most a second", s.Row, s.Failures, s.NextBoot)
+		if s := p.Stats(); s.InARow != 1 || s.Failures != 4 || s.NextBoot > time.Second {
+			t.Errorf("after the burst: %d in a row, %d failures, next in %v; want 1, 4 and at most a second", s.InARow, s.Failures, s.NextBoot)
 		}
 		time.Sleep(time.Second)
 		if got := p.Stats().Booting; got != 1 {
@@ -518,8 +518,8 @@ func TestABootThatIsOverdueAndFailsAfterAllIsOneFailure(t *testing.T) {
 		<-ask(t.Context(), p)
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if s := p.Stats(); s.Row != 1 || s.Failures != 1 || s.NextBoot != 0 {
-			t.Errorf("%d failures, %d in a row, next boot in %v; want 1, 1 and at once", s.Failures, s.Row, s.NextBoot)
+		if s := p.Stats(); s.InARow != 1 || s.Failures != 1 || s.NextBoot != 0 {
+			t.Errorf("%d failures, %d in a row, next boot in %v; want 1, 1 and at once", s.Failures, s.InARow, s.NextBoot)
 		}
 	})
 }
@@ -540,7 +540,7 @@ func TestASuccessThatBeganBeforeAFailureDoesNotEndThePause(t *testing.T) {
 		p := start(t, c, &pool.Options{Min: 2, Max: 2})
 		time.Sleep(200 * time.Millisecond)
 		wantUp(t, p, 1, "when one of two boots has succeeded")
-		if s := p.Stats(); s.Row != 1 || s.NextBoot == 0 || s.Booting != 0 {
+		if s := p.Stats(); s.InARow != 1 || s.NextBoot == 0 || s.Booting != 0 {
 			t.Errorf("got %+v, want that the pause goes on which the other's failure began", s)
 		}
 		n <- 3

@@ -16,7 +16,7 @@ type Stats struct {
 
 	Boots    uint64 // boots that have succeeded
 	Failures uint64 // boots that have failed, and runners that were lost before they had any work
-	Row      int    // how many times in a row boots have failed, a burst counted once; 0 when the last succeeded
+	InARow   int    // how many times in a row boots have failed, a burst counted once; 0 when the last succeeded
 	// LastError is why the last boot failed, nil when one has succeeded since; NextBoot is in how much time a boot may be
 	// tried again because of it, 0 when it may at once.
 	LastError error
@@ -30,7 +30,7 @@ func (p *Pool) Stats() Stats {
 	now := p.now()
 	s := Stats{
 		Booting: len(p.boots), Queued: p.line.length, Boots: p.booted, Failures: p.failures,
-		Row: p.trouble.row, LastError: p.trouble.err,
+		InARow: p.trouble.row, LastError: p.trouble.err,
 	}
 	if p.line.first != nil {
 		s.Oldest = now - p.line.first.since
