@@ -132,9 +132,14 @@ func (f *Function[A, R]) Call(ctx context.Context, p *Pool, a A) (R, error) {
 	return r, c.tell(err)
 }
 
+// poolless is why a function is not called on a nil pool.
+func poolless(function string) error {
+	return fault.Say(fault.Invalid, "%s was called with a nil pool; NewPool makes one", function)
+}
+
 // Cast runs the function on a runner of the pool and does not wait for it. Nobody gets its result. Its error, and every other reason
 // why it did not run, go to PoolOptions.OnError, or else to the pool's logger. Cast itself returns an error only for an argument that cannot
-// be encoded.
+// be encoded, and for a nil pool.
 //
 // A cast ends with its context, like every call. In the handler of a request that is when the handler returns: use
 // CallOptions.Detached, or context.WithoutCancel, for what is to go on.
@@ -142,6 +147,10 @@ func (f *Function[A, R]) Cast(ctx context.Context, p *Pool, a A) error {
 	c, err := f.encode(&a)
 	if err != nil {
 		return err
+	}
+	if p == nil { // which has nobody to tell later
+		c.value.Release()
+		return poolless(f.name)
 	}
 	c.own()
 	c.unlimited = true // nobody waits
@@ -227,6 +236,9 @@ func (c *calling) start(ctx context.Context, p *Pool) (k *call.Call, err error) 
 		}
 		c.value.Release()
 	}()
+	if p == nil {
+		return nil, poolless(c.function)
+	}
 	began := time.Now()
 	var deadline time.Time
 	if c.options.Timeout > 0 {
