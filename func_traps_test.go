@@ -271,3 +271,15 @@ func TestNoFunctionIsRefusedWhereItIsDeclared(t *testing.T) {
 		}()
 	}
 }
+
+func TestACallWithoutAPoolIsRefused(t *testing.T) {
+	t.Parallel()
+	var none *dayfly.Pool
+	_, called := double.Call(t.Context(), none, 1)
+	_, placed := double.Place(t.Context(), none, 1)
+	for what, err := range map[string]error{"Call": called, "Place": placed, "Cast": double.Cast(t.Context(), none, 1)} {
+		if fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), "NewPool") {
+			t.Errorf("%s with a nil pool: got %v, want fault.Invalid and how a pool is made", what, err)
+		}
+	}
+}

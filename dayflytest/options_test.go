@@ -188,6 +188,7 @@ func TestGrowthAndShrinkageAreToldInOrderAlsoToCallbacksThatPanic(t *testing.T) 
 		if _, err := double.Call(t.Context(), pool, 1); !errors.Is(err, dayfly.ErrRunnerLost) {
 			t.Fatalf("got %v, want a lost runner", err)
 		}
+		synctest.Wait() // the call's end and the pool's notice are told apart, and a pool that is closed first says closed
 		if err := pool.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -280,5 +281,24 @@ func TestRetireIsHowLongBeforeItsEndARunnerGetsNoMoreCalls(t *testing.T) {
 				t.Errorf("Retire %v: the runner retired after %v of two hours, want %v", retire, retired, want)
 			}
 		})
+	}
+}
+
+func TestNoCallFailsBecauseItsRunnerIsToldToEndInThatMoment(t *testing.T) {
+	t.Parallel()
+	pool, runners := newPool(t, &dayfly.PoolOptions{Concurrency: 4})
+	var telling sync.WaitGroup
+	for range 200 {
+		for _, name := range runners.Running() {
+			telling.Go(func() { runners.TellToEnd(name) })
+		}
+		for range 3 {
+			telling.Go(func() {
+				if got, err := double.Call(t.Context(), pool, 2); err != nil || got != 4 {
+					t.Errorf("a call while runners are told to end: got %d and error %v, want 4", got, err)
+				}
+			})
+		}
+		telling.Wait()
 	}
 }

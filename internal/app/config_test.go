@@ -58,7 +58,7 @@ func TestExampleIsTheDefaults(t *testing.T) {
 	want.DataDir = "/var/lib/dayfly"
 	want.Queues["default"] = app.Queue{}
 	reuse := true
-	want.Pools["example"] = app.Pool{Max: 4, Idle: dayfly.Duration(5 * time.Minute), MaxAge: dayfly.Duration(24 * time.Hour), Reuse: &reuse}
+	want.Pools["example"] = app.Pool{Max: 4, Concurrency: 1, Idle: dayfly.Duration(5 * time.Minute), MaxAge: dayfly.Duration(24 * time.Hour), Reuse: &reuse}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the example says\n%+v, the defaults are\n%+v", *got, *want)
 	}

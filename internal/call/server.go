@@ -222,7 +222,7 @@ func (s *Server) handle(frame []byte) error {
 	case kindSettings:
 		return s.takeSettings(r.rest)
 	case kindDrain:
-		s.drain()
+		s.warn() // the parent sends no more: what comes yet it had begun before, and waits for
 		return nil
 	}
 	id := r.number()

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -205,15 +206,16 @@ func TestAMachineThatIsDestroyedUnderAJobIsDestroyedUnderThoseBesideIt(t *testin
 	inBubble(t, func(t *testing.T) {
 		f := newFleet(t, divided(nil))
 		f.work = workFor(30 * time.Minute)
-		var muted string
-		f.mute = func(a *wire.Assignment) bool { return a.Job == muted && a.Number == 1 }
+		var muted atomic.Value
+		muted.Store("")
+		f.mute = func(a *wire.Assignment) bool { return a.Job == muted.Load() && a.Number == 1 }
 		jobs := f.submitMany(1)
 		wait(t.Context(), 5*time.Second)
 		for range 2 {
 			jobs = append(jobs, f.submit(func(s *dayfly.JobSpec) { inWarm(s); s.Retry.MaxAttempts = 2 }).ID)
 		}
 		wait(t.Context(), 5*time.Second)
-		muted = jobs[2] // is destroyed when it has been silent for long
+		muted.Store(jobs[2]) // is destroyed when it has been silent for long
 		for i, id := range jobs {
 			job := f.finished(id, 3*time.Hour)
 			if first := job.AttemptLog[0]; first.State != dayfly.AttemptLost {
