@@ -247,6 +247,7 @@ func TestAPlacedFunctionEndsWithItsRunner(t *testing.T) {
 		if !errors.Is(placed.Err(), dayfly.ErrRunnerLost) {
 			t.Errorf("got %v, want a lost runner", placed.Err())
 		}
+		synctest.Wait() // its slot is given back after it is told
 		if n := pool.Stats().InUse; n != 0 {
 			t.Errorf("got %d slots in use, want none", n)
 		}
