@@ -227,7 +227,7 @@ func TestAJobIsToldThatItsMachineWasDestroyedBecauseOfAnother(t *testing.T) {
 		wait(t.Context(), 10*time.Second)
 		f.restart() // none of them is the one that its machine is counted with
 		wait(t.Context(), 5*time.Minute)
-		f.cloud.Fail(memmachine.Destroy, memmachine.Delay(time.Minute))
+		f.cloud.Fail(memmachine.Destroy, memmachine.Delay(59*time.Second)) // less than is waited for an answer
 		wait(t.Context(), 90*time.Second)
 		if got := f.engine.Load().Room("mem"); got != 0 {
 			t.Errorf("the room while a machine is destroyed under its jobs: got %d, want 0", got)
