@@ -1,7 +1,6 @@
 package agent_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -10,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -26,30 +24,12 @@ import (
 type slotted struct {
 	*memhome.Machine
 	home *memhome.Home
-	logs *syncBuffer
+	logs *memhome.Log
 	stop context.CancelFunc
 	exit chan machine.Exit
 
 	renewed [8]atomic.Pointer[error] // what the renewal of each slot returns, if it is set
 	working atomic.Int64             // attempts that have begun and not been renewed after
-}
-
-// syncBuffer is a buffer that may be written to and read at once.
-type syncBuffer struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (b *syncBuffer) Write(text []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.Write(text)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.String()
 }
 
 // newSlotted starts an agent on a machine with so many slots. The test fails if anything runs on it in the end.
@@ -58,7 +38,7 @@ func newSlotted(t *testing.T, slots int) *slotted {
 	home := memhome.New(t)
 	link := agent.NewShared("test")
 	t.Cleanup(link.Close)
-	s := &slotted{Machine: home.AddMachine(slots), home: home, logs: &syncBuffer{}, exit: make(chan machine.Exit, 1)}
+	s := &slotted{Machine: home.AddMachine(slots), home: home, logs: &memhome.Log{}, exit: make(chan machine.Exit, 1)}
 	place := newPlace(t, s.Boot)
 	place.Begin = func() error { s.working.Add(1); return nil }
 	place.Divide = func(number int) ([]*agent.Place, error) {

@@ -73,25 +73,7 @@ type container struct {
 	*memhome.Machine
 	home *memhome.Home
 	exit func() int // waits until it has ended
-	logs *log
-}
-
-// log is what a program logs.
-type log struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *log) Write(text []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(text)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
+	logs *memhome.Log
 }
 
 // newContainer starts an agent as the second process of a container, below its init. The test is skipped where no container
@@ -99,7 +81,7 @@ func (l *log) String() string {
 func newContainer(t *testing.T, slots int) *container {
 	t.Helper()
 	home := memhome.New(t)
-	c := &container{Machine: home.AddMachine(slots), home: home, logs: &log{}}
+	c := &container{Machine: home.AddMachine(slots), home: home, logs: &memhome.Log{}}
 	command := program(t, agentEnv(c.Boot), "in-container", "init", "--lifetime", "10m", "--", "/proc/self/exe", "run", "--work", "/mnt/work")
 	command.Stderr = c.logs
 	command.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC}
