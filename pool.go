@@ -69,8 +69,10 @@ type PoolOptions struct {
 	Idle time.Duration
 	// MinIdle is the same for the last Min runners, which come back when a call has to wait. 0: Never.
 	MinIdle time.Duration
-	// IdleCheck is asked before an idle runner is stopped; when it says no the runner is kept for as long again.
-	IdleCheck func() bool
+	// IdleCheck is asked whether the runner of that name, which has been idle for its time, may be stopped; when it says no the runner
+	// is kept for as long again. It is asked in this process, each time on a goroutine of its own: what is left on a runner its
+	// functions have told, which find its name in Parent. One that panics has said yes.
+	IdleCheck func(runner string) bool
 
 	// Timeout is how long a function may run whose call has no deadline of its own. Waiting for a runner does not count. What
 	// lasts as long as its caller likes has no such limit: casts, placed functions, streams, calls whose result has a reader, and

@@ -72,7 +72,7 @@ func TestIdleCheckKeepsRunnersUntilItSaysYes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32
-		pool, _ := newPool(t, &dayfly.PoolOptions{Idle: time.Minute, IdleCheck: func() bool { return asked.Add(1) == 3 }})
+		pool, _ := newPool(t, &dayfly.PoolOptions{Idle: time.Minute, IdleCheck: func(string) bool { return asked.Add(1) == 3 }})
 		if _, err := double.Call(t.Context(), pool, 1); err != nil {
 			t.Fatal(err)
 		}
@@ -83,6 +83,31 @@ func TestIdleCheckKeepsRunnersUntilItSaysYes(t *testing.T) {
 		time.Sleep(time.Minute)
 		if up, n := pool.Stats().Up, asked.Load(); up != 0 || n != 3 {
 			t.Errorf("got %d runners after IdleCheck was asked %d times, want none after it has said yes", up, n)
+		}
+	})
+}
+
+func TestIdleCheckIsToldWhichRunnerItDecidesAbout(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		kept, shrunk := "", make(chan string, 2)
+		pool, _ := newPool(t, &dayfly.PoolOptions{
+			Concurrency: 1, Idle: time.Minute,
+			IdleCheck: func(runner string) bool { return runner != kept },
+			OnShrink:  func(s dayfly.Shrinkage) { shrunk <- s.Runner },
+		})
+		var used []string
+		for range 2 { // at once, and so on two runners
+			placed, err := sleep.Place(t.Context(), pool, time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			used = append(used, placed.Runner())
+		}
+		kept = used[1]
+		time.Sleep(time.Minute + 2*time.Second)
+		if up := ups(pool); up != 1 || <-shrunk != used[0] {
+			t.Errorf("got %d runners, want %s alone to have been stopped", up, used[0])
 		}
 	})
 }

@@ -38,7 +38,7 @@ func (p *Pool) stopIdle(now moment) {
 			p.told.do("IdleCheck", func() {
 				yes := true
 				defer func() { p.idleChecked(m, yes) }()
-				yes = p.o.IdleCheck()
+				yes = p.o.IdleCheck(m.name)
 			})
 		}
 	}

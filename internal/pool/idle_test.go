@@ -138,7 +138,7 @@ func TestIdleCheckThatSaysNoKeepsTheRunnerForAsLongAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		var asked []time.Duration
-		p := start(t, &cloud{}, &pool.Options{Idle: time.Minute, IdleCheck: func() bool {
+		p := start(t, &cloud{}, &pool.Options{Idle: time.Minute, IdleCheck: func(string) bool {
 			asked = append(asked, time.Since(began))
 			return len(asked) == 3
 		}})
@@ -157,7 +157,7 @@ func TestWorkThatComesWhileIdleCheckThinksKeepsTheRunner(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := &cloud{}
-		p := start(t, c, &pool.Options{Idle: time.Minute, Concurrency: 1, IdleCheck: func() bool {
+		p := start(t, c, &pool.Options{Idle: time.Minute, Concurrency: 1, IdleCheck: func(string) bool {
 			time.Sleep(10 * time.Second)
 			return true
 		}})
@@ -181,7 +181,7 @@ func TestWorkThatComesWhileIdleCheckThinksKeepsTheRunner(t *testing.T) {
 func TestIdleCheckThatPanicsHasSaidYes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p := start(t, &cloud{}, &pool.Options{Idle: time.Minute, IdleCheck: func() bool { panic("a bug of the user") }})
+		p := start(t, &cloud{}, &pool.Options{Idle: time.Minute, IdleCheck: func(string) bool { panic("a bug of the user") }})
 		take(t, p).Release()
 		time.Sleep(time.Minute)
 		wantUp(t, p, 0, "after the check")
@@ -272,7 +272,7 @@ func TestARunnerThatIsLostWhileIdleCheckThinksLeavesOnce(t *testing.T) {
 		var told []pool.Reason
 		c := &cloud{}
 		p := start(t, c, &pool.Options{
-			IdleCheck: func() bool { time.Sleep(10 * time.Second); return true },
+			IdleCheck: func(string) bool { time.Sleep(10 * time.Second); return true },
 			OnShrink:  func(s pool.Shrinkage) { told = append(told, s.Reason) },
 		})
 		take(t, p).Release()

@@ -50,9 +50,9 @@ type Options struct {
 
 	Idle    time.Duration // how long a runner beyond Min is kept without work; 0: DefaultIdle
 	MinIdle time.Duration // the same for the last Min runners, which come back when a caller has to wait; 0: Never
-	// IdleCheck is asked before an idle runner is stopped; when it says no the runner is kept for as long again. It is called on a
-	// goroutine of its own. One that panics has said yes. Nil says yes.
-	IdleCheck func() bool
+	// IdleCheck is asked whether the idle runner of that name, which the Backend was given, may be stopped; when it says no the runner
+	// is kept for as long again. It is called on a goroutine of its own. One that panics has said yes. Nil says yes.
+	IdleCheck func(runner string) bool
 
 	BootTimeout     time.Duration // how long a boot may take; 0: DefaultBootTimeout
 	ShutdownTimeout time.Duration // how long work may go on when its runner is stopped, and when the pool closes; 0: DefaultShutdownTimeout
