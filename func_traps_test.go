@@ -238,6 +238,15 @@ func TestAPoolWhoseMachinesCannotBeIsRefusedBeforeAnyCall(t *testing.T) {
 		"Spec.Entrypoint: it starts":         {Spec: machine.Spec{Entrypoint: []string{"/app"}}},
 		`environment variable "A=B"`:         {Spec: machine.Spec{Env: map[string]string{"A=B": ""}}},
 		"a size cannot be negative":          {Spec: machine.Spec{Size: machine.Size{MemoryMB: -1}}},
+		"Spec.Name: each machine":            {Spec: machine.Spec{Name: "mine"}},
+		"Spec.Owner: a pool finds":           {Spec: machine.Spec{Owner: "me"}},
+		"Spec.Labels: the label parent":      {Spec: machine.Spec{Labels: map[string]string{"parent": "me"}}},
+		"Timeout: -1s is no":                 {Timeout: -time.Second},
+		"Stuck: -1m0s is no":                 {Stuck: -time.Minute},
+		"Idle: -1s is no":                    {Idle: -time.Second},
+		"MinIdle: -1s is no":                 {MinIdle: -time.Second},
+		"Patience: -2ns is no":               {Patience: dayfly.Never - 1},
+		"BootTimeout: -1s is no":             {BootTimeout: -time.Second},
 	} {
 		if _, err := dayfly.NewPool(dayfly.Local(), &o); fault.Of(err) != fault.Invalid || !strings.Contains(fmt.Sprint(err), want) {
 			t.Errorf("got error %v, want one of kind invalid that says %q", err, want)

@@ -37,7 +37,7 @@ const (
 	FewestRunners                // the one with the most calls, so that after a spike the others become idle and go
 )
 
-// Never is the value of a duration in [PoolOptions] that switches off what it limits.
+// Never is the value of a duration in [PoolOptions] that switches off what it limits. Other durations below zero are refused.
 const Never time.Duration = -1
 
 // The defaults of PoolOptions.
@@ -98,8 +98,9 @@ type PoolOptions struct {
 	MaxArgument int // bytes of an encoded argument, without its readers; 0: DefaultMaxValue
 	MaxResult   int // the same for a result, or an item of a stream; 0: DefaultMaxValue
 
-	// Spec is what the machines are: Size, Image, Region, Env, Lifetime and so on. Name, Owner and what runs in it are the
-	// pool's; an Entrypoint or a Command, if there is one, starts this program. The environment of this process is not passed on.
+	// Spec is what the machines are: Size, Image, Region, Env, Lifetime and so on. Name, Owner, the labels pool and parent, and what
+	// runs in it are the pool's, and are left out here; an Entrypoint or a Command, if there is one, starts this program. The
+	// environment of this process is not passed on.
 	Spec machine.Spec
 	// Address is where machines that are elsewhere reach this process: a host, and a port where it has to be a certain one. "": what
 	// the provider knows.
@@ -243,6 +244,10 @@ func (o *PoolOptions) complete() error {
 		o.Logger = slog.Default()
 	}
 	switch {
+	case o.Timeout < 0 && o.Timeout != Never:
+		return fault.Field("Timeout", "%v is no length of time; it must be 0 or more, or Never", o.Timeout)
+	case o.Stuck < 0 && o.Stuck != Never:
+		return fault.Field("Stuck", "%v is no length of time; it must be 0 or more, or Never", o.Stuck)
 	case o.MaxArgument < 0 || o.MaxArgument > maxValue:
 		return fault.Field("MaxArgument", "%d bytes cannot be a limit; it must be between 1 and %d", o.MaxArgument, maxValue)
 	case o.MaxResult < 0 || o.MaxResult > maxValue:

@@ -30,8 +30,8 @@ const DefaultLifetime = 24 * time.Hour
 
 // Options are the details of a [Booter]; nil means all defaults.
 type Options struct {
-	// Spec is what all machines have in common. Its Name, Owner and Agent are not used. With a Command or an Entrypoint the Image
-	// is taken to hold this program, which they start. A Lifetime of 0 is DefaultLifetime.
+	// Spec is what all machines have in common. It has no Name, Owner, Agent or Program, which are the Booter's. With a Command or an
+	// Entrypoint the Image is taken to hold this program, which they start. A Lifetime of 0 is DefaultLifetime.
 	Spec machine.Spec
 	// Program is the path of the program that machines run, which has to be of the same build as this one. Default: this one.
 	Program string
@@ -108,10 +108,8 @@ func New(p machine.Provider, pool string, hello link.Hello, o *Options) (*Booter
 	case spec.Lifetime < 0 || spec.Lifetime > machine.MaxLifetime:
 		return nil, fault.Say(fault.Invalid, "A runner's lifetime must be between 0 and %v, and it is %v.", machine.MaxLifetime, spec.Lifetime)
 	}
-	for _, name := range []string{ParentVariable} {
-		if _, taken := spec.Env[name]; taken {
-			return nil, fault.Say(fault.Invalid, "The variable %s in a runner's environment is taken: it tells the way to the parent.", name)
-		}
+	if err := checkOwn(spec); err != nil {
+		return nil, err
 	}
 	if err := b.options.check(); err != nil {
 		return nil, err
@@ -119,6 +117,26 @@ func New(p machine.Provider, pool string, hello link.Hello, o *Options) (*Booter
 	b.closing, b.close = context.WithCancel(context.Background())
 	b.life, b.end = context.WithCancel(context.Background())
 	return b, nil
+}
+
+// checkOwn reports what a template says that is for the Booter to say.
+func checkOwn(spec *machine.Spec) error {
+	switch {
+	case spec.Name != "":
+		return fault.Field("Spec.Name", "each machine has a name of its own, which the pool makes of its Name; leave %q out", spec.Name)
+	case spec.Owner != "":
+		return fault.Field("Spec.Owner", "a pool finds its machines again by an owner that it makes of the program's name and its own; "+
+			"leave %q out, and put what is to be told apart into Labels", spec.Owner)
+	}
+	for _, label := range []string{LabelPool, LabelParent} {
+		if _, taken := spec.Labels[label]; taken {
+			return fault.Field("Spec.Labels", "the label %s is taken: by it a pool knows its machines; use another name", label)
+		}
+	}
+	if _, taken := spec.Env[ParentVariable]; taken {
+		return fault.Say(fault.Invalid, "The variable %s in a runner's environment is taken: it tells the way to the parent.", ParentVariable)
+	}
+	return nil
 }
 
 // check reports what would otherwise be found wrong with the first boot, when somebody waits for it.

@@ -18,7 +18,7 @@ const (
 	DefaultRetire          = 5 * time.Minute
 )
 
-// Never is the value of a duration in Options that switches off what it limits.
+// Never is the value of a duration in Options that switches off what it limits. Other durations below zero are refused.
 const Never time.Duration = -1
 
 // Packing says which of the runners with a free slot gets the next caller.
@@ -150,14 +150,26 @@ func (o *Options) check() error {
 		return fault.Field("Packing", "%d is neither LeastLoaded nor FewestRunners", o.Packing)
 	case o.MaxQueued < 0:
 		return fault.Field("MaxQueued", "%d callers cannot wait; it must be 1 or more, or 0 for the default", o.MaxQueued)
+	case o.Idle < 0 && o.Idle != Never:
+		return neither("Idle", o.Idle)
+	case o.MinIdle < 0 && o.MinIdle != Never:
+		return neither("MinIdle", o.MinIdle)
 	case o.BootTimeout < 0:
 		return fault.Field("BootTimeout", "%v is no time to boot in; a boot always has a limit", o.BootTimeout)
 	case o.ShutdownTimeout < 0:
 		return fault.Field("ShutdownTimeout", "%v is no time to shut down in; a shutdown always has a limit", o.ShutdownTimeout)
+	case o.Patience < 0 && o.Patience != Never:
+		return neither("Patience", o.Patience)
 	case o.Retire < 0:
 		return fault.Field("Retire", "%v before its end is after it", o.Retire)
 	}
 	return nil
+}
+
+// neither is the error of a duration that is negative and not Never. It was computed, as a rule, and would switch off what it was
+// meant to limit.
+func neither(field string, d time.Duration) error {
+	return fault.Field(field, "%v is no length of time; it must be 0 or more, or Never", d)
 }
 
 // ValidName reports whether a pool can have that name.

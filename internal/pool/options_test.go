@@ -20,7 +20,10 @@ func TestOptionsThatCannotBeMeantAreRefusedByName(t *testing.T) {
 		"Prewarm":         {{Prewarm: -0.1}, {Prewarm: 1.1}, {Prewarm: math.NaN()}},
 		"Packing":         {{Packing: 2}, {Packing: -1}},
 		"MaxQueued":       {{MaxQueued: -1}},
-		"BootTimeout":     {{BootTimeout: pool.Never}},
+		"Idle":            {{Idle: -time.Second}},
+		"MinIdle":         {{MinIdle: -time.Second}},
+		"Patience":        {{Patience: -time.Second}, {Patience: pool.Never - 1}},
+		"BootTimeout":     {{BootTimeout: pool.Never}, {BootTimeout: -time.Second}},
 		"ShutdownTimeout": {{ShutdownTimeout: pool.Never}},
 		"Retire":          {{Retire: -time.Second}},
 	} {
