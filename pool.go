@@ -105,6 +105,10 @@ type PoolOptions struct {
 	// Address is where machines that are elsewhere reach this process: a host, and a port where it has to be a certain one. "": what
 	// the provider knows.
 	Address string
+	// Listen is where this process listens for them when it is not at Address itself, but behind a load balancer or a forwarded port:
+	// a port, such as ":7800", with a host of this computer before it where that has to be a certain one. What is in between passes
+	// TCP on as it is. "": every address of this computer, and the port of Address.
+	Listen string
 	// Silence is after how long without a sign of life a runner is lost, and its parent to it. It counts from the last sign, which
 	// may be 6 of its 15 parts old when a side falls silent. 0: 15 s.
 	Silence time.Duration
@@ -200,7 +204,7 @@ func NewPool(p machine.Provider, o *PoolOptions) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	options := &boot.Options{Spec: made.o.Spec, Address: made.o.Address, Silence: made.o.Silence, Logger: made.o.Logger, Lent: shared}
+	options := &boot.Options{Spec: made.o.Spec, Address: made.o.Address, Listen: made.o.Listen, Silence: made.o.Silence, Logger: made.o.Logger, Lent: shared}
 	if played {
 		options.Network = stage.Rehearse(play)
 	}

@@ -11,6 +11,7 @@ import (
 	"maps"
 	mathrand "math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,8 +22,6 @@ import (
 
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/fault"
-	"github.com/dayfly-run/dayfly/internal/link"
-	"github.com/dayfly-run/dayfly/machine"
 )
 
 // direction is one of the two in which a proxy forwards.
@@ -39,10 +38,10 @@ func (d direction) String() string { return []string{"to the parent", "to the ru
 type proxy struct {
 	net.Listener
 	working sync.WaitGroup
+	target  string // where the parent listens
 	end     chan struct{}
 
 	mu       sync.Mutex
-	target   string            // guarded by mu; where the parent listens
 	passages map[*passage]bool // guarded by mu
 	gates    [2]chan struct{}  // guarded by mu; closed while bytes may pass
 	delay    time.Duration     // guarded by mu; of whatever passes
@@ -65,7 +64,9 @@ func newProxy(t *testing.T) *proxy {
 	}
 	open := make(chan struct{})
 	close(open)
-	p := &proxy{Listener: l, end: make(chan struct{}), passages: map[*passage]bool{}, gates: [2]chan struct{}{open, open}}
+	// The parent listens at another address of this computer, where nobody else has the proxy's port.
+	target := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), l.Addr().(*net.TCPAddr).AddrPort().Port()).String()
+	p := &proxy{Listener: l, target: target, end: make(chan struct{}), passages: map[*passage]bool{}, gates: [2]chan struct{}{open, open}}
 	p.working.Go(p.accept)
 	t.Cleanup(func() {
 		close(p.end)
@@ -83,7 +84,7 @@ func (p *proxy) accept() {
 			return
 		}
 		p.mu.Lock()
-		meet, target := p.meet, p.target
+		meet := p.meet
 		p.mu.Unlock()
 		if meet != nil {
 			p.working.Go(func() {
@@ -92,7 +93,7 @@ func (p *proxy) accept() {
 			})
 			continue
 		}
-		far, err := net.Dial("tcp", target)
+		far, err := net.Dial("tcp", p.target)
 		if err != nil {
 			near.Close()
 			continue
@@ -226,32 +227,11 @@ func (p *proxy) receive(meet func(net.Conn)) {
 	p.meet = meet
 }
 
-// behind is a provider whose machines reach their parent only through a proxy.
-type behind struct {
-	*dayfly.Hired
-	proxy *proxy
-}
-
-func (b *behind) Create(ctx context.Context, spec *machine.Spec) (*machine.Machine, error) {
-	invitation, err := link.ParseInvitation(spec.Env["DAYFLY_PARENT"])
-	if err != nil {
-		return nil, err
-	}
-	b.proxy.mu.Lock()
-	b.proxy.target = strings.TrimPrefix(invitation.Addresses[0], "tcp:")
-	b.proxy.mu.Unlock()
-	invitation.Addresses = []string{"tcp:" + b.proxy.Addr().String()}
-	own := *spec
-	own.Env = maps.Clone(spec.Env)
-	own.Env["DAYFLY_PARENT"] = invitation.Encode()
-	return b.Hired.Create(ctx, &own)
-}
-
 // poolBehind is a pool whose runners are behind a proxy.
 func poolBehind(t *testing.T, way *proxy, o dayfly.PoolOptions) *dayfly.Pool {
 	t.Helper()
-	o.Name, o.Address, o.Logger = poolName(t), "127.0.0.1", slog.New(slog.DiscardHandler)
-	p, err := dayfly.NewPool(&behind{hiring(t).Provider("local"), way}, &o)
+	o.Name, o.Address, o.Listen, o.Logger = poolName(t), way.Addr().String(), way.target, slog.New(slog.DiscardHandler)
+	p, err := dayfly.NewPool(hiring(t).Provider("local"), &o)
 	if err != nil {
 		t.Fatal(err)
 	}

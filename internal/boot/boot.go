@@ -38,6 +38,9 @@ type Options struct {
 	// Address is where machines reach this process, a host and, where it has to be a certain one, a port. Default: what the
 	// provider says, or the computer.
 	Address string
+	// Listen is where this process listens when something else does at Address: a host, which may be left out, and a port. Default: at
+	// every address of the computer, at the port of Address.
+	Listen string
 	// Silence is as in link.HomeOptions.
 	Silence time.Duration
 	// Poll is how often machines are looked at whose provider cannot tell of changes. Default: 5 seconds.
@@ -147,6 +150,9 @@ func (o *Options) check() error {
 	if err := checkAddress(o.Address); err != nil {
 		return err
 	}
+	if err := checkListen(o.Listen, o.Address); err != nil {
+		return err
+	}
 	spec := o.Spec
 	if len(spec.Entrypoint) > 0 && spec.Image == "" {
 		return fault.Field("Spec.Entrypoint", "it starts this program in the image that Spec.Image names, and that names none")
@@ -168,16 +174,44 @@ func checkAddress(address string) error {
 	}
 	host := strings.TrimSuffix(strings.TrimPrefix(address, "["), "]")
 	if h, port, err := net.SplitHostPort(address); err == nil {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		if !isPort(port) {
 			return fault.Field("Address", "%q has the port %q, which must be a number from 1 to 65535, or be left out", address, port)
 		}
 		host = h
 	}
-	_, err := netip.ParseAddr(host)
-	if err != nil && (host == "" || strings.ContainsFunc(host, func(c rune) bool { return strings.ContainsRune(":/[]@ ", c) || !unicode.IsPrint(c) })) {
+	if !isHost(host) {
 		return fault.Field("Address", "%q is neither a host nor a host and a port, such as 203.0.113.7:7800", address)
 	}
 	return nil
+}
+
+// checkListen reports what cannot be listened on, or leads nobody there.
+func checkListen(listen, address string) error {
+	if listen == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(listen)
+	switch {
+	case err != nil || host != "" && !isHost(host):
+		return fault.Field("Listen", "%q is not a port, or a host of this computer and a port, such as :7800 or 10.0.0.5:7800", listen)
+	case !isPort(port):
+		return fault.Field("Listen", "%q has the port %q, which must be a number from 1 to 65535", listen, port)
+	case address == "":
+		return fault.Field("Listen", "machines are not told to dial %s but what Address says, and that is empty; set it to what they reach this process by", listen)
+	}
+	return nil
+}
+
+func isPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
+}
+
+func isHost(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return host != "" && !strings.ContainsFunc(host, func(c rune) bool { return strings.ContainsRune(":/[]@ ", c) || !unicode.IsPrint(c) })
 }
 
 // Run looks after the machines until ctx ends: it tells runners of the end of theirs and destroys what dead parents have left.

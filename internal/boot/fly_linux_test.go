@@ -114,6 +114,9 @@ func TestWhatNobodyCanKnowIsAskedForInASentence(t *testing.T) {
 		"an address that leads here": {
 			inner, nil, func(o *boot.Options) { o.Address = "127.0.0.1:" + taken(t) }, "cannot listen",
 		},
+		"a port to listen at that is free": {
+			inner, nil, func(o *boot.Options) { o.Address, o.Listen = "127.0.0.1:7800", "127.0.0.1:"+taken(t) }, "in the pool's Listen",
+		},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()

@@ -69,6 +69,9 @@ func (b *Booter) way(ctx context.Context) (listen, advertise string, err error) 
 		return ":0", "", nil
 	}
 	if address := b.options.Address; address != "" {
+		if b.options.Listen != "" {
+			return b.options.Listen, address, nil
+		}
 		_, port, err := net.SplitHostPort(address)
 		if err != nil {
 			port = "0"
@@ -96,11 +99,15 @@ func (b *Booter) way(ctx context.Context) (listen, advertise string, err error) 
 
 // unlistenable says why the home could not be made.
 func (b *Booter) unlistenable(listen string, err error) error {
-	if errors.Is(err, fault.Unavailable) && listen != "" {
-		return fault.Say(fault.Invalid, "The machines of pool %s would reach this process at %s, where it cannot listen (%v); "+
-			"name an address that leads here in the pool's Address.", b.pool, listen, err)
+	if !errors.Is(err, fault.Unavailable) || listen == "" {
+		return err
 	}
-	return err
+	if b.options.Listen != "" {
+		return fault.Say(fault.Invalid, "The pool %s cannot listen at %s (%v); name an address of this computer and a free port in the pool's Listen.",
+			b.pool, listen, err)
+	}
+	return fault.Say(fault.Invalid, "The machines of pool %s would reach this process at %s, where it cannot listen (%v); "+
+		"name an address that leads here in the pool's Address, and where to listen in Listen if something else listens there.", b.pool, listen, err)
 }
 
 // invite returns the invitation of a guest, with the addresses that lead here from its machine.
