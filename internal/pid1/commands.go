@@ -13,11 +13,12 @@ import (
 )
 
 // Commands says what [Command] takes, for a program's help. NAME stands for how the program is called.
-const Commands = `  NAME init --lifetime D [--exit FILE] -- PROGRAM [ARGUMENT]...
+const Commands = `  NAME init --lifetime D [--exit FILE] [--order FILE] -- PROGRAM [ARGUMENT]...
         Runs a program as the first process of a container: collects what ends there, passes signals on, and after
         the lifetime ends everything, first with SIGTERM and 5 seconds later for good. Exits with the program's
         status, or 128 and the number of the signal that ended it; what that does not say goes into FILE as JSON,
-        which is there before. When somebody removes the FILE, the container is taken for removed, and ends.
+        which is there before. When somebody removes the FILE, the container is taken for removed, and ends. Signal 35
+        makes it read the FILE of the order: "suspend" halts everything else in the container, "resume" undoes that.
 
   NAME exec [--dir DIR] [--columns N --rows N] -- PROGRAM [ARGUMENT]...
         Becomes the program, in the directory and on a terminal of that size.
@@ -52,6 +53,7 @@ func initCommand(args []string, clock func() time.Duration, say func(string, ...
 	flags := flag.NewFlagSet("init", flag.ContinueOnError)
 	lifetime := flags.Duration("lifetime", 0, "")
 	file := flags.String("exit", "", "")
+	orders := flags.String("order", "", "")
 	argv, err := parse(flags, args)
 	if err != nil {
 		return 0, err
@@ -69,7 +71,7 @@ func initCommand(args []string, clock func() time.Duration, say func(string, ...
 		}
 	}
 	killed := process.KilledForMemory()
-	exit := Run(argv, *lifetime, clock, removed)
+	exit := Run(argv, *lifetime, clock, removed, func() Order { return LastOrder(*orders) })
 	exit.OOMKilled = !exit.OK() && process.KilledForMemory() > killed // not every engine knows
 	if note != nil && Status(&exit) >= Telling {
 		if err := note.End(&exit); err != nil {

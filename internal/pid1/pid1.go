@@ -37,11 +37,18 @@ const (
 // there is has at least this one.
 const Telling = 125
 
-// The signals that [Run] takes as orders. Suspend halts everything in the container but this process, which goes on watching
-// over the lifetime; Resume undoes that. A container that is frozen from outside would have nobody who ends it.
+// Ordered is the signal by which [Run] is told that there is a new [Order]. It does not say which: two signals come in the
+// order of their numbers and not in that in which they were sent, and two of one number come as one.
+const Ordered = syscall.Signal(35)
+
+// Order is what is to be done with everything in the container but its first process, which goes on watching over the
+// lifetime. A container that is frozen from outside would have nobody who ends it.
+type Order string
+
+// The orders that there are. Any other is none.
 const (
-	Suspend = syscall.Signal(35)
-	Resume  = syscall.Signal(36)
+	Suspend Order = "suspend" // halt
+	Resume  Order = "resume"  // go on
 )
 
 // firstMeant is what is added to the number of a signal, from SIGQUIT's on, by who means it for the program: this process
@@ -60,10 +67,11 @@ func Status(exit *machine.Exit) int {
 }
 
 // Run starts the program, found in PATH, in this process's own directory and environment, and returns how it ended, when it
-// has, the lifetime is over, or removed reports that the container is no more, which is asked every few seconds. The clock is
-// one that goes on while the computer is suspended. Run belongs in a program of its own: it takes the signals and the
-// children of its process.
-func Run(argv []string, lifetime time.Duration, clock func() time.Duration, removed func() bool) machine.Exit {
+// has, the lifetime is over, or removed reports that the container is no more, which is asked every few seconds. The order is
+// the last that was given; it is asked for with every signal [Ordered], and at first, as one may have been given before
+// there was anybody to hear that signal. The clock is one that goes on while the computer is suspended. Run belongs in a
+// program of its own: it takes the signals and the children of its process.
+func Run(argv []string, lifetime time.Duration, clock func() time.Duration, removed func() bool, order func() Order) machine.Exit {
 	end := clock() + lifetime
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
@@ -77,6 +85,7 @@ func Run(argv []string, lifetime time.Duration, clock func() time.Duration, remo
 	}
 	ended := make(chan syscall.WaitStatus, 1)
 	go reap(pid, ended)
+	carryOut(pid, order())
 	timer := time.NewTimer(min(lifetime, maxSleep))
 	defer timer.Stop()
 	looking := time.NewTicker(look)
@@ -91,7 +100,11 @@ func Run(argv []string, lifetime time.Duration, clock func() time.Duration, remo
 			}
 			return exit
 		case s := <-signals:
-			pass(pid, s)
+			if s == Ordered {
+				carryOut(pid, order())
+			} else {
+				pass(pid, s)
+			}
 		case <-timer.C:
 		case <-looking.C:
 			if removed() {
@@ -124,19 +137,26 @@ func everybody(pid int) int {
 	return pid
 }
 
-// pass does what a signal to this process asks for. Whoever it is sent to may just have ended.
+// carryOut does what was ordered; doing so again changes nothing.
+func carryOut(pid int, order Order) {
+	switch order {
+	case Suspend:
+		_ = syscall.Kill(everybody(pid), syscall.SIGSTOP) // who is not there any more has nothing to halt
+	case Resume:
+		_ = syscall.Kill(everybody(pid), syscall.SIGCONT)
+	}
+}
+
+// pass passes on a signal to this process. Whoever it is sent to may just have ended.
 func pass(pid int, s os.Signal) {
 	number, ok := s.(syscall.Signal)
 	switch {
 	case !ok:
-	case number == Suspend:
-		_ = syscall.Kill(everybody(pid), syscall.SIGSTOP)
-	case number == Resume:
-		_ = syscall.Kill(everybody(pid), syscall.SIGCONT)
 	case number > firstMeant:
 		_ = syscall.Kill(pid, number-firstMeant)
-	case number == syscall.SIGCHLD, number == syscall.SIGURG, number == syscall.SIGPIPE:
-		// The kernel and Go send these to this process, for reasons of its own.
+	case number == syscall.SIGCHLD, number == syscall.SIGURG, number == syscall.SIGPIPE, number == syscall.SIGCONT:
+		// The kernel and Go send these to this process, for reasons of its own; and somebody who had halted it lets it go on,
+		// which must not wake what was suspended.
 	default:
 		_ = syscall.Kill(pid, number)
 	}

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 			}
 			removed = note.Removed
 		}
-		exit := pid1.Run(os.Args[3:], lifetime, agent.BootClock, removed)
+		exit := pid1.Run(os.Args[3:], lifetime, agent.BootClock, removed, func() pid1.Order { return pid1.LastOrder(os.Getenv("ORDER")) })
 		text, err := json.Marshal(exit)
 		if err != nil {
 			panic(err)

@@ -18,6 +18,7 @@ const (
 	workDir     = "/dayfly/work"    // the working directory, in images that name none
 	scratchDir  = "/dayfly/scratch" // what the agent keeps until the server has it
 	exitFile    = "/dayfly/exit"    // that the machine has begun, and how it ended when a status does not say it
+	orderFile   = "/dayfly/order"   // whether the machine is to be suspended; it is there when somebody has said so
 	fitRevision = "1"               // of what is put into an image beside the programs; changes with it
 )
 

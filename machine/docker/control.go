@@ -40,14 +40,19 @@ func (p *Provider) Signal(ctx context.Context, id, name string) error {
 	if number == 0 {
 		return fault.Say(fault.Invalid, "%q is not the name of a signal such as SIGTERM", name)
 	}
-	return p.send(ctx, id, "send "+name+" to the container ", strconv.Itoa(int(meant(number))))
+	e, found, err := p.connectTo(ctx, id)
+	if err != nil {
+		return err
+	}
+	return p.send(ctx, e, found, id, "send "+name+" to the container ", strconv.Itoa(int(meant(number))))
 }
 
 // What the init mode takes as orders, and how it is told which signal is meant for what it started: see package pid1, which
 // is its other side.
 const (
-	suspendSignal = "35"
-	resumeSignal  = "36"
+	suspendOrder  = "suspend"
+	resumeOrder   = "resume"
+	orderedSignal = "35"
 	firstMeant    = 33
 	passedAsIs    = 3 // and those below
 )
@@ -62,31 +67,53 @@ func meant(s unix.Signal) unix.Signal {
 
 // Suspend implements machine.Suspender. The engine's own way, to freeze the container, would also halt what ends it.
 func (p *Provider) Suspend(ctx context.Context, id string) error {
-	return p.send(ctx, id, "suspend the container ", suspendSignal)
+	return p.order(ctx, id, suspendOrder)
 }
 
 // Resume implements machine.Suspender.
 func (p *Provider) Resume(ctx context.Context, id string) error {
-	return p.send(ctx, id, "resume the container ", resumeSignal)
+	return p.order(ctx, id, resumeOrder)
+}
+
+// order gives the init mode an order. It is in a file, so that the last one counts whenever the init mode comes to look: of
+// two signals the one with the lower number comes first.
+func (p *Provider) order(ctx context.Context, id, order string) error {
+	e, found, err := p.connectTo(ctx, id)
+	if err != nil {
+		return err
+	}
+	doing := order + " the container "
+	file := []machine.File{{Path: orderFile, Data: []byte(order)}}
+	if err := p.copyIn(ctx, e, found.ID, func(w io.Writer) error { return writeFiles(w, file) }); err != nil {
+		return p.failedIn(ctx, e, doing, id, err)
+	}
+	return p.send(ctx, e, found, id, doing, orderedSignal)
 }
 
 // send sends the init mode a signal. What it has for an effect is there in a moment.
-func (p *Provider) send(ctx context.Context, id, doing, signal string) error {
-	e, err := p.connect()
-	if err != nil {
-		return err
-	}
-	found, err := p.running(ctx, e, id)
-	if err != nil {
-		return err
-	}
+func (p *Provider) send(ctx context.Context, e *engine, found *container.InspectResponse, id, doing, signal string) error {
 	if _, err := e.ContainerKill(ctx, found.ID, client.ContainerKillOptions{Signal: signal}); err != nil {
-		if _, look := p.running(ctx, e, id); look != nil {
-			return look // it has ended in this moment
-		}
-		return p.failed(ctx, e, doing+id, err)
+		return p.failedIn(ctx, e, doing, id, err)
 	}
 	return nil
+}
+
+// connectTo returns the engine and the container of a machine that runs.
+func (p *Provider) connectTo(ctx context.Context, id string) (*engine, *container.InspectResponse, error) {
+	e, err := p.connect()
+	if err != nil {
+		return nil, nil, err
+	}
+	found, err := p.running(ctx, e, id)
+	return e, found, err
+}
+
+// failedIn is failed for what can only be done to a machine that runs, which may have ended in this moment.
+func (p *Provider) failedIn(ctx context.Context, e *engine, doing, id string, err error) error {
+	if _, look := p.running(ctx, e, id); look != nil {
+		return look
+	}
+	return p.failed(ctx, e, doing+id, err)
 }
 
 // Logs implements machine.Logger. The engine keeps the last 32 MiB.

@@ -328,7 +328,7 @@ func (p *Provider) command(spec *machine.Spec, image *picture) (argv []string, d
 	if dir == "" || path.Clean(dir) == "/" {
 		dir = workDir
 	}
-	init := p.argv("init", "--lifetime", spec.Lifetime.String(), "--exit", exitFile, "--")
+	init := p.argv("init", "--lifetime", spec.Lifetime.String(), "--exit", exitFile, "--order", orderFile, "--")
 	if spec.Agent != nil {
 		return append(init, p.argv("run", "--work", dir, "--scratch", scratchDir)...), dir, nil
 	}

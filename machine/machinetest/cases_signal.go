@@ -124,7 +124,7 @@ func (s *subject) halted(t *testing.T, id string) int {
 			same++
 		}
 		if same < 10 {
-			return fmt.Errorf("it has printed %d bytes", got)
+			return fmt.Errorf("it has printed %d bytes, and no more at the last %d looks", got, same)
 		}
 		return nil
 	})
