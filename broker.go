@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/wire"
@@ -22,10 +24,11 @@ type broker struct {
 	base     string // where the paths of the messages begin
 	holder   string // who it speaks for
 	programs *carrier
+	heard    *atomic.Pointer[time.Time] // when the server has last answered, or was first asked
 }
 
 func (c *Client) broker(prefix string, names ...string) broker {
-	b := broker{client: *c, holder: rand.Text()}
+	b := broker{client: *c, holder: rand.Text(), heard: &atomic.Pointer[time.Time]{}}
 	b.client.patience = -1 // who has a provider knows himself what to ask again
 	b.programs = newCarrier(&b.client)
 	b.base = strings.TrimSuffix(prefix, "/")
@@ -49,7 +52,13 @@ func (b *broker) call(ctx context.Context, r request, out any) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("dayfly: %w: %w", fault.Canceled, context.Cause(ctx))
 	}
+	began := time.Now()
+	b.heard.CompareAndSwap(nil, &began)
 	err := b.client.call(ctx, r, out)
+	if answer, ok := errors.AsType[*answered](err); err == nil || ok && answer.byServer {
+		now := time.Now()
+		b.heard.Store(&now)
+	}
 	switch {
 	case err == nil:
 		return nil
@@ -59,6 +68,14 @@ func (b *broker) call(ctx context.Context, r request, out any) error {
 		return fmt.Errorf("%w: %w", fault.Unavailable, err)
 	}
 	return err
+}
+
+// unheard returns for how long the server has not answered anything, though it was asked.
+func (b *broker) unheard() time.Duration {
+	if last := b.heard.Load(); last != nil {
+		return time.Since(*last)
+	}
+	return 0
 }
 
 // Get implements machine.Provider.

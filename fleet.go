@@ -39,8 +39,6 @@ const (
 	fleetPoolIdle = time.Second
 	// fleetPoolBootTimeout is how long it waits in a fleet's line.
 	fleetPoolBootTimeout = 5 * time.Minute
-	// fleetPoolPatience is how long calls wait for a server that is not there, or while runners do not boot. To be in line is neither.
-	fleetPoolPatience = 30 * time.Second
 )
 
 // Fleet is a provider whose machines are warm already: runners of a program that a server keeps, and lends to the pools of all
@@ -128,7 +126,7 @@ func (f *Fleet) complete(o *PoolOptions) error {
 	}
 	o.Idle = cmp.Or(o.Idle, fleetPoolIdle)
 	o.BootTimeout = cmp.Or(o.BootTimeout, fleetPoolBootTimeout)
-	o.Patience = cmp.Or(o.Patience, min(o.BootTimeout, fleetPoolPatience))
+	o.Patience = cmp.Or(o.Patience, min(o.BootTimeout, serverPatience)) // to be in line is not to wait for the server
 	return nil
 }
 

@@ -23,7 +23,9 @@ import (
 type remote func(*http.Request) (status int, body string, err error)
 
 func (f remote) RoundTrip(r *http.Request) (*http.Response, error) {
-	defer r.Body.Close()
+	if r.Body != nil {
+		defer r.Body.Close()
+	}
 	status, body, err := f(r)
 	if err != nil {
 		return nil, err
@@ -166,4 +168,27 @@ func TestACallOverAFleetFailsWhenItsServerStaysAway(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Errorf("Close: got %v, want nil", err)
 	}
+}
+
+func TestACallOverAServersMachinesFailsWhenItStaysAwayHoweverLongABootMayTake(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		away := remote(func(*http.Request) (int, string, error) { return 0, "", syscall.ECONNREFUSED })
+		client, err := dayfly.NewClient("http://127.0.0.1:7700", &dayfly.ClientOptions{HTTPClient: &http.Client{Transport: away}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := dayfly.NewPool(client.Provider("docker"), &dayfly.PoolOptions{BootTimeout: time.Hour, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		_, err = double.Call(t.Context(), p, 1)
+		if took := time.Since(began); fault.Of(err) != fault.Unavailable || !strings.Contains(fmt.Sprint(err), "the server at 127.0.0.1:7700 does not answer") || took > time.Minute {
+			t.Errorf("Call: got error %v after %v, want within a minute that the server does not answer", err, took)
+		}
+		if err := p.Close(); err != nil {
+			t.Errorf("Close: got %v, want nil", err)
+		}
+	})
 }

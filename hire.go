@@ -1,11 +1,13 @@
 package dayfly
 
 import (
+	"cmp"
 	"context"
 	"iter"
 	"net/http"
 	"time"
 
+	"github.com/dayfly-run/dayfly/internal/pool"
 	"github.com/dayfly-run/dayfly/internal/wire"
 	"github.com/dayfly-run/dayfly/machine"
 )
@@ -52,6 +54,14 @@ func (h *Hired) Create(ctx context.Context, spec *machine.Spec) (*machine.Machin
 	}
 	return &m, nil
 }
+
+// complete fills in what is otherwise for a pool over a server's machines.
+func (h *Hired) complete(o *PoolOptions) {
+	o.Patience = cmp.Or(o.Patience, min(cmp.Or(o.BootTimeout, pool.DefaultBootTimeout), serverPatience))
+}
+
+// serverPatience is how long calls wait for a server that is not there, or while runners do not boot there, however long a boot may take.
+const serverPatience = 30 * time.Second
 
 // hirePoll is how often Watch asks: often enough for a lease to last when the server cannot be reached for a while.
 const hirePoll = time.Second

@@ -82,8 +82,8 @@ type PoolOptions struct {
 	// fleet.
 	BootTimeout time.Duration
 	// Patience is how long a call waits while no runner is up and boots fail, before it fails with the reason. Wrong configuration is told at
-	// once, and while a runner is up and busy calls wait as long as their contexts. 0: BootTimeout, and over a fleet at most 30 s. Never: as
-	// long as its context.
+	// once, and while a runner is up and busy calls wait as long as their contexts. 0: BootTimeout, and over machines of a server or a
+	// fleet at most 30 s. Never: as long as its context.
 	Patience time.Duration
 	// ShutdownTimeout is how long calls may go on when their runner is stopped or the pool is closed, and detached ones when
 	// this process is gone. 0: 30 s.
@@ -193,6 +193,10 @@ func NewPool(p machine.Provider, o *PoolOptions) (*Pool, error) {
 			return nil, err
 		}
 	}
+	hired, atServer := p.(*Hired)
+	if atServer {
+		hired.complete(&made.o)
+	}
 	if err := made.o.complete(); err != nil {
 		return nil, err
 	}
@@ -205,6 +209,9 @@ func NewPool(p machine.Provider, o *PoolOptions) (*Pool, error) {
 		return nil, err
 	}
 	options := &boot.Options{Spec: made.o.Spec, Address: made.o.Address, Listen: made.o.Listen, Silence: made.o.Silence, Logger: made.o.Logger, Lent: shared}
+	if atServer {
+		options.Unheard = hired.unheard
+	}
 	if played {
 		options.Network = stage.Rehearse(play)
 	}

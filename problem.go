@@ -18,6 +18,7 @@ const maxProblem = 64 << 10
 // kind that the answer names.
 type answered struct {
 	status     int
+	byServer   bool // it names a kind, as only a Dayfly server does, and nothing that stands before one
 	retryAfter time.Duration
 	err        error
 }
@@ -52,7 +53,7 @@ func readProblem(resp *http.Response) error {
 	if problem.RequestID != "" {
 		detail += " (request " + problem.RequestID + ")" // the server's log has the details under this id
 	}
-	a := &answered{status: resp.StatusCode, err: fault.Say(kind, "%s", detail)}
+	a := &answered{status: resp.StatusCode, byServer: problem.Code != "", err: fault.Say(kind, "%s", detail)}
 	if problem.Field != "" {
 		a.err = &fault.FieldError{Field: problem.Field, Kind: kind, Message: detail}
 	}

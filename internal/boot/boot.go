@@ -52,6 +52,9 @@ type Options struct {
 	// Lent says that machines are there already when they are created, with a program that serves one parent after another, and
 	// that to destroy one is to give it back. Create then waits for one for as long as that makes sense, and is not repeated.
 	Lent bool
+	// Unheard says for how long a provider that is somebody else's, reached over a network, has not answered anything. When it is half a
+	// minute a boot does not wait for it any longer, however much time it has. nil: nobody knows.
+	Unheard func() time.Duration
 	// Logger is told what nobody else is. nil: discards.
 	Logger *slog.Logger
 }

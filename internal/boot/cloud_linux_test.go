@@ -141,6 +141,23 @@ func TestARunnerWhoseMachineVanishesIsLostAtOnce(t *testing.T) {
 	}
 }
 
+func TestAProviderThatDoesNotAnswerIsNotAskedForAsLongAsABootMayTake(t *testing.T) {
+	t.Parallel()
+	p := inMemory(t, memmachine.Options{})
+	p.Cloud().Fail(memmachine.Create, memmachine.Refuse(fault.Unavailable))
+	var asked atomic.Int32
+	b := newBooter(t, p, "", func(o *boot.Options) {
+		o.Unheard = func() time.Duration { return time.Duration(asked.Add(1)) * 10 * time.Second }
+	})
+	_, err := b.Boot(t.Context(), fresh()) // which has no end
+	if !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "without any answer") {
+		t.Errorf("Boot: got error %v, want fault.Unavailable that says that there was no answer", err)
+	}
+	if n := p.Cloud().Calls(memmachine.Create); n != 3 {
+		t.Errorf("got %d creates, want 3: as many as there are in half a minute", n)
+	}
+}
+
 func TestAMachineThatComesAfterItWasGivenUpIsSwept(t *testing.T) {
 	t.Parallel()
 	// The guest is there long after its runner was given up, is refused, and ends; nobody else knows of it.

@@ -117,6 +117,8 @@ func isMismatch(err error) bool {
 const (
 	firstPause   = 50 * time.Millisecond
 	longestPause = 2 * time.Second
+	// unheardTimeout is how long a provider that does not answer is asked for one and the same machine.
+	unheardTimeout = 30 * time.Second
 	// askTimeout is how long the provider is asked about a machine whose caller has gone, or waits.
 	askTimeout = 5 * time.Second
 )
@@ -141,6 +143,9 @@ func (r *Runner) create(ctx context.Context, spec *machine.Spec) (*machine.Machi
 			return nil, gaveUp(ctx, err)
 		}
 		why = err
+		if silent := r.booter.options.Unheard; silent != nil && silent() >= unheardTimeout {
+			return nil, fmt.Errorf("given up after %v without any answer: %w", silent().Round(time.Second), err)
+		}
 		if r.booter.options.Lent { // who waits for a machine that is lent asks again himself, and this is his last word
 			return nil, err
 		}
