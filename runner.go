@@ -259,12 +259,7 @@ func capture(logs *call.Logs) error {
 		pipes = append(pipes, r)
 		go logs.Lines(r, stream.source)
 	}
-	unread, err := unreadOf(pipes...)
-	if err != nil {
-		return err
-	}
-	logs.Unread(unread)
-	return nil
+	return logs.Unread(pipes...)
 }
 
 // ReportProgress tells the caller how far a function is: fraction is between 0 and 1, and text a few words. ctx is the function's,

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -327,12 +328,17 @@ func (h *handler) WithGroup(name string) slog.Handler {
 	return &n
 }
 
-// Unread makes what waits in a pipe, and is read by Lines, belong to the call that printed it: before a call ends, it is waited
-// for as long as unread says that there is more, but not for longer than a moment.
-func (l *Logs) Unread(unread func() bool) {
+// Unread makes what waits in the pipes, at most two that stay open and are read by Lines, belong to the call that printed it: before a
+// call ends, it is waited for as long as there is more in them, but not for longer than a moment.
+func (l *Logs) Unread(pipes ...*os.File) error {
+	unread, err := unreadOf(pipes...)
+	if err != nil {
+		return err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.unread = append(l.unread, unread)
+	return nil
 }
 
 const (

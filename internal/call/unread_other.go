@@ -1,6 +1,6 @@
 //go:build !linux
 
-package dayfly
+package call
 
 import "os"
 

@@ -1,4 +1,4 @@
-package dayfly
+package call
 
 import (
 	"os"
