@@ -36,20 +36,28 @@ func answer(w http.ResponseWriter, v any) error {
 
 // agentToken returns the token of a call by an agent or a command. One that this server has not signed is refused before
 // anything else is looked at. It costs next to nothing to say so, and cannot be guessed, so nobody is made to wait: many
-// agents share one address, and one whose token has become void has to learn that.
-func (a *API) agentToken(r *http.Request) (string, error) {
+// agents share one address, and one whose token has become void has to learn that. takes says which token the call takes, for
+// whoever writes an agent.
+func (a *API) agentToken(r *http.Request, takes string) (string, error) {
 	token, err := bearer(r)
 	switch {
 	case err != nil:
 		return "", err
 	case token == "":
-		return "", fault.Say(fault.Unauthenticated, "a token is needed; send it as: Authorization: Bearer TOKEN")
+		return "", fault.Say(fault.Unauthenticated, "a token is needed; send it as: Authorization: Bearer TOKEN; %s", takes)
 	case !a.key.Genuine(token):
 		a.measures.refusedToken()
-		return "", fault.Say(fault.Unauthenticated, "this token is not one of this server's")
+		return "", fault.Say(fault.Unauthenticated, "this token is not one that this server has made for a machine, or not the whole of it; %s", takes)
 	}
 	return token, nil
 }
+
+// Which token a call takes.
+const (
+	takesBootstrap = "a claim takes the one of DAYFLY_AGENT_TOKEN in the machine's environment"
+	takesSession   = "a call about an attempt takes the one in the answer to its claim"
+	takesJob       = "a job's command reports with the one of DAYFLY_TOKEN in its environment"
+)
 
 // maxStrangers is how many bodies with the calls of several attempts are read at once for callers who have not shown a
 // token before. Such a body is large, and the tokens are in it.
@@ -70,7 +78,7 @@ func readCalls[B any](a *API, w http.ResponseWriter, r *http.Request, limit int6
 
 // sessionOf returns the token of a call about an attempt, having made sure that it speaks for the one in the path.
 func (a *API) sessionOf(r *http.Request) (token string, err error) {
-	if token, err = a.agentToken(r); err != nil {
+	if token, err = a.agentToken(r, takesSession); err != nil {
 		return "", err
 	}
 	return token, a.checkSession(token, r.PathValue("id"))
@@ -78,11 +86,10 @@ func (a *API) sessionOf(r *http.Request) (token string, err error) {
 
 // checkSession refuses a token that speaks for another attempt, even a live one, than the call is about.
 func (a *API) checkSession(token, attempt string) error {
-	of, _, err := a.key.CheckSession(token)
-	if err == nil && of != attempt {
-		return fault.Say(fault.Unauthenticated, "this token does not speak for attempt %.128s", attempt)
+	if of, _, err := a.key.CheckSession(token); err != nil || of != attempt {
+		return fault.Say(fault.Unauthenticated, "this token does not speak for attempt %.128s; %s", attempt, takesSession)
 	}
-	return err
+	return nil
 }
 
 // called reads the body of a call about an attempt and carries it out with its token.
@@ -103,7 +110,7 @@ func called[B, A any](a *API, w http.ResponseWriter, r *http.Request, decoder *s
 }
 
 func (a *API) claim(w http.ResponseWriter, r *http.Request) error {
-	token, err := a.agentToken(r)
+	token, err := a.agentToken(r, takesBootstrap)
 	if err != nil {
 		return err
 	}
@@ -205,7 +212,7 @@ func parseChunk(rawQuery string) (*wire.LogChunk, error) {
 
 // progress takes what a running command says of itself, with its own token.
 func (a *API) progress(w http.ResponseWriter, r *http.Request) error {
-	token, err := a.agentToken(r)
+	token, err := a.agentToken(r, takesJob)
 	if err != nil {
 		return err
 	}

@@ -115,7 +115,18 @@ func TestATokenSpeaksForItsAttemptOnly(t *testing.T) {
 			if header != "" {
 				headers = append(headers, header)
 			}
-			g.do("POST", path, `{}`, headers...).want(t, name+" token: "+call, 401, fault.Unauthenticated)
+			p := g.do("POST", path, `{}`, headers...).want(t, name+" token: "+call, 401, fault.Unauthenticated)
+			if !strings.Contains(p.Detail, "the answer to its claim") {
+				t.Errorf("%s token: %s: got %q, want which token the call takes", name, call, p.Detail)
+			}
+		}
+	}
+	for call, takes := range map[string]string{"claim": "DAYFLY_AGENT_TOKEN", "progress": "DAYFLY_TOKEN"} {
+		for name, header := range map[string]string{"none": "X-Other: 1", "a made-up one": "Authorization: Bearer dfb_att_1_x"} {
+			p := g.do("POST", "/agent/v1/"+call, `{"attempt":"att_1"}`, header).want(t, name+" token: "+call, 401, fault.Unauthenticated)
+			if !strings.Contains(p.Detail, takes) {
+				t.Errorf("%s token: %s: got %q, want that it takes the one of %s", name, call, p.Detail, takes)
+			}
 		}
 	}
 	g.do("POST", "/agent/v1/claim", `{"attempt":"att_1"}`, "Authorization: Bearer "+g.key.Bootstrap("att_2")).want(t, "claiming with another's token", 401, fault.Unauthenticated)

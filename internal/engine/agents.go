@@ -33,7 +33,8 @@ func (e *Engine) Claim(ctx context.Context, token string, c *wire.ClaimRequest) 
 	}
 	switch {
 	case !e.key.CheckBootstrap(token, machineOfClaim(c.Attempt)):
-		return nil, fault.Say(fault.Unauthenticated, "this is not the bootstrap token of attempt %.128s", c.Attempt)
+		return nil, fault.Say(fault.Unauthenticated, "this is not the token that claims %.128s; send the one that the machine was given "+
+			"with it, as DAYFLY_AGENT_TOKEN beside DAYFLY_AGENT_ATTEMPT", c.Attempt)
 	case c.Protocol != wire.Version:
 		return nil, fault.Field("protocol", "is %d; this server speaks %d: run the agent that came with it", c.Protocol, wire.Version)
 	case c.Instance == "" || len(c.Instance) > 128:

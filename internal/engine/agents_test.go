@@ -26,6 +26,17 @@ func (w *watched) Stat(ctx context.Context, key string) (*blob.Info, error) {
 	return w.Store.Stat(ctx, key)
 }
 
+func TestAClaimWithAnotherTokenIsToldWhichToSend(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T) {
+		f := newFleet(t, nil)
+		_, err := f.engine.Load().Claim(t.Context(), f.options.Key.Bootstrap("att_2"), &wire.ClaimRequest{Attempt: "att_1", Protocol: wire.Version})
+		if fault.Of(err) != fault.Unauthenticated || !strings.Contains(err.Error(), "claims att_1") || !strings.Contains(err.Error(), "DAYFLY_AGENT_TOKEN") {
+			t.Errorf("got error %v, want fault.Unauthenticated that names DAYFLY_AGENT_TOKEN", err)
+		}
+	})
+}
+
 func TestAnArtifactIsKeptBeforeTheResultIsVerifiedOrNotAtAll(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T) {
