@@ -268,6 +268,14 @@ func TestAPoolWhoseMachinesCannotBeIsRefusedBeforeAnyCall(t *testing.T) {
 	}
 }
 
+func TestPoolsOfOneProcessShareTheProviderOfThisComputer(t *testing.T) {
+	t.Parallel()
+	// It has connections and files open, which no pool closes: a program that makes a pool for each request would run out of them.
+	if one, other := dayfly.Local(), dayfly.Local(); one != other {
+		t.Errorf("got %p and %p, want one provider", one, other)
+	}
+}
+
 func TestNoFunctionIsRefusedWhereItIsDeclared(t *testing.T) {
 	t.Parallel()
 	for name, declare := range map[string]func(){

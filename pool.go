@@ -228,7 +228,7 @@ func NewPool(p machine.Provider, o *PoolOptions) (*Pool, error) {
 }
 
 // Local returns a provider of machines on this computer, which are processes of this program. It needs nothing. Its machines
-// are no sandbox: they run as the same user and see the same files.
+// are no sandbox: they run as the same user and see the same files. In one process it is always the same one.
 func Local() machine.Provider {
 	p, err := boot.Local(nil)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,6 +27,9 @@ import (
 // Their state is in the user's cache, because nothing in it is worth keeping but what runs, or else in the directory for
 // temporary files.
 //
+// In one process all that is asked for the same state is one provider, with one connection to who holds the machines: it is never
+// closed, and a program that makes a pool for each piece of work has no more open for it in the end.
+//
 // fault.Invalid: the program has not called Help first. fault.Unavailable: there is no directory to keep state in.
 func Local(log *slog.Logger) (*local.Provider, error) {
 	temporary := filepath.Join(os.TempDir(), "dayfly-"+strconv.Itoa(os.Getuid()))
@@ -33,19 +37,46 @@ func Local(log *slog.Logger) (*local.Provider, error) {
 	if cache, err := os.UserCacheDir(); err == nil {
 		places = []string{filepath.Join(cache, "dayfly", "calls"), temporary}
 	}
-	return localIn(places, log)
+	dir, err := localDir(places)
+	if err != nil {
+		return nil, err
+	}
+	locals.Lock()
+	defer locals.Unlock()
+	if p := locals.in[dir]; p != nil {
+		return p, nil
+	}
+	p, err := newLocal(dir, log)
+	if err != nil {
+		return nil, err
+	}
+	if locals.in == nil {
+		locals.in = map[string]*local.Provider{}
+	}
+	locals.in[dir] = p
+	return p, nil
 }
 
-// localIn is Local with its state in the first of the places that can be used.
-func localIn(places []string, log *slog.Logger) (*local.Provider, error) {
+// locals are the providers that [Local] has returned, by their directory.
+var locals struct {
+	sync.Mutex
+	in map[string]*local.Provider
+}
+
+// localDir returns the directory for the state, in the first of the places that can be used.
+func localDir(places []string) (string, error) {
 	if len(os.Args) > 1 && os.Args[1] == machine.Helper {
-		return nil, fault.Say(fault.Invalid, "This process was started to hold the machines of another one, and does something else: "+
+		return "", fault.Say(fault.Invalid, "This process was started to hold the machines of another one, and does something else: "+
 			"call dayfly.Main() first of all in main, before anything is opened, served or read.")
 	}
 	dir, err := stateDir(places)
 	if err != nil {
-		return nil, fmt.Errorf("boot: %w", err)
+		return "", fmt.Errorf("boot: %w", err)
 	}
+	return dir, nil
+}
+
+func newLocal(dir string, log *slog.Logger) (*local.Provider, error) {
 	return local.New(local.Options{Dir: dir, Supervisor: []string{machine.ThisProgram, machine.Helper, "supervise"}, Logger: log})
 }
 
