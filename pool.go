@@ -81,9 +81,9 @@ type PoolOptions struct {
 	// BootTimeout is how long a runner may take to be up. Over a fleet that is how long the pool waits for its turn. 0: 30 s; 5 minutes over a
 	// fleet.
 	BootTimeout time.Duration
-	// Patience is how long a call waits while no runner is up and boots fail, before it fails with the reason. Wrong configuration is told at
-	// once, and while a runner is up and busy calls wait as long as their contexts. 0: BootTimeout, and over machines of a server or a
-	// fleet at most 30 s. Never: as long as its context.
+	// Patience is how long a call waits while no runner is up and boots fail, before it fails with the reason; a boot that is under way then
+	// is waited for. Wrong configuration is told at once, and while a runner is up and busy calls wait as long as their contexts.
+	// 0: BootTimeout, and over machines of a server or a fleet at most 30 s. Never: as long as its context.
 	Patience time.Duration
 	// ShutdownTimeout is how long calls may go on when their runner is stopped or the pool is closed, and detached ones when
 	// this process is gone. 0: 30 s.
@@ -320,8 +320,8 @@ func (p *Pool) Run(ctx context.Context) error {
 }
 
 // Close refuses the calls that wait, lets those that run go on for PoolOptions.ShutdownTimeout, stops all runners and returns
-// when their machines are gone. The error says which are left because the provider could not end them; they end by
-// themselves. It may be repeated.
+// when their machines are gone. A provider that does not answer is tried for about a minute; the error says which machines are left
+// because it could not end them. They end by themselves. It may be repeated.
 func (p *Pool) Close() error {
 	p.end()
 	<-p.ended

@@ -244,7 +244,7 @@ func (b *Booter) Run(ctx context.Context) error {
 	var stopping sync.WaitGroup
 	for _, r := range left {
 		stopping.Go(func() {
-			if err := r.destroy(context.Background()); err != nil {
+			if err := r.destroyLast(); err != nil {
 				b.log.Warn("a machine may be left; it ends by itself", "machine", r.name, "error", err)
 			}
 		})

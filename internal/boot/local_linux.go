@@ -41,26 +41,29 @@ func Local(log *slog.Logger) (*local.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	locals.Lock()
-	defer locals.Unlock()
-	if p := locals.in[dir]; p != nil {
+	return locals().provider(dir, log)
+}
+
+// providers are those that [Local] has returned, by their directory.
+type providers struct {
+	mu sync.Mutex
+	in map[string]*local.Provider // guarded by mu
+}
+
+// locals returns those of this process. What they have open is the process's, whoever asks for it.
+var locals = sync.OnceValue(func() *providers { return &providers{in: map[string]*local.Provider{}} })
+
+func (s *providers) provider(dir string, log *slog.Logger) (*local.Provider, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.in[dir]; p != nil {
 		return p, nil
 	}
 	p, err := newLocal(dir, log)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		s.in[dir] = p
 	}
-	if locals.in == nil {
-		locals.in = map[string]*local.Provider{}
-	}
-	locals.in[dir] = p
-	return p, nil
-}
-
-// locals are the providers that [Local] has returned, by their directory.
-var locals struct {
-	sync.Mutex
-	in map[string]*local.Provider
+	return p, err
 }
 
 // localDir returns the directory for the state, in the first of the places that can be used.

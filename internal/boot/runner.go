@@ -137,6 +137,21 @@ func (r *Runner) destroy(ctx context.Context) error {
 	}
 }
 
+// destroyLast is destroy when nobody tries again afterwards. Who has called Stop has waited its time already, and a pool whose provider
+// is away shall not take twice as long to close; so the provider is asked once more, in case it is back.
+func (r *Runner) destroyLast() error {
+	r.mu.Lock()
+	stopped := r.stopped
+	r.mu.Unlock()
+	limit := destroyTimeout
+	if stopped {
+		limit = askTimeout
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	return r.destroy(ctx)
+}
+
 // destroyOnce asks the provider to destroy the machine. One whose id is not known, because its create was never answered,
 // is looked for by its name.
 func (r *Runner) destroyOnce(ctx context.Context) error {
