@@ -13,7 +13,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -149,19 +148,7 @@ func TestMain(m *testing.M) {
 		os.Exit(3)
 	}
 	dayfly.Main()
-	if os.Getenv("TEST_SERVER") != "" {
-		serve()
-	}
-	if os.Getenv("TEST_ECHO") != "" {
-		echoServer()
-	}
-	if os.Getenv("TEST_PARENT") != "" {
-		orphan()
-	}
-	if dir := os.Getenv("TEST_DETACHER"); dir != "" {
-		detacher(dir)
-	}
-	takePart()
+	playPart()
 	os.Exit(run(m))
 }
 
@@ -458,43 +445,6 @@ func TestTheOtherCallsOfARunnerThatIsReplacedGoOn(t *testing.T) {
 	}
 	if s := <-shrunk; s.Reason != "retired" || s.Err == nil || !strings.Contains(s.Err.Error(), "test/wait") {
 		t.Errorf("the runner left as %s because of %v, want retired and the function's name", s.Reason, s.Err)
-	}
-}
-
-func TestARunnerThatIsKilledTakesItsOwnCallsAndNoOthers(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	p := newPool(t, dayfly.PoolOptions{Max: 2, Concurrency: 1})
-	var calls sync.WaitGroup
-	errs := make([]error, 2)
-	for i := range errs {
-		calls.Go(func() {
-			_, errs[i] = wait.Call(t.Context(), p, waiting{Begun: fmt.Sprint(dir, "/", i), Until: dir + "/go"})
-		})
-	}
-	eventually(t, "both to begin", func() bool { return exists(dir+"/0") && exists(dir+"/1") })
-	queued := make(chan error, 1)
-	go func() {
-		id, err := whoami.Call(t.Context(), p, struct{}{})
-		queued <- errors.Join(err, syscall.Kill(id.PID, 0))
-	}()
-	eventually(t, "the third to wait", func() bool { return p.Stats().Queued == 1 })
-	kill(t, p)
-	if err := <-queued; err != nil {
-		t.Errorf("the call that waited for the runner that died: %v", err)
-	}
-	touch(t, dir+"/go")
-	calls.Wait()
-	lost := 0
-	for _, err := range errs {
-		if errors.Is(err, dayfly.ErrRunnerLost) {
-			lost++
-		} else if err != nil {
-			t.Errorf("got %v, want none or that the runner was lost", err)
-		}
-	}
-	if lost != 1 {
-		t.Errorf("%d of two calls were lost, want that on the killed runner", lost)
 	}
 }
 
