@@ -199,7 +199,7 @@ func (o *outflow) pump(ctx context.Context, r io.Reader) {
 			if o.failed != nil {
 				o.failed(err)
 			}
-			_ = o.send(ctx, dataEnd|dataFailed, []byte(clip(err.Error(), maxMessage)))
+			_ = o.send(ctx, dataEnd|dataFailed, field(field(nil, string(fault.Of(err))), clip(err.Error(), maxMessage)))
 			return
 		}
 	}
@@ -259,7 +259,11 @@ func receive(flows []*inflow, r *reader) error {
 	f := flows[channel]
 	switch {
 	case flags&dataFailed != 0:
-		f.end(&readError{string(r.rest)})
+		failed := &readError{kind: fault.Kind(r.text()), message: r.text()}
+		if r.bad {
+			return errMalformed
+		}
+		f.end(failed)
 	case flags&dataEnd != 0:
 		f.end(io.EOF)
 	case !f.add(r.rest):
@@ -268,8 +272,13 @@ func receive(flows []*inflow, r *reader) error {
 	return nil
 }
 
-// readError is why a reader failed on the other side.
-type readError struct{ message string }
+// readError is why a reader failed on the other side, and of which kind that was.
+type readError struct {
+	kind    fault.Kind
+	message string
+}
+
+func (e *readError) Unwrap() error { return e.kind }
 
 func (e *readError) Error() string {
 	return "the reader failed on the other side of the call: " + e.message

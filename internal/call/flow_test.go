@@ -3,12 +3,15 @@ package call_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
+	"github.com/dayfly-run/dayfly/fault"
 	"github.com/dayfly-run/dayfly/internal/call"
 )
 
@@ -232,6 +235,25 @@ func TestAFunctionThatFailsForItsCallersReaderSaysSo(t *testing.T) {
 	}
 	if _, err := f.call(t.Context(), j, strings.NewReader("whole")); err != nil {
 		t.Errorf("a reader that does not fail: got %v, want no error", err)
+	}
+}
+
+func TestAnErrorOfACallersReaderKeepsItsKind(t *testing.T) {
+	t.Parallel()
+	j := join(t, settings(), nil)
+	f := declare(t, j.registry, "read", func(_ context.Context, r io.Reader) (int, error) {
+		_, err := io.ReadAll(r)
+		return 0, fmt.Errorf("reading: %w", err)
+	})
+	for want, why := range map[fault.Kind]error{
+		fault.NotFound: fault.Say(fault.NotFound, "there is no such upload"),
+		fault.Canceled: context.Canceled, // as of the body of a request whose client has left
+		fault.Internal: errors.New("the disk is gone"),
+	} {
+		_, err := f.call(t.Context(), j, iotest.ErrReader(why))
+		if own, ok := errors.AsType[*call.FunctionError](err); !ok || own.Kind != want {
+			t.Errorf("a reader that failed with %v: got %#v, want a function's error of kind %s", why, err, want)
+		}
 	}
 }
 

@@ -36,7 +36,7 @@ const (
 // Flags of a data frame.
 const (
 	dataEnd    = 1 << iota // the reader is at its end
-	dataFailed             // the reader has failed, and the bytes say how
+	dataFailed             // the reader has failed; the bytes are two fields, the kind and how
 )
 
 // The reasons of a cancel.
