@@ -256,16 +256,6 @@ func (k *Call) Cancel() {
 // await waits until ready, which is called under the lock, or until the call fails.
 func (k *Call) await(ctx context.Context, ready func() bool) error {
 	var expired <-chan time.Time
-	if !k.Deadline.IsZero() {
-		if own, ok := ctx.Deadline(); !ok || own.After(k.Deadline) {
-			t := k.client.timer(time.Until(k.Deadline))
-			expired = t.C
-			defer func() {
-				t.Stop()
-				k.client.timers.Put(t)
-			}()
-		}
-	}
 	for {
 		k.mu.Lock()
 		now, ok, failure := k.progress, ready(), k.failure
@@ -279,6 +269,18 @@ func (k *Call) await(ctx context.Context, ready func() bool) error {
 			return nil
 		case failure != nil:
 			return failure
+		}
+		if k.client.shared != nil && k.client.shared.Lead(ctx, k.Deadline, k.wake) {
+			<-k.wake
+			continue
+		}
+		if own, has := ctx.Deadline(); expired == nil && !k.Deadline.IsZero() && (!has || own.After(k.Deadline)) {
+			t := k.client.timer(time.Until(k.Deadline))
+			expired = t.C
+			defer func() {
+				t.Stop()
+				k.client.timers.Put(t)
+			}()
 		}
 		select {
 		case <-k.wake:

@@ -43,6 +43,7 @@ type ClientOptions struct {
 type Client struct {
 	link     Link
 	trace    tracing // the link, if it is one
+	shared   shared  // the link, if it is one
 	settings Settings
 	o        ClientOptions
 	logs     shipper
@@ -74,6 +75,10 @@ func NewClient(ctx context.Context, l Link, s Settings, o *ClientOptions) (*Clie
 	c.logs.take = c.o.Log
 	if g, ok := l.(interface{ Gather() }); ok {
 		g.Gather() // each result lets a caller go on, who may well call again
+	}
+	if s, ok := l.(shared); ok {
+		c.shared = s
+		s.Share(func() bool { return c.Running() == 0 })
 	}
 	text, err := json.Marshal(s)
 	if err != nil {

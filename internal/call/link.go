@@ -1,6 +1,9 @@
 package call
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Link is what carries the frames: a *link.Link, or a pair in memory.
 type Link interface {
@@ -23,4 +26,13 @@ type tracing interface {
 	SendAt(ctx context.Context, parts ...[]byte) (position uint64, err error)
 	// Tried returns the position up to which the stream may have reached the other side.
 	Tried() uint64
+}
+
+// shared is a Link whose frames may be read by whoever waits for them.
+type shared interface {
+	// Share says how the link learns that nobody waits for a frame. It is for before Serve.
+	Share(calm func() bool)
+	// Lead reads in place of Serve until a frame that was handled has put an element into woken. It returns false when the caller
+	// is to wait for that itself.
+	Lead(ctx context.Context, deadline time.Time, woken <-chan struct{}) bool
 }

@@ -125,8 +125,9 @@ type joined struct {
 	*call.Client
 	server   *call.Server
 	logs     *call.Logs
-	wire     *wire // the client's end
-	far      *wire // the server's
+	wire     *wire  // the client's end
+	far      *wire  // the server's
+	leads    *leads // the client's end, if it is a real link
 	registry *call.Registry
 	served   chan error // what the server's Serve returned
 	ended    chan error // what the client's Serve returned

@@ -59,7 +59,8 @@ func joinLinked(t testing.TB, way string) *joined {
 	j := &joined{logs: call.NewLogs(), registry: &call.Registry{}, served: make(chan error, 1), ended: make(chan error, 1)}
 	j.server = call.NewServer(j.registry, runner, j.logs)
 	go func() { j.served <- j.server.Serve() }()
-	if j.Client, err = call.NewClient(t.Context(), parent, settings(), nil); err != nil {
+	j.leads = &leads{Link: parent}
+	if j.Client, err = call.NewClient(t.Context(), j.leads, settings(), nil); err != nil {
 		t.Fatal(err)
 	}
 	go func() { j.ended <- j.Serve() }()

@@ -23,6 +23,9 @@ func (l *Link) Close(err error) {
 			l.granted += w.need
 		}
 		l.waiters = nil
+		if s := l.stint.Load(); s != nil {
+			s.callBack() // the answer is waited for
+		}
 		if !l.served {
 			l.served = true
 			go func() { _ = l.serve(func([]byte) {}) }() // why it ends is in over

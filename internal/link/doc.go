@@ -53,6 +53,18 @@
 // goroutine wakes another thread, which costs more than a short call. What such handlers answer with [Link.PostLate]
 // is written when no further record has arrived, together.
 //
+// For the same reason who waits alone for a frame may read it itself, with [Link.Lead], where [Link.Share] was called. The goroutine of
+// Serve stands by then, and reads again when nobody else does:
+//
+//	            eight frames, nobody waits after each            Lead
+//	Serve reads ─────────────────────────────────────> nobody ─────────> a leader reads
+//	     ^                                              │    ^                │
+//	     ├─── for a tick nobody has read ───────────────┘    └─ nobody waits ─┤
+//	     └─── others wait, or frames do, or it led for longer than a tick ────┘
+//
+// While leaders come and go Serve's goroutine looks at each tick; one that stays calls it back when it leaves. A leader sleeps in a read, so
+// when its context ends or its deadline has come it is woken by a deadline of the socket.
+//
 // # States
 //
 //	             dial, greeting               cut                      (TLS only)

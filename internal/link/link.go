@@ -60,7 +60,8 @@ type Link struct {
 	late  atomic.Bool // PostLate has left something to be written
 	hasty atomic.Bool // see Hurry
 
-	gathers bool // see Gather
+	gathers bool        // see Gather
+	calm    func() bool // see Share; nil: only Serve reads
 
 	mu        sync.Mutex
 	wire      *wire       // guarded by mu: the connection; nil while there is none
@@ -78,6 +79,7 @@ type Link struct {
 	idle      bool        // guarded by mu: nothing was sent since the last beat
 	crowded   bool        // guarded by mu: what arrived last were many frames together
 	gathering gathering   // guarded by mu
+	leading   leading     // guarded by mu
 	granted   int         // guarded by mu: bytes that senders who waited may now add
 	waiters   []*waiter   // guarded by mu: senders for whom there is no room, in order
 	pieces    [][]byte    // used by the writer

@@ -17,8 +17,11 @@ type reader struct {
 	start, end int
 	pooled     *[]byte // of which buffer is, when it is large
 	small      []byte
-	tiny       bool // small has tinyBuffer bytes
-	last       int  // how much the last read brought
+	tiny       bool   // small has tinyBuffer bytes
+	last       int    // how much the last read brought
+	kind       byte   // of a large record that has begun
+	body       []byte // its body; nil: none has begun
+	filled     int    // how much of body is there
 }
 
 // largeBuffer is the size of the buffer in which records are read that come in crowds. Whoever reads now and then a
@@ -38,8 +41,12 @@ func (r *reader) release() {
 	}
 }
 
-// next returns the next record. The body is valid until next is called again, or for ever if it is large.
+// next returns the next record. The body is valid until next is called again, or for ever if it is large. After a timeout next may be
+// called again, and goes on where it was.
 func (r *reader) next() (kind byte, body []byte, err error) {
+	if r.body != nil {
+		return r.large()
+	}
 	if err := r.fill(headerSize); err != nil {
 		return 0, nil, err
 	}
@@ -50,8 +57,10 @@ func (r *reader) next() (kind byte, body []byte, err error) {
 	}
 	if size >= OwnFrame {
 		r.start += headerSize
-		body, err = r.large(size)
-		return kind, body, err
+		r.kind, r.body = kind, unset(size)
+		r.filled = copy(r.body, r.buffer[r.start:r.end])
+		r.start += r.filled
+		return r.large()
 	}
 	if err := r.fill(headerSize + size); err != nil {
 		return 0, nil, err
@@ -61,19 +70,17 @@ func (r *reader) next() (kind byte, body []byte, err error) {
 	return kind, body, nil
 }
 
-// large reads the body of a large record into memory of its own.
-func (r *reader) large(size int) ([]byte, error) {
-	body := unset(size)
-	n := copy(body, r.buffer[r.start:r.end])
-	r.start += n
-	for n < size {
-		m, err := r.read(body[n:])
-		n += m
-		if err != nil && n < size {
-			return nil, err // what nothing was read into nobody may see
+// large reads the rest of a large record, which has memory of its own.
+func (r *reader) large() (kind byte, body []byte, err error) {
+	for r.filled < len(r.body) {
+		n, err := r.read(r.body[r.filled:])
+		r.filled += n
+		if err != nil && r.filled < len(r.body) {
+			return 0, nil, err // what nothing was read into nobody may see
 		}
 	}
-	return body, nil
+	body, r.body = r.body, nil
+	return r.kind, body, nil
 }
 
 // unset returns bytes that hold whatever was in that memory before. To set a mebibyte to zero takes 30 µs, while its sender waits or

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/dayfly-run/dayfly/fault"
 )
@@ -157,18 +156,21 @@ func (l *Link) detach(attempt uint64) (received uint64, ok bool) {
 	return l.in, true
 }
 
-// stint is the reading of one wire. Its goroutine may change, see Pass.
+// stint is the reading of one wire. Its goroutine may change, see Pass and Lead.
 type stint struct {
 	wire   *wire
 	reader reader
 	handle func([]byte)
-	ended  chan error // gets one element
-	count  int        // frames that were handled since the last wait for one
+	ended  chan error    // gets one element
+	called chan struct{} // has an element when the goroutine of Serve is called back
+	failed error         // guarded by the link's mu: why a leader could not read on
+	count  int           // frames that were handled since the last wait for one
+	lone   int           // frames in a row after which nobody waited
 }
 
 // read reads from w until it breaks or is replaced. Frames are handled on a goroutine that may be left to a handler.
 func (l *Link) read(w *wire, handle func([]byte)) error {
-	s := &stint{wire: w, reader: reader{conn: w.conn, quiet: &l.quiet, tiny: w.sealer != nil}, handle: handle, ended: make(chan error, 1)}
+	s := &stint{wire: w, reader: reader{conn: w.conn, quiet: &l.quiet, tiny: w.sealer != nil}, handle: handle, ended: make(chan error, 1), called: make(chan struct{}, 1)}
 	l.stint.Store(s)
 	go l.readOn(s)
 	return <-s.ended
@@ -180,6 +182,9 @@ func (l *Link) readOn(s *stint) {
 		passed, err := l.readOne(s)
 		if passed {
 			return
+		}
+		if err == nil && l.isCalm(s) {
+			err = l.standBy(s)
 		}
 		if err != nil {
 			s.reader.release()
@@ -311,7 +316,7 @@ func (l *Link) goodbye(w *wire, body []byte) error {
 	if l.left == nil {
 		l.left = &End{Kind: g.Kind, Reason: g.Reason}
 		l.farewell(recordFarewell, nil)
-		_ = w.socket.SetReadDeadline(time.Now().Add(linger / 3)) // a socket that takes none is closed
+		l.limitReading(w)
 	}
 	return nil
 }
