@@ -499,10 +499,11 @@ func TestAnArgumentThatIsGivenUpHalfwayRunsNothing(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	sent := 0
-	j.wire.before = func() {
+	j.wire.before = func() (after func()) {
 		if sent++; sent == 2 {
 			cancel() // between the first part and the second
 		}
+		return nil
 	}
 	s := newSlot()
 	_, err := f.start(ctx, j, make([]byte, 3<<20), call.Request{Slot: s})

@@ -111,7 +111,7 @@ func TestACallWhoseCallerPanicsIsCanceled(t *testing.T) {
 func holdFirst(w *wire) (begun chan struct{}) {
 	begun = make(chan struct{})
 	var sent atomic.Int32
-	w.before = func() {
+	w.before = func() (after func()) {
 		switch sent.Add(1) {
 		case 1:
 			close(begun)
@@ -119,6 +119,7 @@ func holdFirst(w *wire) (begun chan struct{}) {
 		case 3:
 			<-time.After(100 * time.Millisecond)
 		}
+		return nil
 	}
 	return begun
 }

@@ -74,10 +74,12 @@ func TestACallThatWasAnsweredDoesNotKeepTheNextOneFromBeingTheOnlyOne(t *testing
 	j := join(t, settings(), &call.ClientOptions{Log: func(r call.Record) { records <- r }})
 	var answers atomic.Bool
 	held := make(chan struct{})
-	j.far.after = func() {
-		if answers.CompareAndSwap(true, false) {
-			<-held // the caller has its answer, and nobody has cleaned up behind the call
+	j.far.before = func() (after func()) {
+		// It is decided before the answer is sent: what the next call sends may come before what happens after it.
+		if !answers.CompareAndSwap(true, false) {
+			return nil
 		}
+		return func() { <-held } // the caller has its answer, and nobody has cleaned up behind the call
 	}
 	defer close(held)
 	first := declare(t, j.registry, "first", func(context.Context, int) (int, error) {

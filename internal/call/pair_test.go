@@ -20,8 +20,7 @@ type wire struct {
 	mu      sync.Mutex
 	posts   [][]byte // what was posted and waits for the sender
 	kick    chan struct{}
-	before  func() // called before each Send, if set
-	after   func() // called after each Send that has sent something, if set
+	before  func() (after func()) // called before each Send, if set; what it returns is called when that has sent something, unless it is nil
 }
 
 // pair returns two ends that are joined. Each direction takes a few frames, like a small window.
@@ -41,8 +40,11 @@ func (w *wire) Send(ctx context.Context, parts ...[]byte) error {
 	if len(parts) == 0 {
 		return errors.New("nothing to send")
 	}
+	after := func() {}
 	if w.before != nil {
-		w.before()
+		if f := w.before(); f != nil {
+			after = f
+		}
 	}
 	select {
 	case <-w.over:
@@ -53,9 +55,7 @@ func (w *wire) Send(ctx context.Context, parts ...[]byte) error {
 	}
 	select {
 	case w.out <- bytes.Join(parts, nil):
-		if w.after != nil {
-			w.after()
-		}
+		after()
 		return nil
 	case <-w.over:
 		return *w.why
