@@ -10,13 +10,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/dayfly-run/dayfly"
 	"github.com/dayfly-run/dayfly/machine"
@@ -87,30 +82,6 @@ func run(args []string) error {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(found)
-}
-
-// settle makes the process run on the processor that the environment names, from its start: it starts once more there.
-func settle() error {
-	cpu, err := strconv.Atoi(os.Getenv(cpuVariable))
-	if err != nil {
-		return nil // anywhere
-	}
-	var set unix.CPUSet
-	set.Set(cpu)
-	tasks, err := filepath.Glob("/proc/self/task/*")
-	if err != nil {
-		return err
-	}
-	for _, task := range tasks {
-		id, _ := strconv.Atoi(filepath.Base(task)) // the kernel names them by numbers
-		if err := unix.SchedSetaffinity(id, &set); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("running on processor %d: %w", cpu, err)
-		}
-	}
-	if err := os.Unsetenv(cpuVariable); err != nil {
-		return err
-	}
-	return syscall.Exec("/proc/self/exe", os.Args, os.Environ())
 }
 
 // newPool returns a pool on this computer with so many runners that are up, and on that processor if it is not "".

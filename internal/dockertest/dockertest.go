@@ -21,8 +21,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -241,25 +239,6 @@ func (e *Engine) launchOnce() error {
 	}
 }
 
-// spawn starts a program that ends with this process.
-func spawn(cmd *exec.Cmd) (*daemon, error) {
-	// To the kernel it ends with the thread that has started it: so one of them waits for it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
-	started := make(chan error, 1)
-	d := &daemon{ended: make(chan struct{})}
-	go func() {
-		runtime.LockOSThread()
-		defer close(d.ended)
-		err := cmd.Start()
-		d.process = cmd.Process
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // how it ends is in its log
-		}
-	}()
-	return d, <-started
-}
-
 // tail is the end of the daemon's log.
 func (e *Engine) tail() string {
 	text, err := os.ReadFile(filepath.Join(e.dir, "log"))
@@ -412,22 +391,6 @@ func (e *Engine) killLeft() error {
 		}
 		if err != nil && !errors.Is(err, syscall.ESRCH) {
 			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// unmount unmounts what a daemon that was killed has left in the engine's directory.
-func (e *Engine) unmount() error {
-	text, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		return err
-	}
-	lines := strings.Split(string(text), "\n")
-	var errs []error
-	for _, line := range slices.Backward(lines) {
-		if words := strings.Fields(line); len(words) > 1 && strings.HasPrefix(words[1], e.dir+"/") {
-			errs = append(errs, syscall.Unmount(words[1], syscall.MNT_DETACH))
 		}
 	}
 	return errors.Join(errs...)
