@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,21 +19,19 @@ const (
 // [Link.Pass].
 func (l *Link) Share(calm func() bool) { l.calm = calm }
 
-// readers are who may read.
-type readers int
-
+// Who reads.
 const (
-	readByServe  readers = iota // the goroutine of Serve
-	readByNobody                // nobody, for a moment; the goroutine of Serve stands by
-	readByLeader                // a goroutine that waits for a frame; the goroutine of Serve stands by
+	readByServe  = iota // the goroutine of Serve
+	readByNobody        // nobody, for a moment; the goroutine of Serve stands by
+	readByLeader        // a goroutine that waits for a frame; the goroutine of Serve stands by
 )
 
 // leading is the reading by those who wait for a frame. The link's mu guards it.
 type leading struct {
-	readers  readers
-	count    uint64 // of the leaders there have been
-	recalled bool   // the leader is to leave
-	looking  bool   // the goroutine of Serve looks at every tick; else the leader must call it back
+	readers  atomic.Int32 // who reads; anybody may look, since in a crowd mu is much in demand
+	count    uint64       // of the leaders there have been
+	recalled bool         // the leader is to leave
+	looking  bool         // the goroutine of Serve looks at every tick; else the leader must call it back
 }
 
 // Lead reads and handles frames, in place of Serve's goroutine, until one of them has put an element into woken, and returns whether there
@@ -63,13 +62,16 @@ func (l *Link) Lead(ctx context.Context, deadline time.Time, woken <-chan struct
 
 // takeOver makes the caller the leader, and returns what it is to read and its number; nil: it is not to.
 func (l *Link) takeOver() (s *stint, number uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	g := &l.leading
-	if s = l.stint.Load(); g.readers != readByNobody || s.failed != nil {
+	if g.readers.Load() != readByNobody {
 		return nil, 0
 	}
-	g.readers = readByLeader
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s = l.stint.Load(); g.readers.Load() != readByNobody || s.failed != nil {
+		return nil, 0
+	}
+	g.readers.Store(readByLeader)
 	g.count++
 	return s, g.count
 }
@@ -78,7 +80,7 @@ func (l *Link) takeOver() (s *stint, number uint64) {
 func (l *Link) recall(s *stint, number uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.leading.readers != readByLeader || l.leading.count != number {
+	if l.leading.readers.Load() != readByLeader || l.leading.count != number {
 		return
 	}
 	l.leading.recalled = true
@@ -103,7 +105,8 @@ func (l *Link) giveBack(s *stint) {
 	if g.recalled {
 		l.limitReading(s.wire)
 	}
-	g.readers, g.recalled = readByNobody, false
+	g.readers.Store(readByNobody)
+	g.recalled = false
 	needed := !g.looking || s.failed != nil || s.reader.holdsRecord()
 	l.mu.Unlock()
 	// Who begins to wait from now on leads itself. Who began before, and could not, is known to calm.
@@ -152,7 +155,8 @@ func (l *Link) standBy(s *stint) error {
 	}
 	l.mu.Lock()
 	g := &l.leading
-	g.readers, g.looking = readByNobody, true
+	g.readers.Store(readByNobody)
+	g.looking = true
 	seen := g.count
 	l.mu.Unlock()
 	if !l.calm() { // somebody began to wait when nobody else might read yet
@@ -171,8 +175,8 @@ func (l *Link) standBy(s *stint) error {
 		}
 		l.mu.Lock()
 		switch same := g.count == seen; {
-		case g.readers == readByNobody && (called || same):
-			g.readers = readByServe
+		case g.readers.Load() == readByNobody && (called || same):
+			g.readers.Store(readByServe)
 			l.mu.Unlock()
 			return s.failed
 		case same && !called: // the leader that was there at the last tick

@@ -166,8 +166,8 @@ func TestFramesForWhichNobodyWaitsAreSoonReadByServe(t *testing.T) {
 			}
 			a.mu.Unlock()
 			// Serve reads again, and nothing ticks.
-			if a.link.hasty.Load() || a.link.leading.readers != readByServe {
-				t.Errorf("afterwards: got in a hurry: %v, read by %v; want false, and by Serve", a.link.hasty.Load(), a.link.leading.readers)
+			if a.link.hasty.Load() || a.link.leading.readers.Load() != readByServe {
+				t.Errorf("afterwards: got in a hurry: %v, read by %v; want false, and by Serve", a.link.hasty.Load(), a.link.leading.readers.Load())
 			}
 		}
 	})
@@ -342,8 +342,8 @@ func (p *typed) lead(ctx context.Context, id uint32) <-chan bool {
 	left := make(chan bool, 1)
 	go func() { left <- p.link.Lead(ctx, time.Time{}, woken) }()
 	synctest.Wait()
-	if p.link.leading.readers != readByLeader {
-		p.t.Fatalf("got read by %v, want by the leader", p.link.leading.readers)
+	if p.link.leading.readers.Load() != readByLeader {
+		p.t.Fatalf("got read by %v, want by the leader", p.link.leading.readers.Load())
 	}
 	p.answers = nil
 	return left
