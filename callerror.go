@@ -154,7 +154,7 @@ func (a *attempt) tell(err error) error {
 	case !errors.Is(err, context.DeadlineExceeded):
 	case a.limit > 0:
 		e.Err = fmt.Errorf("%w: PoolOptions.Timeout is %v, which a deadline of the context or CallOptions.Timeout replaces", e.Err, a.limit)
-	case a.timeout > 0:
+	case a.timeout != 0:
 		e.Err = fmt.Errorf("%w: CallOptions.Timeout is %v", e.Err, a.timeout)
 	}
 	return e

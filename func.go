@@ -80,7 +80,8 @@ func callerPlace() string {
 // CallOptions are the details of calls. The zero value is right for most.
 type CallOptions struct {
 	// Timeout is how long the call may take from when it is made, the time it waits for a runner included. 0 leaves it to
-	// the context, and when that has no deadline to PoolOptions.Timeout. An earlier deadline of the context holds anyway.
+	// the context, and when that has no deadline to PoolOptions.Timeout. An earlier deadline of the context holds anyway. One below
+	// zero, what is left until a moment that has passed, is over when the call is made.
 	Timeout time.Duration
 	// Detached calls go on when their caller's context ends or its process dies, within the PoolOptions.ShutdownTimeout that a
 	// runner without a parent has. Only their Timeout ends them earlier. One that still waits for a runner ends with the context,
@@ -219,7 +220,7 @@ func (c *calling) own() { c.value.Own() }
 
 // within returns the context in which the call is made.
 func (c *calling) within(ctx context.Context) (context.Context, context.CancelFunc) {
-	if c.options.Timeout <= 0 {
+	if c.options.Timeout == 0 {
 		return ctx, func() {}
 	}
 	if end, has := ctx.Deadline(); !has || time.Until(end) > c.options.Timeout {
@@ -241,7 +242,7 @@ func (c *calling) start(ctx context.Context, p *Pool) (k *call.Call, err error) 
 	}
 	began := time.Now()
 	var deadline time.Time
-	if c.options.Timeout > 0 {
+	if c.options.Timeout != 0 {
 		deadline = began.Add(c.options.Timeout)
 	}
 	for tries := 1; ; tries++ {

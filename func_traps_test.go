@@ -293,6 +293,19 @@ func TestNoFunctionIsRefusedWhereItIsDeclared(t *testing.T) {
 	}
 }
 
+func TestATimeoutThatIsOverEndsACallBeforeItBegins(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, dayfly.PoolOptions{Min: 1})
+	f := double.With(&dayfly.CallOptions{Timeout: -time.Second})
+	_, err := f.Call(t.Context(), p, 1)
+	if failed, ok := errors.AsType[*dayfly.CallError](err); !ok || failed.Ran || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "CallOptions.Timeout is -1s") {
+		t.Errorf("Call: got error %v, want that CallOptions.Timeout is -1s and that nothing has run", err)
+	}
+	if _, err := f.Place(t.Context(), p, 1); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Place: got error %v, want that its time is up", err)
+	}
+}
+
 func TestACallWithoutAPoolIsRefused(t *testing.T) {
 	t.Parallel()
 	var none *dayfly.Pool
