@@ -62,11 +62,12 @@ var ErrOutOfMemory = errors.New("the runner was killed for want of memory")
 // CallError says that a function was not run, or that nobody knows what became of it. Its kind says more:
 //
 //	fault.Canceled      the caller's context has ended, or the time of the call is up; it is also the context's error
-//	fault.Exhausted     too many callers wait already
+//	fault.Exhausted     too many callers wait already, or the provider has no room for a runner
 //	fault.Unavailable   the runner was lost, or none could be booted
 //	fault.Conflict      the pool is closed
 //	fault.TooLarge      the argument or the result is larger than the pool allows
 //	fault.Invalid       a value that cannot be encoded, or a pool whose configuration cannot work
+//	fault.Unsupported   the provider has no such machines as the pool's Spec asks for
 //	fault.Denied        the provider refuses the credentials
 //	fault.NotFound      the runner knows no such function
 //	fault.Internal      a callback of the call panicked, or Dayfly has a mistake
@@ -95,8 +96,10 @@ func (e *CallError) Error() string {
 		return b.String() + because(e.Err, context.Canceled)
 	case e.Ran && (errors.Is(e.Err, fault.TooLarge) || errors.Is(e.Err, fault.Invalid)): // its result cannot be sent
 		b.WriteString("it has run, but nobody gets its result: ")
-	case e.Ran:
+	case e.Ran && strings.Contains(e.Err.Error(), e.Runner):
 		b.WriteString("it may have run: ")
+	case e.Ran:
+		fmt.Fprintf(&b, "it may have run on runner %s: ", e.Runner)
 	}
 	b.WriteString(e.Err.Error())
 	return b.String()

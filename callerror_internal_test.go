@@ -60,3 +60,16 @@ func TestAResultThatCannotBeSentIsThatOfAFunctionThatHasRun(t *testing.T) {
 		}
 	}
 }
+
+func TestACallThatMayHaveRunSaysOnceWhere(t *testing.T) {
+	t.Parallel()
+	for why, want := range map[string]string{
+		"the runner was stopped before the function had ended": "f: it may have run on runner r-1: the runner was stopped before the function had ended",
+		"runner r-1 was lost": "f: it may have run: runner r-1 was lost",
+	} {
+		err := (&attempt{function: "f", runner: "r-1"}).tell(&call.Failure{Ran: true, Err: fault.Say(fault.Unavailable, "%s", why)})
+		if got := err.Error(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

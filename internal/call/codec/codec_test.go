@@ -177,6 +177,10 @@ func TestWhatCannotTravelIsRefusedByNewWithItsPlace(t *testing.T) {
 	refused("readers in a slice", err, "streamed only")
 	_, err = codec.New[struct{ In *struct{ R io.Reader } }]()
 	refused("a reader behind a pointer", err, ".In.R")
+	_, err = codec.New[pages]()
+	refused("a reader in a slice of what is a field, too", err, ".Rest[].Body")
+	_, err = codec.New[thread]()
+	refused("a reader in a type that contains itself", err, ".Next.Body")
 }
 
 func TestAValueOfATypeThatNobodyRegisteredIsRefused(t *testing.T) {
@@ -420,4 +424,17 @@ func BenchmarkRing(b *testing.B) {
 		}
 		v.Release()
 	}
+}
+
+// page has a reader, which is streamed from a field and not from a slice.
+type page struct{ Body io.Reader }
+
+type pages struct {
+	First page
+	Rest  []page
+}
+
+type thread struct {
+	Body io.Reader
+	Next *thread
 }

@@ -51,12 +51,18 @@ func planOf(t reflect.Type) (plan, error) {
 
 // walk looks at a type and all that is in it.
 type walk struct {
-	seen       map[reflect.Type]bool
-	within     []reflect.Type // what lies between the outermost type and this one
-	interfaces bool           // there is a place for values of any type
-	recursive  bool           // a type contains itself
-	streams    [][]int        // paths of the readers
+	seen       map[reflect.Type]bool // where no reader may be; elsewhere each has a path of its own
+	within     []step                // what lies between the outermost type and this one
+	interfaces bool                  // there is a place for values of any type
+	recursive  bool                  // a type contains itself
+	streams    [][]int               // paths of the readers
 	err        error
+}
+
+// step is a type on the way to another, and whether a reader could be streamed from there.
+type step struct {
+	typ    reflect.Type
+	direct bool
 }
 
 // visit looks at t, which is found at where. It is direct as long as only structs, or the one pointer at the outside,
@@ -71,14 +77,16 @@ func (w *walk) visit(t reflect.Type, where string, direct bool, path []int) {
 	case isReader(t):
 		w.streams = append(w.streams, path)
 		return
-	case slices.Contains(w.within, t):
+	case slices.Contains(w.within, step{t, direct}):
 		w.recursive = true
 		return
 	case w.seen[t] && !direct:
 		return
 	}
-	w.seen[t] = true
-	w.within = append(w.within, t)
+	if !direct {
+		w.seen[t] = true
+	}
+	w.within = append(w.within, step{t, direct})
 	defer func() { w.within = w.within[:len(w.within)-1] }()
 	switch t.Kind() {
 	case reflect.Interface:
