@@ -127,10 +127,10 @@ func (f *fleet) start() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- e.Run(ctx) }()
-	f.engine.Store(e)
 	patience, impatient := context.WithCancel(context.Background())
 	f.patience.Store(&patience)
+	f.engine.Store(e) // before it runs: the machines that it makes at once call it
+	go func() { done <- e.Run(ctx) }()
 	f.down.Store(false)
 	f.stop = func() {
 		f.down.Store(true)
