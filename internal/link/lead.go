@@ -12,6 +12,8 @@ const (
 	// standbyAfter is how many frames in a row must have left nobody waiting before the goroutine of Serve stands by: where several
 	// wait at once it would be called back each time.
 	standbyAfter = 8
+	// standbyAgain is how many more it takes after it has stood by and nobody came: a runner that only logs does not make it.
+	standbyAgain = 100
 )
 
 // Share lets goroutines that wait for frames read these themselves, see [Link.Lead]. calm reports whether nobody waits for a frame:
@@ -148,7 +150,6 @@ func (l *Link) isCalm(s *stint) bool {
 // standBy lets others read, and returns when the goroutine of Serve is to read again: for a tick nobody has, or a leader has called it back. The
 // error is the one with which a leader could not read on. While it ticks the link is in a hurry.
 func (l *Link) standBy(s *stint) error {
-	s.lone = 0
 	select {
 	case <-s.called: // somebody called who did not have to
 	default:
@@ -157,7 +158,7 @@ func (l *Link) standBy(s *stint) error {
 	g := &l.leading
 	g.readers.Store(readByNobody)
 	g.looking = true
-	seen := g.count
+	before := g.count
 	l.mu.Unlock()
 	if !l.calm() { // somebody began to wait when nobody else might read yet
 		s.callBack()
@@ -166,7 +167,7 @@ func (l *Link) standBy(s *stint) error {
 	defer l.Hurry(false)
 	timer := time.NewTimer(standbyTick)
 	defer timer.Stop()
-	for {
+	for seen := before; ; {
 		called := false
 		select {
 		case <-s.called:
@@ -177,6 +178,10 @@ func (l *Link) standBy(s *stint) error {
 		switch same := g.count == seen; {
 		case g.readers.Load() == readByNobody && (called || same):
 			g.readers.Store(readByServe)
+			s.lone = 0
+			if g.count == before && !called {
+				s.lone = -standbyAgain
+			}
 			l.mu.Unlock()
 			return s.failed
 		case same && !called: // the leader that was there at the last tick

@@ -152,7 +152,7 @@ func TestWhoWaitsAloneReadsTheAnswerItself(t *testing.T) {
 func TestFramesForWhichNobodyWaitsAreSoonReadByServe(t *testing.T) {
 	t.Parallel()
 	asking(t, nil, func(t *testing.T, a *asker, runner *Link, _ *network) {
-		for range 3 {
+		for range 3 { // and each time somebody came before
 			a.warm(t)
 			began := time.Now()
 			if err := runner.Send(t.Context(), []byte("news")); err != nil {
@@ -169,6 +169,19 @@ func TestFramesForWhichNobodyWaitsAreSoonReadByServe(t *testing.T) {
 			if a.link.hasty.Load() || a.link.leading.readers.Load() != readByServe {
 				t.Errorf("afterwards: got in a hurry: %v, read by %v; want false, and by Serve", a.link.hasty.Load(), a.link.leading.readers.Load())
 			}
+		}
+	})
+}
+
+func TestFramesThatNobodyWaitsForAreNotHeldUpAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	typing(t, func(t *testing.T, p *typed) {
+		began := time.Now()
+		for i := range uint32(standbyAfter + standbyAgain) {
+			p.write(answerTo(1000 + i))
+		}
+		if took := time.Since(began); took > 2*standbyTick {
+			t.Errorf("%d frames that nobody waits for: got them held up for %v, want it once", standbyAfter+standbyAgain, took)
 		}
 	})
 }
