@@ -1,7 +1,9 @@
 package dayflytest_test
 
 import (
+	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,5 +38,30 @@ func TestAPoolDoesNotWaitTwiceForAProviderThatIsAway(t *testing.T) {
 				t.Errorf("Destroy: got %v, want nil", err)
 			}
 		}
+	})
+}
+
+var deaf = dayfly.Func("test/deaf", func(_ context.Context, d time.Duration) (int, error) {
+	<-time.After(d)
+	return 0, nil
+})
+
+func TestACallThatOutlastsTheShutdownIsToldSo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pool, _ := dayflytest.NewPool(t, &dayfly.PoolOptions{ShutdownTimeout: 5 * time.Second})
+		failed := make(chan error, 1)
+		go func() {
+			_, err := deaf.Call(t.Context(), pool, 20*time.Second)
+			failed <- err
+		}()
+		synctest.Wait()
+		if err := pool.Close(); err != nil {
+			t.Errorf("Close: got %v, want nil", err)
+		}
+		if err := <-failed; fault.Of(err) != fault.Unavailable || !strings.Contains(err.Error(), "ShutdownTimeout") {
+			t.Errorf("got %v, want what its time was limited by", err)
+		}
+		time.Sleep(time.Minute) // until the function has ended
 	})
 }

@@ -86,10 +86,13 @@ func (r *Runner) reason(end *link.End) error {
 	stopped := r.stopped
 	r.mu.Unlock()
 	if end != nil && (!end.Lost || stopped) {
-		if end.Reason == "" {
-			return fault.Say(fault.Unavailable, "The runner %s has ended.", r.name)
+		switch {
+		case end.Reason != "":
+			return end
+		case stopped:
+			return fault.Say(fault.Unavailable, "runner %s was stopped, and what ran on it had not ended within the pool's ShutdownTimeout", r.name)
 		}
-		return end
+		return fault.Say(fault.Unavailable, "runner %s has ended", r.name)
 	}
 	lost := &Lost{Runner: r.name, Exit: r.exit(), MemoryMB: r.memoryMB}
 	if end != nil {
