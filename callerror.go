@@ -51,8 +51,8 @@ func (e *RemoteError) Unwrap() []error {
 	return []error{e.Kind, e.Reader}
 }
 
-// ErrRunnerLost is the error of calls whose runner has ended, or was not heard of any more, while they were under way:
-// errors.Is(err, ErrRunnerLost). The CallError says how the runner ended, as far as that is known.
+// ErrRunnerLost is the error of calls whose runner has ended, was being stopped, or was not heard of any more, while they were under
+// way: errors.Is(err, ErrRunnerLost). The CallError says how the runner ended, as far as that is known.
 var ErrRunnerLost = errors.New("the runner was lost")
 
 // ErrOutOfMemory is the error of calls whose runner was killed for want of memory. Such a runner is also lost. The same

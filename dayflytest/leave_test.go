@@ -2,6 +2,7 @@ package dayflytest_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -16,6 +17,12 @@ var drains = dayfly.Func("dayflytest/drains", func(ctx context.Context, begun *c
 	<-dayfly.Draining(ctx)
 	<-time.After(time.Second)
 	return "drained", ctx.Err()
+})
+
+// lasting ends when its context does.
+var lasting = dayfly.Func("dayflytest/lasting", func(ctx context.Context, _ struct{}) (int, error) {
+	<-ctx.Done()
+	return 0, ctx.Err()
 })
 
 func TestARunnerThatIsToldToEndFinishesItsCallsAndGetsNoMore(t *testing.T) {
@@ -67,5 +74,24 @@ func TestARunnerThatIsToldToEndGoesThoughItsParentIsNotHeardOf(t *testing.T) {
 			t.Errorf("got the runners %v ten seconds after they were told to end, want none, long before the silence is over", got)
 		}
 		runners.Heal()
+	})
+}
+
+func TestACallThatHeedsThatItsRunnerStopsIsLostLikeOneThatDoesNot(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pool, runners := newPool(t, &dayfly.PoolOptions{ShutdownTimeout: time.Second})
+		result := make(chan error, 1)
+		go func() {
+			_, err := lasting.Call(t.Context(), pool, struct{}{})
+			result <- err
+		}()
+		synctest.Wait()
+		if !runners.TellToEnd(runners.Running()[0]) {
+			t.Fatal("TellToEnd: got false for a runner that is up")
+		}
+		if err := <-result; !errors.Is(err, dayfly.ErrRunnerLost) {
+			t.Errorf("got %v, want an error that is ErrRunnerLost, so that who calls again what was lost does", err)
+		}
 	})
 }

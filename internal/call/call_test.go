@@ -457,8 +457,8 @@ func TestWorkThatOutlastsTheDrainIsCanceled(t *testing.T) {
 	if why := receive(t, ended, "the function to be told"); !errors.Is(why, call.ErrDrained) {
 		t.Errorf("it was told %v, want that the runner stops", why)
 	}
-	if err := k.Wait(t.Context()); !errors.Is(err, fault.Unavailable) {
-		t.Errorf("its caller was told %v, want that it is unavailable", err)
+	if err := k.Wait(t.Context()); !errors.Is(err, fault.Unavailable) || !errors.Is(err, call.ErrLost) {
+		t.Errorf("its caller was told %v, want that it is unavailable, and lost with its runner", err)
 	}
 	receive(t, j.Ended(), "all calls to end")
 }

@@ -515,10 +515,10 @@ func (k *Call) deliver() {
 	}
 	open, left := k.results != nil, k.left
 	k.mu.Unlock()
-	if k.stop != nil {
-		k.stop() // nobody reads the argument's readers any more
-	}
-	if !open {
+	if !open { // a reader in the result may read on in one of the argument
+		if k.stop != nil {
+			k.stop() // nobody reads the argument's readers any more
+		}
 		k.client.finish(k) // before the caller goes on, so that it finds the slot free
 	} else if left {
 		k.leave() // the readers, too
@@ -552,7 +552,7 @@ func canceledFor(reason byte) error {
 	case cancelDeadline:
 		return &Failure{Ran: true, Err: context.DeadlineExceeded}
 	case cancelDrained:
-		return &Failure{Ran: true, Err: fault.Say(fault.Unavailable, "the runner was stopped before the function had ended")}
+		return &Failure{Ran: true, Err: &lostError{fault.Say(fault.Unavailable, "the runner was stopped before the function had ended")}}
 	default:
 		return &Failure{Ran: true, Err: context.Canceled}
 	}
@@ -561,7 +561,7 @@ func canceledFor(reason byte) error {
 // told makes of why the readers of the result end what they return.
 func (k *Call) told(err error) error {
 	if failed, ok := errors.AsType[*readError](err); ok {
-		err = &FunctionError{Kind: fault.Internal, Message: failed.Error()}
+		err = &FunctionError{Kind: fault.Of(failed), Message: failed.Error()}
 	}
 	if k.Told != nil {
 		return k.Told(err)

@@ -34,10 +34,11 @@ func (e *Failure) Error() string { return e.Err.Error() }
 // Unwrap returns the reason.
 func (e *Failure) Unwrap() error { return e.Err }
 
-// ErrLost is in the tree of the error of each call that was under way when its link ended.
+// ErrLost is in the tree of the error of each call that was under way when its link ended, or whose function was ended because
+// its runner stops.
 var ErrLost = errors.New("the runner was lost")
 
-// lostError is the end of a link, in its own words.
+// lostError is why a runner was lost, in its own words.
 type lostError struct{ why error }
 
 func (e *lostError) Error() string   { return e.why.Error() }

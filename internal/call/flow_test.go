@@ -1,6 +1,7 @@
 package call_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -254,6 +255,40 @@ func TestAnErrorOfACallersReaderKeepsItsKind(t *testing.T) {
 		if own, ok := errors.AsType[*call.FunctionError](err); !ok || own.Kind != want {
 			t.Errorf("a reader that failed with %v: got %#v, want a function's error of kind %s", why, err, want)
 		}
+	}
+}
+
+func TestAReaderOfTheResultMayReadOnInOneOfTheArgument(t *testing.T) {
+	t.Parallel()
+	j := join(t, settings(), nil)
+	f := declare(t, j.registry, "filter", func(_ context.Context, u upload) (download, error) {
+		return download{Data: io.NopCloser(u.Data)}, nil
+	})
+	const size = 5 << 20 // more than may be on its way when the function has returned
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	got, err := f.call(ctx, j, upload{Data: bytes.NewReader(make([]byte, size))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, got.Data); n != size || err != nil {
+		t.Errorf("got %d bytes, %v, want %d", n, err, size)
+	}
+}
+
+func TestAnErrorOfAResultsReaderKeepsItsKind(t *testing.T) {
+	t.Parallel()
+	j := join(t, settings(), nil)
+	f := declare(t, j.registry, "broken", func(context.Context, int) (download, error) {
+		return download{Data: io.NopCloser(iotest.ErrReader(fault.Say(fault.NotFound, "the frame is missing")))}, nil
+	})
+	got, err := f.call(t.Context(), j, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.ReadAll(got.Data)
+	if own, ok := errors.AsType[*call.FunctionError](err); !ok || own.Kind != fault.NotFound {
+		t.Errorf("got %#v, want a function's error of kind not_found", err)
 	}
 }
 
