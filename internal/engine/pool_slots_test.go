@@ -84,6 +84,7 @@ func TestABurstOfJobsMakesAsManyMachinesAsItFillsAndRunsSideBySide(t *testing.T)
 		f.wantSlots("afterwards", map[string]int{"idle": 8})
 		wait(t.Context(), 6*time.Minute)
 		f.settled(time.Minute)
+		wait(t.Context(), time.Second) // until the engine has been told, too
 		f.wantSlots("when nobody has used it for a while", map[string]int{})
 	})
 }
@@ -197,6 +198,7 @@ func TestAMachineThatAJobHasSpoiledCarriesOutTheOthersAndNoMore(t *testing.T) {
 			}
 		}
 		f.settled(time.Minute)
+		wait(t.Context(), time.Second) // until the engine has been told, too
 		f.wantSlots("when it is gone", map[string]int{})
 	})
 }

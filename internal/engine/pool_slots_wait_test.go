@@ -95,6 +95,7 @@ func TestAMachineThatCannotBeDividedIsAMachineOfOneSlot(t *testing.T) {
 		}
 		wait(t.Context(), 10*time.Minute)
 		f.settled(time.Minute)
+		wait(t.Context(), time.Second) // until the engine has been told, too
 		f.wantSlots("when nobody has used it for a while", map[string]int{})
 	})
 }

@@ -82,6 +82,7 @@ func TestJobsOfAPoolShareAMachineOneAfterTheOther(t *testing.T) {
 		}
 		wait(t.Context(), 6*time.Minute)
 		f.settled(time.Minute)
+		wait(t.Context(), time.Second) // until the engine has been told, too
 		f.wantPool("when nobody has used it for a while", map[string]int{})
 	})
 }
@@ -354,6 +355,7 @@ func TestACanceledJobLeavesItsMachineToThePoolOnlyBeforeItHasBegun(t *testing.T)
 		}
 		check(t, f.finished(job.ID, time.Minute), dayfly.Canceled, dayfly.ReasonCanceled, 1)
 		f.settled(time.Minute)
+		wait(t.Context(), time.Second) // until the engine has been told, too
 		f.wantPool("after its job was ended by force", map[string]int{})
 	})
 }
