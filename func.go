@@ -80,8 +80,8 @@ func callerPlace() string {
 // CallOptions are the details of calls. The zero value is right for most.
 type CallOptions struct {
 	// Timeout is how long the call may take from when it is made, the time it waits for a runner included. 0 leaves it to
-	// the context, and when that has no deadline to PoolOptions.Timeout. An earlier deadline of the context holds anyway. One below
-	// zero, what is left until a moment that has passed, is over when the call is made.
+	// the context, and when that has no deadline to PoolOptions.Timeout. An earlier deadline of the context holds anyway. Never: only
+	// the context limits it. Another below zero, such as what is left until a moment that has passed, is over when the call is made.
 	Timeout time.Duration
 	// Detached calls go on when their caller's context ends or its process dies, within the PoolOptions.ShutdownTimeout that a
 	// runner without a parent has. Only their Timeout ends them earlier. One that still waits for a runner ends with the context,
@@ -206,6 +206,9 @@ func (f *Function[A, R]) encode(a *A) (*calling, error) {
 	c := &calling{attempt: attempt{function: f.name}, options: f.options, retains: f.signature.Retains(), unlimited: f.signature.Streams()}
 	if f.signature.Streams() {
 		c.told = c.tell
+	}
+	if c.options.Timeout == Never {
+		c.options.Timeout, c.unlimited = 0, true
 	}
 	var err error
 	if c.value, err = f.signature.Encode(a); err != nil {

@@ -37,7 +37,8 @@ const (
 	FewestRunners                // the one with the most calls, so that after a spike the others become idle and go
 )
 
-// Never is the value of a duration in [PoolOptions] that switches off what it limits. Other durations below zero are refused.
+// Never is the value of a duration in [PoolOptions] that switches off what it limits, and of CallOptions.Timeout. In PoolOptions other
+// durations below zero are refused.
 const Never time.Duration = -1
 
 // The defaults of PoolOptions.

@@ -327,3 +327,22 @@ func TestNoCallFailsBecauseItsRunnerIsToldToEndInThatMoment(t *testing.T) {
 		telling.Wait()
 	}
 }
+
+func TestACallWhoseTimeoutIsNeverIsNotLimitedByItsPoolEither(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pool, _ := newPool(t, &dayfly.PoolOptions{Timeout: time.Second})
+		if _, err := sleep.Call(t.Context(), pool, time.Hour); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a call of an hour: got error %v, want that PoolOptions.Timeout is up", err)
+		}
+		forever := sleep.With(&dayfly.CallOptions{Timeout: dayfly.Never})
+		if _, err := forever.Call(t.Context(), pool, time.Hour); err != nil {
+			t.Errorf("a call of an hour whose Timeout is Never: got error %v, want none", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := forever.Call(ctx, pool, time.Hour); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the same with a context of a minute: got error %v, want that its time is up", err)
+		}
+	})
+}
