@@ -257,9 +257,9 @@ func (o *PoolOptions) complete() error {
 	}
 	switch {
 	case o.Timeout < 0 && o.Timeout != Never:
-		return fault.Field("Timeout", "%v is no length of time; it must be 0 or more, or Never", o.Timeout)
+		return pool.NoLength("Timeout", o.Timeout)
 	case o.Stuck < 0 && o.Stuck != Never:
-		return fault.Field("Stuck", "%v is no length of time; it must be 0 or more, or Never", o.Stuck)
+		return pool.NoLength("Stuck", o.Stuck)
 	case o.MaxArgument < 0 || o.MaxArgument > maxValue:
 		return fault.Field("MaxArgument", "%d bytes cannot be a limit; it must be between 1 and %d", o.MaxArgument, maxValue)
 	case o.MaxResult < 0 || o.MaxResult > maxValue:

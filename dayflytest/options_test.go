@@ -90,10 +90,11 @@ func TestIdleCheckKeepsRunnersUntilItSaysYes(t *testing.T) {
 func TestIdleCheckIsToldWhichRunnerItDecidesAbout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		kept, shrunk := "", make(chan string, 2)
+		var kept atomic.Value
+		shrunk := make(chan string, 2)
 		pool, _ := newPool(t, &dayfly.PoolOptions{
 			Concurrency: 1, Idle: time.Minute,
-			IdleCheck: func(runner string) bool { return runner != kept },
+			IdleCheck: func(runner string) bool { return runner != kept.Load() },
 			OnShrink:  func(s dayfly.Shrinkage) { shrunk <- s.Runner },
 		})
 		var used []string
@@ -104,7 +105,7 @@ func TestIdleCheckIsToldWhichRunnerItDecidesAbout(t *testing.T) {
 			}
 			used = append(used, placed.Runner())
 		}
-		kept = used[1]
+		kept.Store(used[1])
 		time.Sleep(time.Minute + 2*time.Second)
 		if up := ups(pool); up != 1 || <-shrunk != used[0] {
 			t.Errorf("got %d runners, want %s alone to have been stopped", up, used[0])

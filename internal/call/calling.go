@@ -515,10 +515,7 @@ func (k *Call) deliver() {
 	}
 	open, left := k.results != nil, k.left
 	k.mu.Unlock()
-	if !open { // a reader in the result may read on in one of the argument
-		if k.stop != nil {
-			k.stop() // nobody reads the argument's readers any more
-		}
+	if !open { // otherwise a reader in the result may read on in one of the argument, until the end comes
 		k.client.finish(k) // before the caller goes on, so that it finds the slot free
 	} else if left {
 		k.leave() // the readers, too

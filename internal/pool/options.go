@@ -151,24 +151,24 @@ func (o *Options) check() error {
 	case o.MaxQueued < 0:
 		return fault.Field("MaxQueued", "%d callers cannot wait; it must be 1 or more, or 0 for the default", o.MaxQueued)
 	case o.Idle < 0 && o.Idle != Never:
-		return neither("Idle", o.Idle)
+		return NoLength("Idle", o.Idle)
 	case o.MinIdle < 0 && o.MinIdle != Never:
-		return neither("MinIdle", o.MinIdle)
+		return NoLength("MinIdle", o.MinIdle)
 	case o.BootTimeout < 0:
 		return fault.Field("BootTimeout", "%v is no time to boot in; a boot always has a limit", o.BootTimeout)
 	case o.ShutdownTimeout < 0:
 		return fault.Field("ShutdownTimeout", "%v is no time to shut down in; a shutdown always has a limit", o.ShutdownTimeout)
 	case o.Patience < 0 && o.Patience != Never:
-		return neither("Patience", o.Patience)
+		return NoLength("Patience", o.Patience)
 	case o.Retire < 0:
 		return fault.Field("Retire", "%v before its end is after it", o.Retire)
 	}
 	return nil
 }
 
-// neither is the error of a duration that is negative and not Never. It was computed, as a rule, and would switch off what it was
-// meant to limit.
-func neither(field string, d time.Duration) error {
+// NoLength returns the error of a duration in that field which is negative and not Never, of kind fault.Invalid. It was computed, as a
+// rule, and would switch off what it was meant to limit.
+func NoLength(field string, d time.Duration) error {
 	return fault.Field(field, "%v is no length of time; it must be 0 or more, or Never", d)
 }
 

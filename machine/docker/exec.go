@@ -31,11 +31,7 @@ func (p *Provider) Exec(ctx context.Context, id string, cmd *machine.Command) (*
 	if err := cmd.Validate(); err != nil {
 		return nil, err
 	}
-	e, err := p.connect()
-	if err != nil {
-		return nil, err
-	}
-	found, err := p.running(ctx, e, id)
+	e, found, err := p.connectTo(ctx, id)
 	if err != nil {
 		return nil, err
 	}
